@@ -1,0 +1,63 @@
+"""Small changes of pose and light, for augmented passes over the normal images."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+MAX_ROTATION = 3.0  # degrees
+MAX_SHIFT = 0.02  # of the side
+MAX_SCALING = 0.03
+MAX_LIGHT = 0.05  # brightness and contrast
+
+
+def augmented_copies(prepared: NDArray[Any], n_copies: int, key: int) -> list[NDArray[Any]]:
+    """Copies of one image, slightly turned, moved, scaled and re-lit.
+
+    Parameters
+    ----------
+    prepared : ndarray of shape (S, S, 3)
+        uint8, or float32 in [0, 1].
+    n_copies : int
+    key : int
+        Seed: the image's content hash, so that the copies depend on the image alone.
+
+    Returns
+    -------
+    list of ndarray of shape (S, S, 3), of the type of `prepared`
+        Pixels that come from outside the image repeat its edge.
+    """
+    rng = np.random.default_rng(key)
+    return [_augment(prepared, rng) for _ in range(n_copies)]
+
+
+def _augment(prepared: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    side = len(prepared)
+    angle, scale = rng.uniform(-1, 1, 2) * (math.radians(MAX_ROTATION), MAX_SCALING)
+    shift = rng.uniform(-1, 1, 2) * MAX_SHIFT * side
+    gain, offset = 1 + rng.uniform(-1, 1) * MAX_LIGHT, rng.uniform(-1, 1) * MAX_LIGHT
+    margin = math.ceil(0.1 * side)
+    padded = np.pad(prepared, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    cos, sin = math.cos(angle) / (1 + scale), math.sin(angle) / (1 + scale)
+    half = (side - 1) / 2
+    cx, cy = half + margin + shift[0], half + margin + shift[1]
+    # Pillow maps output to input coordinates: turn and scale about the centre, then shift.
+    matrix = (cos, -sin, cx - cos * half + sin * half, sin, cos, cy - sin * half - cos * half)
+    moved = np.stack([_warp(padded[..., c], matrix, side) for c in range(3)], axis=-1)
+    top = 255.0 if prepared.dtype == np.uint8 else 1.0
+    lit = np.clip((moved - 0.5 * top) * gain + (0.5 + offset) * top, 0, top)
+    if prepared.dtype == np.uint8:
+        lit = np.rint(lit)
+    return np.asarray(lit.astype(prepared.dtype))
+
+
+def _warp(channel: NDArray[Any], matrix: tuple[float, ...], side: int) -> NDArray[np.float32]:
+    image = Image.fromarray(channel.astype(np.float32))
+    warped = image.transform(
+        (side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+    )
+    return np.asarray(warped)

@@ -1,0 +1,89 @@
+"""Image folders in the layout of MVTec AD, and groups of images that belong together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mahalad.errors import InputError
+from mahalad.images import iter_sources
+
+
+@dataclass(frozen=True)
+class Category:
+    """One category: its good training images, its test images and which of these are good.
+
+    Attributes
+    ----------
+    name : str
+    train : tuple of Path
+        Images of ``train/good``, sorted.
+    test : tuple of Path
+        Images of ``test/<kind>``, sorted.
+    kinds : tuple of str
+        Kind of each test image; ``"good"`` for the normal ones.
+    """
+
+    name: str
+    train: tuple[Path, ...]
+    test: tuple[Path, ...]
+    kinds: tuple[str, ...]
+
+
+def find_categories(roots: Sequence[str | Path], names: Sequence[str] = ()) -> list[Category]:
+    """Read the categories below some folders.
+
+    Parameters
+    ----------
+    roots : sequence of str or Path
+        Folders of categories, or categories themselves (a folder with ``train/good``).
+    names : sequence of str
+        Only these; all that are there where empty.
+
+    Raises
+    ------
+    InputError
+        No category is found, or a named one is not there.
+    """
+    folders: dict[str, Path] = {}
+    for root in map(Path, roots):
+        for folder in [root, *sorted(p for p in root.iterdir() if p.is_dir())]:
+            if (folder / "train" / "good").is_dir() and (folder / "test").is_dir():
+                folders[folder.resolve().name] = folder
+    missing = [name for name in names if name not in folders]
+    if missing or not folders:
+        raise InputError(
+            f"no category {', '.join(missing) or 'at all'} in {', '.join(map(str, roots))}: a "
+            "category is a folder with train/good and test/<kind>, as in MVTec AD; there "
+            f"{'are' if folders else 'is'} {', '.join(folders) or 'none'}"
+        )
+    return [_read_category(name, folders[name]) for name in names or sorted(folders)]
+
+
+def _read_category(name: str, folder: Path) -> Category:
+    test = _images(folder / "test")
+    kinds = tuple(path.relative_to(folder / "test").parts[0] for path in test)
+    return Category(name, _images(folder / "train" / "good"), test, kinds)
+
+
+def _images(folder: Path) -> tuple[Path, ...]:
+    return tuple(source.path for source in iter_sources(folder) if source.path is not None)
+
+
+def group_of(path: str, pattern: str) -> str:
+    """What an image shows: the first group of a regular expression's match in its path.
+
+    Raises
+    ------
+    InputError
+        The expression is not valid or does not match.
+    """
+    try:
+        match = re.search(pattern, path)
+    except re.error as error:
+        raise InputError(f"--group {pattern!r} is not a regular expression: {error}") from error
+    if match is None:
+        raise InputError(f"--group {pattern!r} does not match {path}: it must match every image")
+    return str(match.group(1) if match.re.groups else match.group(0))

@@ -1,0 +1,500 @@
+"""The detectors: images to features to scores to a threshold with the asked false-positive rate."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, clone
+
+from mahalad import persistence
+from mahalad.calibration import (
+    choose_holdout,
+    cross_fit_scores,
+    has_leave_one_out,
+    leave_one_out_scores,
+)
+from mahalad.errors import CalibrationError, InputError, NotFittedError, UnreadableImageWarning
+from mahalad.extraction import Batch, extract
+from mahalad.moments import Floats
+from mahalad.protocols import Features, Threshold
+from mahalad.reading import ReadImage
+from mahalad.result import Result, judge
+from mahalad.scorers import as_input_of, make_scorer, take
+from mahalad.store import FeatureStore, originals, own_groups, rows
+from mahalad.thresholds import RULES, check_fpr
+
+
+class AnomalyDetector(BaseEstimator):
+    """Compose a feature extractor, a scorer and a threshold into a detector.
+
+    Parameters
+    ----------
+    features : feature extractor or None, default=None
+        For instance `BackboneFeatures()`. None: what is given to `fit` and `predict` are
+        features already, an array (n, n_features) or a mapping of level name to such arrays.
+    scorer : estimator or None, default=None
+        Any scikit-learn outlier estimator (`fit`, `score_samples`), such as IsolationForest or
+        a Pipeline; None for a Gaussian per level, summed. Levels are put side by side for a
+        scorer without ``accepts_levels = True``.
+    threshold : str or threshold object, default="conformal"
+        ``"conformal"`` (leave-one-out or cross-fitted), ``"chi2"``, ``"holdout"`` (split
+        conformal) or ``"chi2-nominal"``.
+    fpr : float, default=0.05
+        Share of good images that may be flagged; changeable after fit (`set_fpr`).
+    n_augment : int, default=0
+        Slightly changed copies of each image that are fitted as well. Calibration always
+        leaves an image out together with its copies.
+    n_folds : int, default=20
+        Folds of the cross-fitting that calibrates a scorer without a closed-form leave-one-out,
+        a fit with augmented copies, or one with groups.
+    holdout_fraction : float, default=0.3
+        Share of the images held out by ``threshold="holdout"`` when `fit` is given none.
+    max_stored : int, default=10000
+        Images whose features are kept for calibration. A mergeable scorer is still fitted to
+        all of them; any other scorer learns from kept features, so all are kept.
+    random_state : int or None, default=None
+        Salt of the hashes that decide folds, hold-out split and augmentation. They depend on
+        the images' content alone, so None (the same as 0) is reproducible too.
+
+    Attributes
+    ----------
+    features_, scorer_
+        The fitted parts.
+    calibration_scores_ : ndarray of shape (n_calibration,)
+        Honest anomaly scores of good images, up = abnormal.
+    calibration_method_ : {"leave-one-out", "cross-fit", "holdout", "none"}
+    n_images_ : int
+        Images fitted.
+    unreadable_ : list of Result
+        Images that `fit` had to leave out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from mahalad import AnomalyDetector
+    >>> normals = np.random.default_rng(0).normal(size=(200, 5))
+    >>> detector = AnomalyDetector(scorer=IsolationForest(random_state=0), fpr=0.1)
+    >>> detector.fit(normals).predict([[0, 0, 0, 0, 0], [9, 9, 9, 9, 9]]).tolist()
+    [1, -1]
+    """
+
+    features_: Any
+    scorer_: Any
+    unreadable_: list[Result]
+    calibration_method_: str
+    calibration_scores_: Floats
+    _store: FeatureStore
+    _held_out: FeatureStore
+    _level_sizes: dict[str, int]
+    _grouped: bool
+    _stale: bool
+
+    def __init__(
+        self,
+        features: Any = None,
+        scorer: Any = None,
+        threshold: str | Threshold = "conformal",
+        *,
+        fpr: float = 0.05,
+        n_augment: int = 0,
+        n_folds: int = 20,
+        holdout_fraction: float = 0.3,
+        max_stored: int = 10_000,
+        random_state: int | None = None,
+    ) -> None:
+        self.features = features
+        self.scorer = scorer
+        self.threshold = threshold
+        self.fpr = fpr
+        self.n_augment = n_augment
+        self.n_folds = n_folds
+        self.holdout_fraction = holdout_fraction
+        self.max_stored = max_stored
+        self.random_state = random_state
+
+    # -- fitting ---------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        groups: Sequence[Any] | None = None,
+        calibration: Any = None,
+    ) -> Self:
+        """Fit to good images, forgetting earlier ones.
+
+        Parameters
+        ----------
+        X : images
+            A folder, a glob, a list of paths, PIL images or arrays, or an iterator of these
+            (see `mahalad.images.iter_sources`); features where `features` is None.
+        y : ignored
+        groups : sequence of length n_images, optional
+            What each image shows (a part's serial number, say). Images of one group are left
+            out together, so that the rate holds for parts that were never seen.
+        calibration : images, optional
+            Further good images on which ``threshold="holdout"`` sets the threshold.
+
+        Returns
+        -------
+        self
+
+        Warns
+        -----
+        UnreadableImageWarning
+            For each image that could not be read; it is left out and listed in `unreadable_`.
+
+        Raises
+        ------
+        InputError
+            No images, only one, or parameters out of range.
+        DegenerateDataError
+            All images are the same.
+        """
+        self._check_parameters(calibration)
+        self._reset()
+        self.features_, self.scorer_ = self._make_parts()
+        if self.features_ is not None:
+            self.features_.build()
+        elif self.n_augment:
+            raise InputError("n_augment changes images; it needs a feature extractor")
+        self._ingest(X, groups, self._store)
+        if calibration is not None:
+            self._ingest(calibration, None, self._held_out)
+        self._refresh()
+        self._warn_if_uncalibrated()
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, *, groups: Sequence[Any] | None = None) -> Self:
+        """Add good images; the result is that of one fit on all of them."""
+        if not hasattr(self, "_store"):
+            return self.fit(X, groups=groups)
+        self._check_fitted()
+        self._check_updatable()
+        self._ingest(X, groups, self._store)
+        self._stale = True
+        return self
+
+    def merge(self, other: AnomalyDetector) -> Self:
+        """Add the images of another fitted detector with the same parameters.
+
+        Fits on shards of the images, merged, equal one fit on all of them.
+
+        Raises
+        ------
+        InputError
+            The other detector has other features (network, weights, levels, size) or another
+            scorer.
+        """
+        self._check_fitted()
+        other._check_fitted()
+        self._check_updatable()
+        other._check_updatable()
+        for what in ("features", "scorer"):
+            mine, theirs = (persistence.describe(d, what) for d in (self, other))
+            if mine != theirs:
+                raise InputError(f"cannot merge fits with different {what}: {mine} and {theirs}")
+        if self._is_mergeable():
+            self.scorer_.merge(other.scorer_)
+        self._store.merge(other._store)
+        self._held_out.merge(other._held_out)
+        self.unreadable_ = self.unreadable_ + other.unreadable_
+        self._stale = True
+        return self
+
+    def set_fpr(self, fpr: float) -> Self:
+        """Ask for another false-positive rate; no images and no refit are needed."""
+        self.fpr = check_fpr(fpr)
+        return self
+
+    # -- asking ----------------------------------------------------------------------------
+
+    def anomaly_score(self, X: Any) -> Floats:
+        """Anomaly score of each image, shape (n,), up = abnormal."""
+        return self._score_all(X)[0]
+
+    def level_scores(self, X: Any) -> Floats:
+        """Anomaly scores per level, shape (n, n_levels), up = abnormal; they sum to the score."""
+        levels = self._score_all(X)[1]
+        if levels is None:
+            raise InputError(f"the scorer {self.scorer_!r} has no scores per level")
+        return levels
+
+    def score_samples(self, X: Any) -> Floats:
+        """Negative anomaly score, shape (n,), up = normal (scikit-learn's sign)."""
+        return -self.anomaly_score(X)
+
+    def decision_function(self, X: Any) -> Floats:
+        """Distance to the threshold, shape (n,), negative = flagged."""
+        threshold = self._fitted_threshold()
+        critical = threshold.critical_value(check_fpr(self.fpr))
+        return np.asarray(critical - threshold.statistic(*self._score_all(X)))
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """+1 for good images and -1 for anomalies, shape (n,)."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def p_values(self, X: Any) -> Floats:
+        """p-value of each image, shape (n,), small = abnormal."""
+        threshold = self._fitted_threshold()
+        return threshold.p_values(threshold.statistic(*self._score_all(X)))
+
+    def inspect(self, X: Any) -> Iterator[Result]:
+        """Judge images one after the other; an unreadable one is reported, not raised.
+
+        Yields
+        ------
+        Result
+            One for each image, in order.
+        """
+        threshold, fpr = self._fitted_threshold(), check_fpr(self.fpr)
+        threshold.critical_value(fpr)  # too few calibration images: better before the work
+        for images, features in self._extract(X):
+            names = [image.source.name for image in images if image.error is None]
+            scores = self._score(features) if names else (np.empty(0), None)
+            good = iter(judge(names, *scores, list(features), threshold, fpr))
+            for image in images:
+                if image.error is None:
+                    yield next(good)
+                else:
+                    yield Result(image.source.name, error=str(image.error))
+
+    @property
+    def threshold_(self) -> float:
+        """Critical value at the present `fpr`: scores above it are flagged."""
+        return self._fitted_threshold().critical_value(check_fpr(self.fpr))
+
+    @property
+    def n_images_(self) -> int:
+        self._check_fitted()
+        return self._store.n_seen
+
+    # -- files -----------------------------------------------------------------------------
+
+    def save(
+        self, path: str | Path, *, include_features: bool = True, include_weights: bool = True
+    ) -> None:
+        """Write the fitted detector to one file (safetensors with a JSON header), atomically.
+
+        Parameters
+        ----------
+        path : str or Path
+        include_features : bool, default=True
+            False leaves out the features of the fitted images: the loaded detector scores, but
+            cannot be updated, merged or recalibrated. For a Gaussian without reduction.
+        include_weights : bool, default=True
+            Embed weights that came from a file or a hub, so that one file is all that scoring
+            needs; False records their hash only. Weights of an installed package are always
+            recorded by hash.
+
+        Raises
+        ------
+        ModelFileError
+            The file cannot be written; an older file of that name is then intact.
+        """
+        self._check_fitted()
+        self._refresh()
+        persistence.save(
+            self, path, include_features=include_features, include_weights=include_weights
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, **options: Any) -> Self:
+        """Read a detector of this class; the options and errors are those of `mahalad.load`."""
+        from mahalad.mahalanobis import load
+
+        detector = load(path, **options)
+        if not isinstance(detector, cls):
+            raise InputError(
+                f"{path}: holds a {type(detector).__name__}, not a {cls.__name__}: use mahalad.load"
+            )
+        return detector
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _make_parts(self) -> tuple[Any, Any]:
+        """Fresh feature extractor and scorer, unfitted."""
+        scorer = make_scorer("gaussian") if self.scorer is None else self.scorer
+        return clone(self.features, safe=False), clone(scorer)
+
+    def _reset(self) -> None:
+        self.unreadable_ = []
+        self._grouped = False
+        self._held_out = FeatureStore()
+        _, scorer = self._make_parts()
+        capacity = self.max_stored if self._streams(scorer) else None
+        self._store = FeatureStore(capacity)
+        self._stale = True
+
+    def _streams(self, scorer: Any) -> bool:
+        """Whether the scorer learns batch by batch, so that features need not all be kept."""
+        splits = self.threshold == "holdout"
+        return hasattr(scorer, "partial_fit") and hasattr(scorer, "merge") and not splits
+
+    def _is_mergeable(self) -> bool:
+        return self._store.capacity is not None
+
+    def _ingest(self, X: Any, groups: Sequence[Any] | None, store: FeatureStore) -> None:
+        """Read images into a store, and into the scorer where it learns batch by batch."""
+        learns = store is self._store and self._is_mergeable()
+        n_read = 0
+        for images, features in self._extract(X, self.n_augment):
+            good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
+            keys = [image.key for image in images if image.error is None]
+            n_read += len(images)
+            if groups is not None and n_read > len(groups):
+                raise InputError(f"groups has {len(groups)} entries, but X has more images")
+            labels = own_groups(keys) if groups is None else [str(groups[i]) for i in good]
+            for image in images:
+                if image.error is not None:
+                    self._report_unreadable(image)
+            if good:
+                store.add(features, keys, labels)
+                if learns:
+                    self.scorer_.partial_fit(rows(features))
+        if groups is not None:
+            self._grouped = True
+            if n_read != len(groups):
+                raise InputError(f"groups has {len(groups)} entries, but X has {n_read} images")
+
+    def _report_unreadable(self, image: ReadImage) -> None:
+        self.unreadable_.append(Result(image.source.name, error=str(image.error)))
+        warnings.warn(f"left out of the fit: {image.error}", UnreadableImageWarning, stacklevel=4)
+
+    def _extract(self, X: Any, n_augment: int = 0) -> Iterator[Batch]:
+        return extract(X, self.features_, self._salt(), n_augment)
+
+    def _refresh(self) -> None:
+        """Bring scorer and calibration up to date with all images added."""
+        if not self._stale:
+            return
+        store = self._store
+        if store.n_seen < 2:
+            raise InputError(
+                f"a fit needs at least 2 good images that can be read, and has {store.n_seen}"
+                + (f"; {len(self.unreadable_)} could not be read" if self.unreadable_ else "")
+            )
+        if not self._is_mergeable():
+            self._fit_from_store()
+        self.calibration_method_, self.calibration_scores_ = self._calibrate()
+        self._stale = False
+
+    def _fit_from_store(self) -> None:
+        self.scorer_ = self._make_parts()[1]
+        training = take(self._store.features, np.flatnonzero(~self._split_off()))
+        self.scorer_.fit(as_input_of(self.scorer_, rows(training)))
+
+    def _split_off(self) -> NDArray[np.bool_]:
+        """True for the images that `fit` holds out for the threshold."""
+        store = self._store
+        if self.threshold == "holdout" and not self._held_out.n_seen:
+            return choose_holdout(store.keys, store.groups, self.holdout_fraction)
+        return np.zeros(store.n_kept, dtype=bool)
+
+    def _calibrate(self) -> tuple[str, Floats]:
+        if self.threshold == "holdout":
+            held = self._held_out.features if self._held_out.n_seen else None
+            if held is None:
+                held = take(self._store.features, np.flatnonzero(self._split_off()))
+            return "holdout", self._score(held)[0]
+        if self.threshold == "chi2-nominal":
+            self._score(take(self._store.features, np.arange(1)))  # a degenerate fit shows here
+            return "none", np.empty(0)
+        features, groups = self._store.features, self._store.groups
+        copies = next(iter(features.values())).shape[1]
+        if has_leave_one_out(self.scorer_) and copies == 1 and not self._grouped:
+            return "leave-one-out", leave_one_out_scores(self.scorer_, features)
+        scorer = self._make_parts()[1]
+        return "cross-fit", cross_fit_scores(
+            scorer, features, self._store.keys, groups, self.n_folds
+        )
+
+    def _score(self, features: Features) -> tuple[Floats, Floats | None]:
+        """Anomaly scores (n,) and per level (n, n_levels) of features (n, copies, D)."""
+        F = as_input_of(self.scorer_, originals(features))
+        if hasattr(self.scorer_, "level_score_samples"):
+            levels = -self.scorer_.level_score_samples(F)
+            return levels.sum(axis=1), levels
+        return np.asarray(-self.scorer_.score_samples(F), dtype=np.float64), None
+
+    def _score_all(self, X: Any) -> tuple[Floats, Floats | None]:
+        self._check_fitted()
+        self._refresh()
+        parts = []
+        for images, features in self._extract(X):
+            for image in images:
+                if image.error is not None:
+                    raise type(image.error)(
+                        f"{image.error} (inspect() reports such images and scores the rest)"
+                    ) from image.error
+            parts.append(self._score(features))
+        scores = np.concatenate([score for score, _ in parts])
+        levels = [level for _, level in parts if level is not None]
+        return scores, np.concatenate(levels) if levels else None
+
+    def _fitted_threshold(self) -> Threshold:
+        self._check_fitted()
+        self._refresh()
+        held_out = self.calibration_method_ == "holdout"
+        if isinstance(self.threshold, str):
+            if (self.threshold == "holdout") != held_out and self.threshold != "chi2-nominal":
+                raise CalibrationError(
+                    f"threshold={self.threshold!r} needs another calibration than this fit has "
+                    f"({self.calibration_method_}): fit again"
+                )
+            rule: Any = RULES[self.threshold]()
+        else:
+            rule = clone(self.threshold, safe=False)
+        degrees = getattr(self.scorer_, "degrees_of_freedom_", None)
+        fitted: Threshold = rule.fit(self.calibration_scores_, degrees)
+        return fitted
+
+    def _warn_if_uncalibrated(self) -> None:
+        try:
+            self._fitted_threshold().critical_value(self.fpr)
+        except CalibrationError as error:
+            warnings.warn(f"images can be scored but not judged: {error}", stacklevel=3)
+
+    def _check_parameters(self, calibration: Any) -> None:
+        check_fpr(self.fpr)
+        if isinstance(self.threshold, str) and self.threshold not in RULES:
+            raise InputError(f"unknown threshold {self.threshold!r}; one of {', '.join(RULES)}")
+        for name, least in (("n_augment", 0), ("n_folds", 2), ("max_stored", 2)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+        if not 0 < self.holdout_fraction < 1:
+            raise InputError(
+                f"holdout_fraction must lie between 0 and 1, got {self.holdout_fraction!r}"
+            )
+        if calibration is not None and self.threshold != "holdout":
+            raise InputError(
+                f"calibration images are for threshold='holdout', not {self.threshold!r}"
+            )
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "_store"):
+            raise NotFittedError(
+                f"this {type(self).__name__} is not fitted: call fit with good images, or load "
+                "a model file"
+            )
+
+    def _check_updatable(self) -> None:
+        if self._store.n_kept == 0 and self._store.n_seen:
+            raise InputError(
+                "this model was saved without the features of its images: it can score, but not "
+                "be updated or merged"
+            )
+
+    def _salt(self) -> int:
+        return 0 if self.random_state is None else int(self.random_state)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_store")

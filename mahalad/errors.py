@@ -1,0 +1,70 @@
+"""What can go wrong, as one small tree.
+
+Every error is a `MahaladError` and also the builtin that a caller would expect::
+
+    MahaladError
+    ├── ImageReadError (OSError)         one file that cannot be read as an image
+    ├── ImageValueError (ValueError)     one image whose values or shape are not usable
+    ├── InputError (ValueError)          no images, too few images, a wrong kind of input
+    ├── BackboneError (ValueError)       unknown network, level or option of a network
+    ├── WeightsError (OSError)           weights that cannot be found, read or matched
+    ├── CalibrationError (ValueError)    a threshold asked for more than the images can give
+    ├── DegenerateDataError (ValueError) images that leave nothing to estimate
+    ├── ModelFileError (OSError)         a model file that cannot be written, read or trusted
+    ├── NotFittedError (sklearn's)       a question asked before `fit`
+    └── MissingExtraError (ImportError)  an optional dependency that is not installed
+
+`UnreadableImageWarning` is what `fit` gives for each image it had to leave out.
+"""
+
+from __future__ import annotations
+
+from sklearn.exceptions import NotFittedError as SklearnNotFittedError
+
+
+class MahaladError(Exception):
+    """Base of every error that mahalad raises on purpose."""
+
+
+class ImageReadError(MahaladError, OSError):
+    """An image file cannot be read; the message names the file and what was found."""
+
+
+class ImageValueError(MahaladError, ValueError):
+    """An image was read but its shape, type or values are not usable."""
+
+
+class InputError(MahaladError, ValueError):
+    """The input as a whole is not usable: no images, too few, or of a wrong kind."""
+
+
+class BackboneError(MahaladError, ValueError):
+    """The network, one of its levels or its input size is not known."""
+
+
+class WeightsError(MahaladError, OSError):
+    """The weights of a network cannot be found, read or matched to it."""
+
+
+class CalibrationError(MahaladError, ValueError):
+    """The threshold rule needs more calibration images than there are."""
+
+
+class DegenerateDataError(MahaladError, ValueError):
+    """The normal images leave nothing to estimate (for example, all are identical)."""
+
+
+class ModelFileError(MahaladError, OSError):
+    """A model file cannot be written, read or trusted."""
+
+
+class NotFittedError(MahaladError, SklearnNotFittedError):
+    """A detector was asked for results before `fit`."""
+
+
+class MissingExtraError(MahaladError, ImportError):
+    """An optional dependency is needed; the message says how to install it."""
+
+
+class UnreadableImageWarning(UserWarning):
+    """An image was left out of a fit because it could not be read."""

