@@ -2,7 +2,8 @@
 
 Scores of the images a fit was made from are useless for this (nearly all new good images lie
 above their 95 % quantile). Three ways give honest ones: the closed-form leave-one-out of the
-plain Gaussian, K-fold cross-fitting for everything else, and images held out.
+plain Gaussian (of single images, or of groups and augmented copies together), K-fold
+cross-fitting for everything else, and images held out.
 All scores here are anomaly scores, up = abnormal.
 """
 
@@ -17,7 +18,7 @@ from sklearn.base import clone
 from mahalad.errors import CalibrationError
 from mahalad.moments import Floats
 from mahalad.protocols import Features
-from mahalad.scorers import as_input_of, take
+from mahalad.scorers import LevelSum, as_input_of, take
 from mahalad.store import originals, rows
 
 
@@ -26,9 +27,30 @@ def has_leave_one_out(scorer: Any) -> bool:
     return hasattr(scorer, "leave_one_out_level_scores")
 
 
-def leave_one_out_scores(scorer: Any, features: Features) -> Floats:
-    """Closed-form leave-one-out scores of fitted images (n, 1, D), shape (n,)."""
-    return np.asarray(-scorer.leave_one_out_level_scores(originals(features)).sum(axis=1))
+def leave_one_out_scores(
+    scorer: Any, features: Features, groups: NDArray[Any] | None = None
+) -> Floats:
+    """Closed-form scores of fitted images by the fit without them.
+
+    Parameters
+    ----------
+    scorer : LevelSum
+        Fitted to all copies of all images.
+    features : mapping of str to ndarray of shape (n_images, n_copies, n_features)
+        An image is left out with all its copies; only the image itself is scored.
+    groups : ndarray of shape (n_images,), optional
+        Images of a group are left out together.
+
+    Returns
+    -------
+    ndarray of shape (n_images,)
+    """
+    n_images, n_copies = next(iter(features.values())).shape[:2]
+    if groups is None and n_copies > 1:
+        groups = np.arange(n_images)
+    labels = None if groups is None else np.repeat(groups, n_copies)
+    scores = -scorer.leave_one_out_level_scores(rows(features), labels).sum(axis=1)
+    return np.asarray(scores.reshape(n_images, n_copies)[:, 0])
 
 
 def cross_fit_scores(
@@ -38,7 +60,7 @@ def cross_fit_scores(
     groups: NDArray[Any],
     n_folds: int,
 ) -> Floats:
-    """Score each image by a fit on the other folds.
+    """Score each image by fits on other folds.
 
     Parameters
     ----------
@@ -54,14 +76,29 @@ def cross_fit_scores(
     Returns
     -------
     ndarray of shape (n_images,)
+
+    Notes
+    -----
+    A fit on 95 % of the images scores new ones differently from a fit on all of them: with a
+    reduction, whose number of components grows with the images, enough to turn a rate of 10 %
+    into 2-80 % (simulated, n = 20-500, D = 16-500). To first order the difference is
+    proportional to the share left out, so for the smooth scorers of this library two shares are
+    scored, p and 2p, and the score is extrapolated to none left out: 2 s(p) - s(2p). A scorer
+    from outside may be random (a forest): its noise would be extrapolated too, so it is not.
     """
     folds = assign_folds(keys, groups, n_folds)
-    scores = np.empty(len(keys))
+    scores = _fold_scores(scorer, features, folds)
+    if isinstance(scorer, LevelSum) and folds.max() > 2:
+        scores = 2 * scores - _fold_scores(scorer, features, folds // 2)
+    return scores
+
+
+def _fold_scores(scorer: Any, features: Features, folds: NDArray[np.intp]) -> Floats:
+    scores = np.empty(len(folds))
     for fold in range(folds.max() + 1):
         held_out = folds == fold
-        fitted = clone(scorer).fit(
-            as_input_of(scorer, rows(take(features, np.flatnonzero(~held_out))))
-        )
+        training = rows(take(features, np.flatnonzero(~held_out)))
+        fitted = clone(scorer).fit(as_input_of(scorer, training))
         tested = originals(take(features, np.flatnonzero(held_out)))
         scores[held_out] = -fitted.score_samples(as_input_of(scorer, tested))
     return scores

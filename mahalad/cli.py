@@ -363,10 +363,10 @@ def bench_mvtec(**options: Any) -> None:
     show_default=True,
     help="Random re-splits of the pooled good images.",
 )
-@click.option("--group", metavar="REGEX", default=None,
+@click.option("--group", "groups", multiple=True, metavar="[CATEGORY=]REGEX",
               help="Images whose path gives the same match (its first group, if any) show the "
                    "same part: kept on one side of every split, and left out together in "
-                   "calibration.")  # fmt: skip
+                   "calibration. For all categories, or for one; repeatable.")  # fmt: skip
 def bench_fpr(**options: Any) -> None:
     """Validity: asked against achieved false-positive rate, for every threshold rule."""
     from mahalad.bench_fpr import run

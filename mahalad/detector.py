@@ -50,8 +50,7 @@ class AnomalyDetector(BaseEstimator):
         Slightly changed copies of each image that are fitted as well. Calibration always
         leaves an image out together with its copies.
     n_folds : int, default=20
-        Folds of the cross-fitting that calibrates a scorer without a closed-form leave-one-out,
-        a fit with augmented copies, or one with groups.
+        Folds of the cross-fitting that calibrates a scorer without a closed-form leave-one-out.
     holdout_fraction : float, default=0.3
         Share of the images held out by ``threshold="holdout"`` when `fit` is given none.
     max_stored : int, default=10000
@@ -408,9 +407,11 @@ class AnomalyDetector(BaseEstimator):
             self._score(take(self._store.features, np.arange(1)))  # a degenerate fit shows here
             return "none", np.empty(0)
         features, groups = self._store.features, self._store.groups
-        copies = next(iter(features.values())).shape[1]
-        if has_leave_one_out(self.scorer_) and copies == 1 and not self._grouped:
-            return "leave-one-out", leave_one_out_scores(self.scorer_, features)
+        # A group that is only partly in the reservoir cannot be left out of the sums.
+        if has_leave_one_out(self.scorer_) and (self._store.is_complete or not self._grouped):
+            # Exact copies of a picture count as one group: they say nothing of new pictures.
+            apart = groups if len(np.unique(groups)) < len(groups) else None
+            return "leave-one-out", leave_one_out_scores(self.scorer_, features, apart)
         scorer = self._make_parts()[1]
         return "cross-fit", cross_fit_scores(
             scorer, features, self._store.keys, groups, self.n_folds

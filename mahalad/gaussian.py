@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from scipy import linalg
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -54,6 +55,40 @@ class Spectrum:
             remainder = z - y @ self.basis.T
             distances += np.einsum("ij,ij->i", remainder, remainder) / ridge
         return np.asarray(distances)
+
+
+_NOT_IN_FIT = (
+    "leave_one_out_distances is for samples that were part of the fit: at least one row of X was "
+    "not, or leaving it out makes the covariance singular"
+)
+
+
+def _leave_group_out(y: Floats, spectrum: Spectrum) -> Floats:
+    """Squared distances of g fitted samples to the Gaussian fitted without all of them.
+
+    `y` of shape (g, rank) are the samples on the spectrum's axes, relative to the mean. Leaving
+    them out moves the mean by -s / n' (s their sum, n' = n - g) and gives
+    n' C' = n C - Y' M Y with M = I + 11' / n', so that with A = (1 - rho) n / n' C + rho m I
+    and kappa = n' / (1 - rho), by the Woodbury identity (M^-1 = I - 11' / n),
+    Sigma'^-1 = A^-1 + A^-1 Y' (kappa M^-1 - Y A^-1 Y')^-1 Y A^-1.
+    """
+    n, g, rho = spectrum.n_samples, len(y), spectrum.shrinkage
+    rest = n - g
+    if rest < 2:
+        raise ValueError(f"leaving out a group of {g} leaves {rest} of {n} samples: no Gaussian")
+    ridge = rho * spectrum.mean_variance
+    b = y / np.sqrt((1 - rho) * n / rest * spectrum.eigenvalues + ridge)  # Y A^-1/2, (g, rank)
+    z = b + b.sum(axis=0) / rest  # deviations from the mean without the group
+    d2 = np.einsum("ij,ij->i", z, z)
+    if rho < 1:
+        middle = rest / (1 - rho) * (np.eye(g) - 1 / n) - b @ b.T
+        bz = b @ z.T
+        try:
+            half = linalg.solve_triangular(linalg.cholesky(middle, lower=True), bz, lower=True)
+        except linalg.LinAlgError as error:
+            raise ValueError(_NOT_IN_FIT) from error
+        d2 += np.einsum("ij,ij->j", half, half)
+    return np.asarray(d2)
 
 
 def _check_spread(moments: Moments, mean_variance: float) -> None:
@@ -158,37 +193,50 @@ class LedoitWolfGaussian(BaseEstimator):
         """Negative distances, shape (n_samples,), up = normal (scikit-learn's sign)."""
         return -self.distances(X)
 
-    def leave_one_out_distances(self, X: Any) -> Floats:
-        """Distance of each fitted sample to the Gaussian fitted without it.
+    def leave_one_out_distances(self, X: Any, groups: Any = None) -> Floats:
+        """Distance of each fitted sample to the Gaussian fitted without it, or its group.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples that were part of the fit (all of them, or any of them).
+            Samples that were part of the fit (all of them, or any of them; whole groups).
+        groups : array-like of shape (n_samples,), optional
+            Samples with the same label are left out together.
 
         Returns
         -------
         ndarray of shape (n_samples,)
             Unsquared distances, up = abnormal.
 
+        Raises
+        ------
+        ValueError
+            A sample was not part of the fit, or leaving it out leaves no Gaussian.
+
         Notes
         -----
-        With rho and m held fixed this is exact, by a rank-one update of the inverse: with
-        A = (1 - rho) n/(n-1) C + rho m I, q = (x - mu)' A^-1 (x - mu) and
+        With rho and m held fixed this is exact. For single samples, by a rank-one update of the
+        inverse: with A = (1 - rho) n/(n-1) C + rho m I, q = (x - mu)' A^-1 (x - mu) and
         k = (1 - rho) n / (n-1)^2, the squared distance is (n/(n-1))^2 q / (1 - k q).
+        For groups see `_leave_group_out`.
         """
         spectrum = self._fitted_spectrum()
         X = validate_data(self, X, dtype=np.float64, reset=False)
         n, rho = spectrum.n_samples, spectrum.shrinkage
         ridge = rho * spectrum.mean_variance
-        q = spectrum.squared_distances(X, (1 - rho) * n / (n - 1), ridge)
-        k = (1 - rho) * n / (n - 1) ** 2
-        if np.any(k * q >= 1):
-            raise ValueError(
-                "leave_one_out_distances is for samples that were part of the fit; at least one "
-                "row of X was not, or leaving it out makes the covariance singular"
-            )
-        return np.asarray(np.sqrt((n / (n - 1)) ** 2 * q / (1 - k * q)))
+        if groups is None:
+            q = spectrum.squared_distances(X, (1 - rho) * n / (n - 1), ridge)
+            k = (1 - rho) * n / (n - 1) ** 2
+            if np.any(k * q >= 1):
+                raise ValueError(_NOT_IN_FIT)
+            return np.asarray(np.sqrt((n / (n - 1)) ** 2 * q / (1 - k * q)))
+        d2 = np.empty(len(X))
+        _, labels, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        y = (X - spectrum.location) @ spectrum.basis
+        order = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
+        for members in order:
+            d2[members] = _leave_group_out(y[members], spectrum)
+        return np.asarray(np.sqrt(d2))
 
     @property
     def location_(self) -> Floats:

@@ -63,10 +63,9 @@ def _outline(u: Map, v: Map, missing: int | None = None) -> Map:
     radius = np.hypot(u, v)
     keyway = np.maximum(np.abs(v) - 0.055, np.abs(u - 0.2) - 0.13)
     distance: Map = np.maximum(radius - 1, -np.minimum(radius - BORE, keyway))
-    for index in range(N_BOLT_HOLES):
-        if index != missing:
-            x, y = _bolt_hole(index)
-            distance = np.maximum(distance, BOLT_HOLE - np.hypot(u - x, v - y))
+    for index in {*range(N_BOLT_HOLES)} - {missing}:
+        x, y = _bolt_hole(index)
+        distance = np.maximum(distance, BOLT_HOLE - np.hypot(u - x, v - y))
     return distance
 
 
@@ -109,7 +108,7 @@ def _scratch(rng: Generator, part: _Part) -> _Part:
     taper = np.clip(1.2 - (along / rng.uniform(0.42, 0.65)) ** 2, 0, 1)
     across = across - rng.uniform(-0.5, 0.5) * along**2
     line = taper * np.exp(-((across / rng.uniform(0.014, 0.018)) ** 2))
-    tint = part.tint * (1 + rng.uniform(1.0, 1.5) * line)[..., None]
+    tint = part.tint * (1 + rng.uniform(1.2, 1.7) * line)[..., None]
     return replace(part, relief=part.relief - 0.012 * line, tint=tint)
 
 
@@ -117,9 +116,8 @@ def _dent(rng: Generator, part: _Part) -> _Part:
     along, across = _along(part, _on_face(rng), rng.uniform(0, 2 * math.pi))
     width = rng.uniform(0.06, 0.095)
     squared = (along / width) ** 2 + (across / (width * rng.uniform(0.7, 1))) ** 2
-    # A raised lip around the hollow, as displaced metal makes it.
-    bowl = (1 - 0.5 * squared) * np.exp(-squared)
-    return replace(part, relief=part.relief - rng.uniform(0.65, 0.9) * width * bowl)
+    bowl = (1 - 0.5 * squared) * np.exp(-squared)  # with a raised lip of displaced metal
+    return replace(part, relief=part.relief - rng.uniform(0.75, 1.0) * width * bowl)
 
 
 def _stain(rng: Generator, part: _Part) -> _Part:
@@ -148,10 +146,10 @@ def _crack(rng: Generator, part: _Part) -> _Part:
     x, y = _bolt_hole(int(rng.integers(N_BOLT_HOLES)))
     heading = math.atan2(y, x) + float(rng.choice([-1, 1])) * rng.uniform(1.5, 2.3)
     along, across = _along(part, (x, y), heading)
-    length = BOLT_HOLE + rng.uniform(0.4, 0.55)
+    length = BOLT_HOLE + rng.uniform(0.48, 0.62)
     path = np.cumsum([0, *rng.normal(0, 0.022, 8)])
     across = across - np.interp(along, np.linspace(0, length, 9), path).astype(np.float32)
-    width = 0.028 * np.clip(1.25 - along / length, 0, 1) + 1e-3
+    width = 0.032 * np.clip(1.25 - along / length, 0, 1) + 1e-3
     line = (along > 0) * (along < length) * np.exp(-((across / width) ** 2)).astype(np.float32)
     tint = part.tint * (1 - 0.85 * line)[..., None]
     return replace(part, relief=part.relief - 0.01 * line, tint=tint)
@@ -169,17 +167,16 @@ def _bench(rng: Generator, size: int) -> Map:
     mix = np.clip(0.5 + 0.08 * grain, 0, 1)[..., None]
     dark = np.array([0.085, 0.045, 0.022], np.float32)
     light = np.array([0.27, 0.165, 0.09], np.float32)
-    return (dark + mix * (light - dark)) * rng.uniform(0.94, 1.06)
+    return np.multiply(dark + mix * (light - dark), np.float32(rng.uniform(0.94, 1.06)))
 
 
 def _turning_marks(rng: Generator, part: _Part) -> Map:
     """Return the marks of the lathe: noise that is long around the axis and short across it."""
-    marks = 0.6 * rng.standard_normal((160, 64), dtype=np.float32)
+    marks = rng.standard_normal((160, 64), dtype=np.float32) * np.float32(0.6)
     marks += rng.standard_normal((160, 1), dtype=np.float32)
     row = np.minimum(np.hypot(part.u, part.v) * 130, 159).astype(np.intp)
     column = ((np.arctan2(part.v, part.u) / (2 * math.pi) + 0.5) * 63.99).astype(np.intp)
-    marks *= rng.uniform(0.9, 1.1)
-    return marks[row, column]
+    return np.asarray(marks[row, column] * rng.uniform(0.9, 1.1), np.float32)
 
 
 def _shade(part: _Part, marks: Map, azimuth: float, elevation: float, gloss: float) -> Map:
@@ -207,11 +204,10 @@ def _shade(part: _Part, marks: Map, azimuth: float, elevation: float, gloss: flo
 
 def _shadow(inside: Map, azimuth: float, reach: float) -> Map:
     """Return the plate's shadow in 0..1: its outline, `reach` pixels away from the lamp."""
-    size = len(inside)
     outline = Image.fromarray((255 * inside).astype(np.uint8))
     shift = (round(-reach * math.cos(azimuth)), round(-reach * math.sin(azimuth)))
-    moved = Image.new("L", (size, size))
-    moved.paste(outline.filter(ImageFilter.GaussianBlur(size / 110)), shift)
+    moved = Image.new("L", outline.size)
+    moved.paste(outline.filter(ImageFilter.GaussianBlur(outline.width / 110)), shift)
     return np.asarray(moved, np.float32) / 255
 
 
@@ -298,8 +294,7 @@ def pixel_baseline_scores(train: Sequence[Picture], test: Sequence[Picture]) -> 
     """
     shapes = sorted({np.asarray(image).shape for image in (*train, *test)})
     if len(train) == 0 or len(shapes) > 1:
-        given = f"{len(train)} training images, shapes {shapes}"
-        raise InputError(f"need training images, and one shape for all images; got {given}")
+        raise InputError(f"need images, all of one shape; got {len(train)} for training, {shapes=}")
     # One image at a time: all of them at once as floats would be hundreds of megabytes.
     mean = sum(np.asarray(image, np.float64) for image in train) / len(train)
     return np.array([np.linalg.norm(np.asarray(image, np.float64) - mean) for image in test])

@@ -193,14 +193,17 @@ class LevelSum(BaseEstimator):
         return np.asarray(self.level_score_samples(X).sum(axis=1))
 
     @_estimator_has("leave_one_out_distances")
-    def leave_one_out_level_scores(self, X: Features) -> Floats:
-        """Scores of fitted samples under a fit without them, (n_samples, n_levels), up = normal."""
+    def leave_one_out_level_scores(self, X: Features, groups: Any = None) -> Floats:
+        """Scores of fitted samples under a fit without them (or without their group).
+
+        Shape (n_samples, n_levels), up = normal.
+        """
         check_is_fitted(self)
         self._check_levels(X)
         columns = []
         for name, estimator in self.estimators_.items():
             with _naming(name):
-                columns.append(-estimator.leave_one_out_distances(X[name]))
+                columns.append(-estimator.leave_one_out_distances(X[name], groups))
         return np.column_stack(columns)
 
     @property

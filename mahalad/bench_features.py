@@ -1,0 +1,357 @@
+"""What the benchmarks share: features extracted once, fits judged on images, text and files.
+
+Features come through the product's own code, and every figure through `AnomalyDetector`, so a
+benchmark measures what users get.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mahalad.datasets import Category
+from mahalad.detector import AnomalyDetector
+from mahalad.errors import CalibrationError, InputError
+from mahalad.extraction import extract
+from mahalad.modelfile import write_atomically
+from mahalad.moments import Floats
+from mahalad.protocols import FeatureExtractor, Features
+from mahalad.reading import content_key
+from mahalad.scorers import make_scorer, take
+from mahalad.store import originals
+from mahalad.thresholds import RULES
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+Rows = NDArray[np.intp]
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+WIDTH = 100
+_PACKAGES = ("mahalad", "numpy", "scikit-learn", "torch", "timm", "pillow")
+
+
+def no_progress(items: Iterable[Any], total: int) -> Iterable[Any]:
+    """Iterate without a progress bar."""
+    return items
+
+
+class CachedExtractor:
+    """A built feature extractor that passes every picture through the network once.
+
+    Augmented copies need the images at every fit, and most fits share most images.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        levels: tuple[str, ...] = (),
+        cache: dict[int, dict[str, NDArray[Any]]] | None = None,
+    ) -> None:
+        self.batch_size = extractor.batch_size
+        self._extractor = extractor
+        self._levels = levels
+        self._cache = {} if cache is None else cache
+
+    def at_levels(self, levels: tuple[str, ...]) -> CachedExtractor:
+        """The same extractor and cache, for some levels only."""
+        return CachedExtractor(self._extractor, levels, self._cache)
+
+    def __sklearn_clone__(self) -> Self:
+        return self
+
+    def build(self) -> Self:
+        """Nothing is left to build."""
+        return self
+
+    def prepare(self, image: Any) -> NDArray[Any]:
+        """Prepare a decoded image as the extractor does."""
+        return self._extractor.prepare(image)
+
+    def transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
+        """Pooled features of prepared images, each level (n, n_features)."""
+        keys = [content_key(image, 0) for image in prepared]
+        missing = {
+            key: image for key, image in zip(keys, prepared, strict=True) if key not in self._cache
+        }
+        if missing:
+            new = self._extractor.transform(list(missing.values()))
+            for i, key in enumerate(missing):
+                self._cache[key] = {name: values[i] for name, values in new.items()}
+        levels = self._levels or tuple(self._cache[keys[0]])
+        return {name: np.stack([self._cache[key][name] for key in keys]) for name in levels}
+
+
+@dataclass(frozen=True)
+class CategoryImages:
+    """All images of one category, training images first, with their features.
+
+    Attributes
+    ----------
+    category : Category
+    features : dict of str to ndarray of shape (n_images, n_features)
+    keys : tuple of int
+        Hash of each image's pixels.
+    extractor : CachedExtractor or None
+        For fits to augmented copies.
+    """
+
+    category: Category
+    features: dict[str, NDArray[Any]]
+    keys: tuple[int, ...]
+    extractor: CachedExtractor | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (*self.category.train, *self.category.test)
+
+    @property
+    def n_train(self) -> int:
+        return len(self.category.train)
+
+    @property
+    def is_anomaly(self) -> NDArray[np.bool_]:
+        test = [kind != "good" for kind in self.category.kinds]
+        return np.array([False] * self.n_train + test)
+
+    def at_levels(self, *levels: str) -> CategoryImages:
+        """The same images with the features of some levels only."""
+        features = {name: self.features[name] for name in levels}
+        extractor = None if self.extractor is None else self.extractor.at_levels(levels)
+        return replace(self, features=features, extractor=extractor)
+
+    def select(self, rows: Rows) -> Any:
+        """What `AnomalyDetector` is given: features, or paths where copies must be made."""
+        if self.extractor is None:
+            return take(self.features, rows)
+        return [self.paths[i] for i in rows]
+
+
+def extract_categories(
+    categories: Sequence[Category], extractor: Any, n_augment: int, progress: Progress
+) -> list[CategoryImages]:
+    """Extract the features of all images of some categories, each image once.
+
+    Parameters
+    ----------
+    categories : sequence of Category
+    extractor : feature extractor, built
+    n_augment : int
+        With copies to come, the extractor is kept with the images.
+    progress : callable
+        Wraps the images (an iterable, and how many).
+
+    Raises
+    ------
+    InputError
+        Images that cannot be read: a benchmark leaves none out. All are named.
+    """
+    cached = CachedExtractor(extractor) if n_augment else None
+    paths = [path for category in categories for path in (*category.train, *category.test)]
+    chunks, keys, errors = [], [], []
+    sources = iter(progress(paths, len(paths)))
+    for images, features in extract(sources, cached or extractor, salt=0):
+        errors += [str(image.error) for image in images if image.error is not None]
+        keys += [image.key for image in images]
+        chunks.append(originals(features))
+    if errors:
+        raise InputError(
+            f"{len(errors)} of {len(paths)} images cannot be read, and a benchmark leaves none "
+            f"out: {'; '.join(errors)}"
+        )
+    levels = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    found, start = [], 0
+    for category in categories:
+        stop = start + len(category.train) + len(category.test)
+        own = take(levels, np.arange(start, stop))
+        found.append(CategoryImages(category, own, tuple(keys[start:stop]), cached))
+        start = stop
+    return found
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How features are scored: `make_scorer`'s arguments, augmentation and salt."""
+
+    scorer: str = "gaussian"
+    reduction: str | None = None
+    n_augment: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A threshold rule, and the false-positive rate asked of it."""
+
+    rule: str
+    fpr: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one fit says of test images under one rule.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n_tested,)
+        Raw anomaly scores, up = abnormal.
+    threshold : float or None
+        Scores above it are flagged; None where the rule is about another statistic.
+    flagged : ndarray of bool, shape (n_tested,), or None
+        None where the rule cannot give a threshold; `reason` says why.
+    reason : str or None
+    """
+
+    scores: Floats
+    threshold: float | None = None
+    flagged: NDArray[np.bool_] | None = None
+    reason: str | None = None
+
+
+def evaluate(
+    images: CategoryImages,
+    fitted: Rows,
+    tested: Rows,
+    recipe: Recipe,
+    targets: Sequence[Target],
+    groups: Sequence[str] | None = None,
+) -> dict[Target, Evaluation]:
+    """Fit to some images and judge others, at several targets.
+
+    One fit serves all rules and rates but "holdout", which fits to fewer images.
+
+    Parameters
+    ----------
+    images : CategoryImages
+    fitted, tested : ndarray of int
+        Rows of `images`.
+    recipe : Recipe
+    targets : sequence of Target
+    groups : sequence of str of length n_fitted, optional
+        Images that calibration leaves out together.
+    """
+    found: dict[Target, Evaluation] = {}
+    for held_out in (False, True):
+        wanted = [target for target in targets if (target.rule == "holdout") == held_out]
+        if not wanted:
+            continue
+        # A fit for "chi2-nominal" has no calibration scores, one for the others serves it too.
+        rules = sorted({target.rule for target in wanted}, key=lambda r: r == "chi2-nominal")
+        detector = AnomalyDetector(
+            images.extractor,
+            make_scorer(recipe.scorer, recipe.reduction),
+            rules[0],
+            n_augment=recipe.n_augment,
+            random_state=recipe.seed,
+        )
+        with warnings.catch_warnings():  # reported as "n/a" instead
+            warnings.filterwarnings("ignore", "images can be scored but not judged")
+            detector.fit(images.select(fitted), groups=groups)
+        level_scores = detector.level_scores(images.select(tested))
+        found |= {target: _judge(detector, level_scores, target) for target in wanted}
+    return {target: found[target] for target in targets}
+
+
+def _judge(detector: AnomalyDetector, level_scores: Floats, target: Target) -> Evaluation:
+    scores = level_scores.sum(axis=1)
+    detector.set_params(threshold=target.rule).set_fpr(target.fpr)
+    try:
+        critical = detector.threshold_
+    except CalibrationError as error:
+        return Evaluation(scores, reason=str(error))
+    rule: Any = RULES[target.rule]()
+    statistic = rule.statistic(scores, level_scores)
+    shown = critical if np.allclose(statistic, scores, rtol=1e-12) else None
+    return Evaluation(scores, shown, statistic > critical)
+
+
+def not_available(reason: str) -> str:
+    """What a table shows where a rule gives no threshold: "n/a (needs 99)"."""
+    needed = re.search(r"needs at least (\d+)", reason)
+    return f"n/a (needs {needed[1]})" if needed else "n/a"
+
+
+def percent(value: float | None, spread: float | None = None) -> str:
+    """A share as text in per cent, with one decimal."""
+    if value is None or math.isnan(value):
+        return "-"
+    text = f"{100 * value:.1f}"
+    return text if spread is None or math.isnan(spread) else f"{text} ± {100 * spread:.1f}"
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], n_keys: int = 1) -> str:
+    """Align a table; columns that do not fit 100 characters go below, after the same keys.
+
+    Parameters
+    ----------
+    header, rows : sequences of str
+    n_keys : int
+        The first columns, aligned left; the others are aligned right.
+    """
+    table = [list(header), *map(list, rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    blocks: list[list[int]] = [[]]
+    room = WIDTH - sum(width + 2 for width in widths[:n_keys])
+    for i in range(n_keys, len(header)):
+        used = sum(widths[j] + 2 for j in blocks[-1])
+        if blocks[-1] and used + widths[i] > room:
+            blocks.append([])
+        blocks[-1].append(i)
+    texts = []
+    for block in blocks:
+        lines = []
+        for row in table:
+            cells = [row[i].ljust(widths[i]) for i in range(n_keys)]
+            cells += [row[i].rjust(widths[i]) for i in block]
+            lines.append("  ".join(cells).rstrip())
+        lines.insert(1, "-" * max(map(len, lines)))
+        texts.append("\n".join(lines))
+    return "\n\n".join(texts)
+
+
+def check_outputs(json_file: str | Path | None, plot_file: str | Path | None) -> None:
+    """Refuse files that could not be written, before the work.
+
+    Raises
+    ------
+    InputError
+        The folder is missing or not writable, or the picture's format is not known.
+    """
+    for path in (json_file, plot_file):
+        if path is not None and not os.access(Path(path).parent, os.W_OK):
+            raise InputError(f"{path}: its folder is missing or not writable")
+    if plot_file is not None and Path(plot_file).suffix.lower() not in PLOT_SUFFIXES:
+        raise InputError(f"{plot_file}: a plot is written as {', '.join(PLOT_SUFFIXES)}")
+
+
+def write_json(report: dict[str, Any], path: str | Path) -> None:
+    """Write a report as JSON (NaN as null), whole or not at all."""
+    text = json.dumps(_plain(report), indent=1, allow_nan=False, ensure_ascii=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def versions() -> dict[str, str]:
+    """Versions that figures depend on."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **found}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,308 @@
+"""`mahalad bench fpr`: asked against achieved false-positive rate, for every threshold rule.
+
+The test normals of a benchmark need not come as its training normals did, and then no rule can
+hold on them. So all good images are pooled and split at random many times, and the official
+split is reported beside that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import GroupShuffleSplit
+
+from mahalad.bench_features import (
+    CategoryImages,
+    Evaluation,
+    Progress,
+    Recipe,
+    Target,
+    check_outputs,
+    evaluate,
+    extract_categories,
+    format_table,
+    no_progress,
+    not_available,
+    percent,
+    versions,
+    write_json,
+)
+from mahalad.datasets import Category, find_categories, group_of
+from mahalad.errors import InputError
+from mahalad.features import BackboneFeatures
+from mahalad.metrics import mean_and_deviation, mean_and_sem, rates_at
+from mahalad.plots import draw_fpr, save_figure
+from mahalad.store import own_groups
+from mahalad.thresholds import RULES
+
+if TYPE_CHECKING:
+    from mahalad.backbones import Levels
+
+TEST_SHARE = 0.3
+FIGURES = ("fpr", "tpr", "official_fpr")
+
+
+def run(
+    *,
+    roots: Sequence[str | Path],
+    categories: Sequence[str] = (),
+    json_file: str | Path | None = None,
+    plot_file: str | Path | None = None,
+    backbone: str = "tf_efficientnet_lite0",
+    weights: str | Path | None = None,
+    levels: Levels = None,
+    input_size: int | None = None,
+    device: str = "auto",
+    batch_size: int = 32,
+    reduction: str | None = None,
+    scorer: str = "gaussian",
+    n_augment: int = 0,
+    seed: int = 0,
+    alphas: Sequence[float] = (0.01, 0.05, 0.1),
+    splits: int = 40,
+    groups: Sequence[str] = (),
+    progress: Progress = no_progress,
+) -> str:
+    """Measure achieved false-positive rates and return them as text.
+
+    Parameters
+    ----------
+    roots, categories
+        See `mahalad.datasets.find_categories`.
+    json_file, plot_file : path, optional
+        Files to write: everything that is needed to redraw, and the plot.
+    backbone, weights, levels, input_size, device, batch_size
+        See `BackboneFeatures`.
+    reduction, scorer
+        See `make_scorer`.
+    n_augment, seed
+        As `n_augment` and `random_state` of `AnomalyDetector`; `seed` also draws the splits.
+    alphas : sequence of float
+        Rates asked for.
+    splits : int
+        Random splits of the pooled good images, 30 % of them held out as test.
+    groups : sequence of str
+        ``"REGEX"`` (for all categories) or ``"CATEGORY=REGEX"``: images whose path gives the
+        same match are kept on one side of every split, and left out together in calibration.
+    progress : callable
+        Wraps an iterable of images and their number.
+    """
+    parameters = {k: v for k, v in locals().items() if not k.endswith("_file")}
+    del parameters["progress"]
+    check_outputs(json_file, plot_file)
+    found = find_categories(roots, categories)
+    patterns = _patterns(groups, found)
+    names = {category.name: _groups(category, patterns) for category in found}
+    extractor = BackboneFeatures(
+        backbone,
+        weights=weights,
+        levels=levels,
+        input_size=input_size,
+        device=device,
+        batch_size=batch_size,
+    ).build()
+    recipe = Recipe(scorer, reduction, n_augment, seed)
+    targets = [Target(rule, alpha) for rule in RULES for alpha in sorted(set(alphas))]
+    measured = {
+        images.category.name: _measure(images, names[images.category.name], recipe, targets, splits)
+        for images in extract_categories(found, extractor, n_augment, progress)
+    }
+    report: dict[str, Any] = {
+        "benchmark": "fpr",
+        "parameters": parameters,
+        "versions": versions(),
+        "network": extractor.record(),
+        "categories": measured,
+        "mean": _mean_over(measured, targets),
+    }
+    if json_file is not None:
+        write_json(report, json_file)
+    if plot_file is not None:
+        save_figure(draw_fpr(report), plot_file)
+    return as_text(report)
+
+
+def _patterns(groups: Sequence[str], categories: Sequence[Category]) -> dict[str, str]:
+    """Regular expression of each category that has one."""
+    names = [category.name for category in categories]
+    patterns: dict[str, str] = {}
+    own: dict[str, str] = {}
+    for text in groups:
+        name, separator, pattern = text.partition("=")
+        # A regular expression may hold "=" itself; what looks like a name must be one.
+        if separator and name in names:
+            own[name] = pattern
+        elif separator and re.fullmatch(r"\w+", name):
+            raise InputError(f"--group {text!r}: no category {name!r}; one of {', '.join(names)}")
+        else:
+            patterns = dict.fromkeys(names, text)
+    return patterns | own
+
+
+def _groups(category: Category, patterns: dict[str, str]) -> NDArray[Any] | None:
+    """Group of each image of a category, training images first; None without a pattern.
+
+    Bad images are never split, so a pattern need not match them.
+    """
+    if category.name not in patterns:
+        return None
+    pattern = patterns[category.name]
+    pairs = [(path, "good") for path in category.train]
+    pairs += zip(category.test, category.kinds, strict=True)
+    return np.array([group_of(str(p), pattern) if kind == "good" else "" for p, kind in pairs])
+
+
+def _measure(
+    images: CategoryImages,
+    groups: NDArray[Any] | None,
+    recipe: Recipe,
+    targets: Sequence[Target],
+    splits: int,
+) -> dict[str, Any]:
+    """Rates over random splits of the good images, and on the official split."""
+    is_anomaly = images.is_anomaly
+    good, bad = np.flatnonzero(~is_anomaly), np.flatnonzero(is_anomaly)
+    # Without groups, the same picture twice still stays on one side.
+    parts = np.array(own_groups(images.keys)) if groups is None else groups
+    if len(set(parts[good])) < 4:
+        raise InputError(
+            f"category {images.category.name}: {len(set(parts[good]))} independent good images; "
+            "splitting them needs at least 4"
+        )
+    shuffle = GroupShuffleSplit(splits, test_size=TEST_SHARE, random_state=recipe.seed)
+    pairs = [
+        (good[fitted], np.concatenate([good[tested], bad]))
+        for fitted, tested in shuffle.split(good, groups=parts[good])
+    ]
+    official = np.arange(images.n_train)
+    pairs.append((official, np.arange(images.n_train, len(is_anomaly))))
+    found = [
+        evaluate(images, fitted, tested, recipe, targets, None if groups is None else parts[fitted])
+        for fitted, tested in pairs
+    ]
+    rates = [
+        {target: _rates(is_anomaly[tested], judged[target]) for target in targets}
+        for (_, tested), judged in zip(pairs, found, strict=True)
+    ]
+    return {
+        "n_train": images.n_train,
+        "n_test_good": len(good) - images.n_train,
+        "n_bad": len(bad),
+        "n_groups": None if groups is None else len(set(parts[good])),
+        "results": [_summarise(target, rates) for target in targets],
+    }
+
+
+def _rates(is_anomaly: NDArray[np.bool_], found: Evaluation) -> tuple[float, float] | str:
+    """FPR and TPR, or why there is no threshold."""
+    if found.flagged is None:
+        return found.reason or "no threshold"
+    return rates_at(is_anomaly, found.flagged)
+
+
+def _summarise(
+    target: Target, rates: Sequence[dict[Target, tuple[float, float] | str]]
+) -> dict[str, Any]:
+    """One target on one category: its rates in every split, the last being the official one."""
+    *split_rates, official = [found[target] for found in rates]
+    reasons = [rate for rate in (*split_rates, official) if isinstance(rate, str)]
+    held = [rate for rate in split_rates if not isinstance(rate, str)]
+    summary: dict[str, Any] = {"rule": target.rule, "alpha": target.fpr}
+    for i, name in enumerate(("fpr", "tpr")):
+        values = [rate[i] for rate in held] if len(held) == len(split_rates) else []
+        mean, deviation = mean_and_deviation(values)
+        last = None if isinstance(official, str) else official[i]
+        summary |= {
+            name: mean if values else None,
+            f"{name}_std": deviation if values else None,
+            f"{name}_splits": values,
+            f"official_{name}": last,
+        }
+    return summary | {"reason": reasons[0] if reasons else None}
+
+
+def _mean_over(measured: dict[str, Any], targets: Sequence[Target]) -> list[dict[str, Any]]:
+    """Mean and standard error over the categories that have a figure, per target."""
+    means = []
+    for i, target in enumerate(targets):
+        row: dict[str, Any] = {"rule": target.rule, "alpha": target.fpr}
+        for name in FIGURES:
+            values = [category["results"][i][name] for category in measured.values()]
+            values = [value for value in values if value is not None and value == value]
+            mean, sem = mean_and_sem(values)
+            row[name] = {"mean": mean, "sem": sem, "n": len(values)}
+        means.append(row)
+    return means
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """A report as aligned text, for a terminal of 100 columns."""
+    p, network, categories = report["parameters"], report["network"], report["categories"]
+    copies = f", {p['n_augment']} augmented copies" if p["n_augment"] else ""
+    about = [
+        ("protocol", f"{p['splits']} random splits of train/good + test/good, 30 % held out"),
+        ("network", f"{network['backbone']} at {network['input_size']} px, weights from "
+                    f"{network['weights_source']}"),
+        ("scorer", f"{p['scorer']}, reduction {p['reduction'] or 'none'}{copies}; raw scores"),
+        ("data", ", ".join(map(str, p["roots"]))),
+        *(("images", f"{name}: {_counts(one)}") for name, one in categories.items()),
+        ("figures", "in %; FPR ± standard deviation over splits (last rows: ± standard error over"),
+        ("", "categories); official: FPR of a fit to train/good on test/good"),
+    ]  # fmt: skip
+    reasons = [r["reason"] for one in categories.values() for r in one["results"] if r["reason"]]
+    return "\n".join(
+        [
+            "bench fpr: asked (columns) against achieved false-positive rate",
+            *(f"  {key:9} {value}" for key, value in about),
+            "",
+            _table(report),
+            "",
+            "conformal, chi2: calibrated by leaving images out; holdout: on 30 % of the images "
+            "fitted;",
+            "chi2-nominal: the paper's rule, as a reference.",
+            *(f"n/a: {reason}" for reason in dict.fromkeys(reasons)),
+        ]
+    )
+
+
+def _counts(one: dict[str, Any]) -> str:
+    grouped = "" if one["n_groups"] is None else f", in {one['n_groups']} groups"
+    return f"{one['n_train']} + {one['n_test_good']} good{grouped}; {one['n_bad']} bad"
+
+
+def _table(report: dict[str, Any]) -> str:
+    alphas = list(dict.fromkeys(row["alpha"] for row in report["mean"]))
+    header = ["category", "rule"]
+    for alpha in alphas:
+        header += [f"FPR at {100 * alpha:g} %", "TPR", "official"]
+    rows = []
+    for name, one in report["categories"].items():
+        for rule in RULES:
+            cells = []
+            for result in (r for r in one["results"] if r["rule"] == rule):
+                missing = not_available(result["reason"]) if result["reason"] else "-"
+                cells += [
+                    missing if result["fpr"] is None else percent(result["fpr"], result["fpr_std"]),
+                    percent(result["tpr"]),
+                    percent(result["official_fpr"]),
+                ]
+            rows.append([name, rule, *cells])
+    n = len(report["categories"])
+    for rule in RULES:
+        cells = []
+        for row in (row for row in report["mean"] if row["rule"] == rule):
+            cells += [_mean_cell(row[name], n, name == "fpr") for name in FIGURES]
+        rows.append([f"mean of {n}", rule, *cells])
+    return format_table(header, rows, n_keys=2)
+
+
+def _mean_cell(mean: dict[str, Any], n: int, spread: bool) -> str:
+    if mean["n"] == 0:
+        return "-"
+    text = percent(mean["mean"], mean["sem"] if spread else None)
+    return text if mean["n"] == n else f"{text} (of {mean['n']})"

@@ -1,0 +1,398 @@
+"""`mahalad bench mvtec`: accuracy on categories in the layout of MVTec AD.
+
+A report (plain JSON) is measured first; the text and the plot are made from it alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import KFold
+
+from mahalad.bench_features import (
+    CategoryImages,
+    Evaluation,
+    Progress,
+    Recipe,
+    Rows,
+    Target,
+    check_outputs,
+    evaluate,
+    extract_categories,
+    format_table,
+    no_progress,
+    not_available,
+    percent,
+    versions,
+    write_json,
+)
+from mahalad.datasets import Category, find_categories
+from mahalad.errors import BackboneError, InputError, MissingExtraError, WeightsError
+from mahalad.features import BackboneFeatures
+from mahalad.metrics import average_precision, f1_max, mean_and_sem, rates_at, roc_auc
+from mahalad.plots import draw_mvtec, save_figure
+from mahalad.thresholds import RULES
+
+if TYPE_CHECKING:
+    from mahalad.backbones import Levels
+
+METRICS = {
+    "roc_auc": "AUROC",
+    "average_precision": "AP",
+    "f1_max": "F1-max*",
+    "fpr": "FPR",
+    "tpr": "TPR",
+}
+PROTOCOLS = {
+    "paper": "paper (5 folds, fit on 80 % of train/good, whole test set, mean over folds)",
+    "official": "official (fit on all of train/good, whole test set)",
+}
+TABLES = ("categories", "levels", "distances", "networks", "sizes", "thresholds")
+DISTANCES = {
+    "l2": "L2",
+    "sed": "SED",
+    "gaussian": "Mahalanobis",
+    "ocsvm": "one-class SVM",
+}
+ALPHAS = (0.01, 0.05, 0.1)
+NETWORKS = (
+    "resnet18.tv_in1k",
+    "resnet34.tv_in1k",
+    "resnet50.tv_in1k",
+    "wide_resnet50_2.tv_in1k",
+    "tf_efficientnet_b0.aa_in1k",
+    "tf_efficientnet_b4.aa_in1k",
+    "tf_efficientnetv2_b0.in1k",
+)
+SIZES = tuple(f"tf_efficientnet_b{size}.aa_in1k" for size in range(8))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of an experiment: how features are scored and judged; no levels means all."""
+
+    name: str
+    recipe: Recipe
+    target: Target
+    levels: tuple[str, ...] = ()
+
+
+def run(
+    *,
+    roots: Sequence[str | Path],
+    categories: Sequence[str] = (),
+    json_file: str | Path | None = None,
+    plot_file: str | Path | None = None,
+    backbone: str = "tf_efficientnet_lite0",
+    weights: str | Path | None = None,
+    levels: Levels = None,
+    input_size: int | None = None,
+    device: str = "auto",
+    batch_size: int = 32,
+    reduction: str | None = None,
+    scorer: str = "gaussian",
+    threshold: str = "conformal",
+    fpr: float = 0.05,
+    n_augment: int = 0,
+    seed: int = 0,
+    protocol: str = "official",
+    table: str = "categories",
+    networks: Sequence[str] = (),
+    progress: Progress = no_progress,
+) -> str:
+    """Measure accuracy per category and return it as text.
+
+    Parameters
+    ----------
+    roots, categories
+        See `mahalad.datasets.find_categories`.
+    json_file, plot_file : path, optional
+        Files to write: everything that is needed to redraw, and the plot.
+    backbone, weights, levels, input_size, device, batch_size
+        See `BackboneFeatures`.
+    reduction, scorer
+        See `make_scorer`. ``table="distances"`` compares scorers and does not use `scorer`.
+    threshold, fpr
+        The rule and rate at which FPR and TPR are measured; ``table="thresholds"`` compares
+        all rules, at `fpr` and some other rates.
+    n_augment, seed
+        As `n_augment` and `random_state` of `AnomalyDetector`.
+    protocol : {"official", "paper"}
+    table : {"categories", "levels", "distances", "networks", "sizes", "thresholds"}
+    networks : sequence of str
+        ``"NAME"`` or ``"NAME=WEIGHTS"``: rows of ``table="networks"`` and ``"sizes"``. By
+        default `backbone` and a list of the paper's networks, with weights from timm's hub.
+        A network whose weights are out of reach is reported as not run.
+    progress : callable
+        Wraps an iterable of images and their number.
+    """
+    parameters = {k: v for k, v in locals().items() if not k.endswith("_file")}
+    del parameters["progress"]
+    check_outputs(json_file, plot_file)
+    found = find_categories(roots, categories)
+    _check(found, protocol, table)
+    recipe, target = Recipe(scorer, reduction, n_augment, seed), Target(threshold, fpr)
+    options: dict[str, Any] = {
+        "levels": levels, "input_size": input_size, "device": device, "batch_size": batch_size
+    }  # fmt: skip
+    rows = []
+    for name, file in _networks(table, networks, backbone, weights):
+        extractor = BackboneFeatures(name, weights=file, **options)
+        try:
+            extractor.build()
+        except (WeightsError, MissingExtraError, BackboneError) as error:
+            rows.append({"name": name, "network": None, "not_run": str(error)})
+            failure = error
+            continue
+        images = extract_categories(found, extractor, n_augment, progress)
+        variants = _variants(table, name, recipe, target, tuple(images[0].features))
+        rows += _rows(images, variants, protocol, extractor.record())
+    if all(row["not_run"] for row in rows):
+        raise failure
+    report = {
+        "benchmark": "mvtec",
+        "parameters": parameters,
+        "versions": versions(),
+        "images": {category.name: _describe(category) for category in found},
+        "rows": rows,
+    }
+    if json_file is not None:
+        write_json(report, json_file)
+    if plot_file is not None:
+        save_figure(draw_mvtec(report), plot_file)
+    return as_text(report)
+
+
+def _check(categories: Sequence[Category], protocol: str, table: str) -> None:
+    for what, value, allowed in (("protocol", protocol, PROTOCOLS), ("table", table, TABLES)):
+        if value not in allowed:
+            raise InputError(f"unknown {what} {value!r}; one of {', '.join(allowed)}")
+    for category in categories:
+        n_good = category.kinds.count("good")
+        if not 0 < n_good < len(category.kinds):
+            raise InputError(
+                f"category {category.name}: {n_good} of its {len(category.kinds)} test images are "
+                "good; AUROC needs good and bad ones"
+            )
+        if protocol == "paper" and len(category.train) < 5:
+            raise InputError(
+                f"category {category.name}: 5 folds need at least 5 training images, and it has "
+                f"{len(category.train)}"
+            )
+
+
+def _describe(category: Category) -> dict[str, Any]:
+    return {
+        "n_train": len(category.train),
+        "test": list(category.test),
+        "is_anomaly": [kind != "good" for kind in category.kinds],
+    }
+
+
+def _networks(
+    table: str, networks: Sequence[str], backbone: str, weights: str | Path | None
+) -> list[tuple[str, str | Path | None]]:
+    """Names of the networks to run, each with its weights."""
+    if networks and table not in ("networks", "sizes"):
+        raise InputError(f"networks are for table='networks' or 'sizes', not {table!r}")
+    if networks and weights is not None:
+        raise InputError("with several networks, give weights as NAME=WEIGHTS for each")
+    if networks:
+        parts = [network.partition("=") for network in networks]
+        return [(name, file or None) for name, _, file in parts]
+    more = {"networks": NETWORKS, "sizes": SIZES}.get(table, ())
+    return [(backbone, weights), *((name, None) for name in more if name != backbone)]
+
+
+def _variants(
+    table: str, network: str, recipe: Recipe, target: Target, levels: tuple[str, ...]
+) -> list[Variant]:
+    """The rows of an experiment for one network."""
+    if table == "thresholds":
+        rates = sorted({*ALPHAS, target.fpr})
+        return [
+            Variant(f"{rule} at {100 * rate:g} %", recipe, Target(rule, rate))
+            for rule in RULES
+            for rate in rates
+        ]
+    if table == "levels":
+        each = [Variant(level, recipe, target, (level,)) for level in levels]
+        return [*each, Variant("sum of levels", recipe, target)]
+    if table == "distances":
+        return [
+            Variant(title, replace(recipe, scorer=scorer), target)
+            for scorer, title in DISTANCES.items()
+        ]
+    return [Variant(network, recipe, target)]
+
+
+def _rows(
+    images: Sequence[CategoryImages],
+    variants: Sequence[Variant],
+    protocol: str,
+    network: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """The report's rows of one network."""
+    measured = {one.category.name: _measure(one, variants, protocol) for one in images}
+    rows = []
+    for i, variant in enumerate(variants):
+        results = {category: found[i] for category, found in measured.items()}
+        row = {"name": variant.name, "network": network, "not_run": None}
+        row |= {"target": asdict(variant.target), "categories": results}
+        rows.append(row | {"mean": _mean_over(list(results.values()))})
+    return rows
+
+
+def _measure(
+    images: CategoryImages, variants: Sequence[Variant], protocol: str
+) -> list[dict[str, Any]]:
+    """Figures of every variant on one category; variants that differ in the target share fits."""
+    tested = np.arange(images.n_train, len(images.paths))
+    folds = _folds(images.n_train, protocol)
+    results = []
+    for (recipe, levels), same in groupby(variants, key=lambda v: (v.recipe, v.levels)):
+        targets = [variant.target for variant in same]
+        chosen = images.at_levels(*levels) if levels else images
+        found = [evaluate(chosen, fold, tested, recipe, targets) for fold in folds]
+        for target in targets:
+            judged = [(len(fold), at[target]) for fold, at in zip(folds, found, strict=True)]
+            results.append(_summarise(images.is_anomaly[tested], judged))
+    return results
+
+
+def _folds(n_train: int, protocol: str) -> list[Rows]:
+    """Rows to fit to: one array for each fit."""
+    if protocol == "official":
+        return [np.arange(n_train)]
+    folds = KFold(5, shuffle=True, random_state=0)
+    return [fitted for fitted, _ in folds.split(np.arange(n_train))]
+
+
+def _summarise(
+    is_anomaly: NDArray[np.bool_], judged: Sequence[tuple[int, Evaluation]]
+) -> dict[str, Any]:
+    """Figures of each fit (images fitted, and what it says) on a category, and their means."""
+    folds = []
+    for n_fitted, found in judged:
+        rates = (None, None) if found.flagged is None else rates_at(is_anomaly, found.flagged)
+        figures = {
+            "roc_auc": roc_auc(found.scores, is_anomaly),
+            "average_precision": average_precision(found.scores, is_anomaly),
+            "f1_max": f1_max(found.scores, is_anomaly),
+            "fpr": rates[0],
+            "tpr": rates[1],
+        }
+        about = {"n_fitted": n_fitted, "threshold": found.threshold, "reason": found.reason}
+        folds.append(figures | about | {"scores": found.scores.tolist()})
+    reasons = [fold["reason"] for fold in folds if fold["reason"]]
+    means = {
+        metric: None
+        if any(fold[metric] is None for fold in folds)
+        else float(np.mean([fold[metric] for fold in folds]))
+        for metric in METRICS
+    }
+    return means | {"reason": reasons[0] if reasons else None, "folds": folds}
+
+
+def _mean_over(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard error over the categories that have a figure."""
+    means = {}
+    for metric in METRICS:
+        values = [result[metric] for result in results if result[metric] is not None]
+        mean, sem = mean_and_sem(values)
+        means[metric] = {"mean": mean, "sem": sem, "n": len(values)}
+    return means
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """A report as aligned text, for a terminal of 100 columns."""
+    p = report["parameters"]
+    ran = [row for row in report["rows"] if not row["not_run"]]
+    missing = [row for row in report["rows"] if row["not_run"]]
+    lines = [_header(report, ran), "", _table(report, ran), ""]
+    lines += [f"not run: {row['name']}: {row['not_run']}" for row in missing]
+    if missing:
+        lines.append("")
+    reasons = [c["reason"] for row in ran for c in row["categories"].values() if c["reason"]]
+    if p["table"] == "thresholds":
+        lines.append("FPR, TPR: achieved on the test set, against the rate asked for.")
+    else:
+        lines.append(
+            f"FPR, TPR: shares of good and bad test images above the {p['threshold']} threshold "
+            f"for {percent(p['fpr'])} %."
+        )
+        lines.append("* F1-max is tuned on the test labels: a bound, not what a detector reaches.")
+    lines += [f"n/a: {reason}" for reason in dict.fromkeys(reasons)]
+    return "\n".join(lines)
+
+
+def _header(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
+    p = report["parameters"]
+    networks = {row["network"]["backbone"]: row["network"] for row in ran}
+    described = [
+        f"{name} at {record['input_size']} px, weights from {record['weights_source']}"
+        for name, record in networks.items()
+    ]
+    scorer = "one per row" if p["table"] == "distances" else p["scorer"]
+    copies = f", {p['n_augment']} augmented copies" if p["n_augment"] else ""
+    rows = [
+        ("protocol", PROTOCOLS[p["protocol"]]),
+        *(("network", text) for text in described),
+        ("scorer", f"{scorer}, reduction {p['reduction'] or 'none'}{copies}; raw scores"),
+        ("data", ", ".join(map(str, p["roots"]))),
+        ("figures", "in %; ± is the standard error of the mean over categories"),
+    ]
+    return "\n".join([f"bench mvtec: {p['table']}", *(f"  {k:9} {v}" for k, v in rows)])
+
+
+def _table(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
+    p = report["parameters"]
+    n = len(report["images"])
+    metrics = [m for m in METRICS if p["table"] != "thresholds" or m in ("fpr", "tpr")]
+    titles = [METRICS[metric] for metric in metrics]
+    if p["table"] == "categories":
+        rows = []
+        for name, result in ran[0]["categories"].items():
+            about = report["images"][name]
+            n_bad = sum(about["is_anomaly"])
+            counts = [about["n_train"], len(about["test"]) - n_bad, n_bad]
+            rows.append([name, *map(str, counts), *(_cell(result, m) for m in metrics)])
+        rows.append([_over(n), "", "", "", *(_mean_cell(ran[0], m, n) for m in metrics)])
+        return format_table(["category", "train", "good", "bad", *titles], rows)
+    shown = ("fpr", "tpr") if p["table"] == "thresholds" else ("roc_auc",)
+    columns = [(name, metric) for name in report["images"] for metric in shown]
+    rows = [
+        [
+            row["name"],
+            *(_mean_cell(row, metric, n) for metric in metrics),
+            *(_cell(row["categories"][name], metric) for name, metric in columns),
+        ]
+        for row in ran
+    ]
+    header = [f"{name} {METRICS[metric]}" for name, metric in columns]
+    return format_table([_over(n), *titles, *header], rows)
+
+
+def _over(n: int) -> str:
+    return f"mean over {n} categor{'y' if n == 1 else 'ies'}"
+
+
+def _cell(result: dict[str, Any], metric: str) -> str:
+    value = result[metric]
+    return not_available(result["reason"]) if value is None else percent(value)
+
+
+def _mean_cell(row: dict[str, Any], metric: str, n: int) -> str:
+    """Mean ± SEM, with the number of categories where some have no figure."""
+    mean = row["mean"][metric]
+    if mean["n"] == 0 or math.isnan(mean["mean"]):
+        return "n/a"
+    text = percent(mean["mean"], mean["sem"])
+    return text if mean["n"] == n else f"{text} (of {mean['n']})"

@@ -1,0 +1,221 @@
+"""Pictures of benchmark reports, drawn from the report alone and written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mahalad.modelfile import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers.
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+GREY = "#666666"
+RULE_STYLES = {
+    "conformal": (BLUE, "o"),
+    "chi2": (GREEN, "s"),
+    "holdout": (PURPLE, "D"),
+    "chi2-nominal": (ORANGE, "^"),
+}
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure; the suffix (.png, .svg, .pdf) says how."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=Path(path).suffix.lower().lstrip("."), dpi=130)
+    write_atomically(path, buffer.getvalue())
+
+
+def draw_mvtec(report: dict[str, Any]) -> Figure:
+    """Draw a report of `bench mvtec`: curves per category, or one line per row."""
+    if report["parameters"]["table"] == "categories":
+        return _draw_categories(report)
+    if report["parameters"]["table"] == "thresholds":
+        return _draw_thresholds(report)
+    return _draw_rows(report)
+
+
+def draw_fpr(report: dict[str, Any]) -> Figure:
+    """Draw a report of `bench fpr`: asked against achieved rate, one panel per category."""
+    panels = {
+        name: [
+            (r["rule"], r["alpha"], r["fpr"], r["fpr_std"], r["official_fpr"])
+            for r in one["results"]
+        ]
+        for name, one in report["categories"].items()
+    }
+    network = report["network"]
+    title = (
+        f"False-positive rate asked and achieved, {report['parameters']['splits']} random splits\n"
+        f"{network['backbone']}, {network['input_size']} px; bars: standard deviation over splits;"
+        " hollow: official split"
+    )
+    return _draw_rates(panels, title)
+
+
+def _draw_thresholds(report: dict[str, Any]) -> Figure:
+    panels: dict[str, list[Any]] = {name: [] for name in report["images"]}
+    for row in report["rows"]:
+        for name, result in (row.get("categories") or {}).items():
+            target = row["target"]
+            panels[name].append((target["rule"], target["fpr"], result["fpr"], None, None))
+    return _draw_rates(panels, "False-positive rate asked and achieved on the test set")
+
+
+def _figure(n_panels: int, n_columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure with a grid of panels; those beyond `n_panels` are hidden."""
+    from matplotlib.figure import Figure
+
+    n_rows = math.ceil(n_panels / n_columns)
+    figure = Figure(figsize=(size[0] * n_columns, size[1] * n_rows + 0.8), layout="constrained")
+    axes = list(figure.subplots(n_rows, n_columns, squeeze=False).flat)
+    for unused in axes[n_panels:]:
+        unused.set_visible(False)
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8, color=GREY)
+    return figure, axes[:n_panels]
+
+
+def _draw_categories(report: dict[str, Any]) -> Figure:
+    """ROC and histogram of raw scores, side by side, for every category."""
+    row = report["rows"][0]
+    results = row["categories"]
+    figure, axes = _figure(2 * len(results), 4 if len(results) > 1 else 2, (3.1, 2.6))
+    for i, (name, result) in enumerate(results.items()):
+        is_anomaly = np.array(report["images"][name]["is_anomaly"])
+        _draw_roc(axes[2 * i], name, result, is_anomaly)
+        _draw_scores(axes[2 * i + 1], name, result, is_anomaly)
+    network, p = row["network"], report["parameters"]
+    figure.suptitle(
+        f"{network['backbone']}, {network['input_size']} px, {p['scorer']}, reduction "
+        f"{p['reduction'] or 'none'}, {p['protocol']} protocol",
+        fontsize=10,
+    )
+    return figure
+
+
+def _draw_roc(panel: Axes, name: str, result: dict[str, Any], is_anomaly: Any) -> None:
+    from sklearn.metrics import roc_curve
+
+    for fold in result["folds"]:
+        fpr, tpr, _ = roc_curve(is_anomaly, fold["scores"])
+        panel.plot(fpr, tpr, color=BLUE, linewidth=1.6, alpha=max(0.35, 1 / len(result["folds"])))
+        if fold["fpr"] is not None:
+            panel.plot(fold["fpr"], fold["tpr"], "o", color=ORANGE, markersize=5, clip_on=False)
+    panel.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    panel.set_title(f"{name}: AUROC {100 * result['roc_auc']:.1f} %", fontsize=9)
+    panel.set_xlabel("false-positive rate", fontsize=8)
+    panel.set_ylabel("true-positive rate", fontsize=8)
+    panel.text(0.97, 0.06, "dot: at the threshold", ha="right", fontsize=7, color=ORANGE)
+    panel.set(xlim=(-0.02, 1), ylim=(0, 1.03))
+
+
+def _draw_scores(panel: Axes, name: str, result: dict[str, Any], is_anomaly: Any) -> None:
+    fold = result["folds"][0]
+    scores = np.array(fold["scores"])
+    bins = np.histogram_bin_edges(scores, bins=30).tolist()
+    panel.hist(scores[is_anomaly], bins, color=ORANGE, alpha=0.55, label="bad")
+    panel.hist(scores[~is_anomaly], bins, color=BLUE, alpha=0.75, label="good")
+    if fold["threshold"] is not None:
+        panel.axvline(fold["threshold"], color="black", linewidth=1, linestyle="--",
+                      label="threshold")  # fmt: skip
+    which = f" (fold 1 of {len(result['folds'])})" if len(result["folds"]) > 1 else ""
+    panel.set_title(f"{name}: test scores{which}", fontsize=9)
+    panel.set_xlabel("anomaly score", fontsize=8)
+    panel.set_ylabel("images", fontsize=8)
+    panel.legend(fontsize=7, frameon=False)
+
+
+def _draw_rows(report: dict[str, Any]) -> Figure:
+    """Mean AUROC with its standard error for each row, and every category as a light dot."""
+    rows = [row for row in report["rows"] if not row["not_run"]]
+    figure, (panel,) = _figure(1, 1, (7.5, 0.5 + 0.33 * len(rows)))
+    for y, row in enumerate(rows):
+        values = [100 * result["roc_auc"] for result in row["categories"].values()]
+        mean = row["mean"]["roc_auc"]
+        panel.plot(values, [y] * len(values), "o", color=BLUE, alpha=0.3, markersize=5)
+        sem = 0.0 if mean["n"] < 2 else 100 * mean["sem"]
+        panel.errorbar(100 * mean["mean"], y, xerr=sem, fmt="D", color=ORANGE, capsize=3,
+                       markersize=5)  # fmt: skip
+    panel.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8)
+    panel.invert_yaxis()
+    panel.grid(axis="x", color="#dddddd", linewidth=0.6)
+    panel.set_axisbelow(True)
+    panel.set_xlabel("AUROC in %", fontsize=8)
+    figure.suptitle(
+        f"{report['parameters']['table']}: mean over {len(report['images'])} categories (orange, "
+        "bar: standard error) and each category (blue)",
+        fontsize=9,
+    )
+    return figure
+
+
+def _draw_rates(panels: dict[str, list[Any]], title: str) -> Figure:
+    """Achieved against asked rate.
+
+    `panels` maps a category to tuples of rule, asked rate, achieved rate, its standard
+    deviation and the rate on the official split (the last three may be None).
+    """
+    n_columns = min(len(panels), 4)
+    figure, axes = _figure(len(panels), n_columns, (3.0, 3.1))
+    alphas = sorted({point[1] for points in panels.values() for point in points})
+    top = 3 * alphas[-1]
+    gap = 0.012 * 1.25 * alphas[-1]
+    for panel, (name, points) in zip(axes, panels.items(), strict=True):
+        panel.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        for k, (rule, (color, marker)) in enumerate(RULE_STYLES.items()):
+            for _, alpha, achieved, deviation, official in (p for p in points if p[0] == rule):
+                x = alpha + (k - 1.5) * gap
+                _draw_point(panel, x, achieved, deviation, top, color, marker)
+                if official is not None and official <= top:
+                    panel.plot(x, official, marker, markerfacecolor="none", color=color,
+                               markersize=6, alpha=0.7)  # fmt: skip
+        panel.set(xlim=(0, 1.25 * alphas[-1]), ylim=(0, top))
+        panel.set_xticks(alphas, [f"{100 * alpha:g}" for alpha in alphas])
+        panel.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
+        panel.set_title(name, fontsize=9)
+        panel.set_xlabel("asked FPR in %", fontsize=8)
+        panel.set_ylabel("achieved FPR in %", fontsize=8)
+    _legend(figure)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _draw_point(
+    panel: Axes,
+    x: float,
+    y: float | None,
+    deviation: float | None,
+    top: float,
+    color: str,
+    marker: str,
+) -> None:
+    """One achieved rate; one above the panel is drawn at its edge, with its value."""
+    if y is None:
+        return
+    if y > top:
+        panel.annotate(f"{100 * y:.0f}", (x, top), (0, -9), textcoords="offset points",
+                       ha="center", fontsize=7, color=color)  # fmt: skip
+        panel.plot(x, top, marker, color=color, markersize=5, clip_on=False)
+        return
+    panel.errorbar(x, y, yerr=deviation, fmt=marker, color=color, markersize=5, capsize=2,
+                   linewidth=1)  # fmt: skip
+
+
+def _legend(figure: Figure) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=color, marker=marker, linestyle="", markersize=5, label=rule)
+        for rule, (color, marker) in RULE_STYLES.items()
+    ]
+    handles.append(Line2D([], [], color=GREY, linestyle=":", label="achieved = asked"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)

@@ -1,0 +1,479 @@
+"""Tests of the benchmarks on small rendered sets, against direct computations."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupShuffleSplit, KFold
+
+from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector, bench_fpr, bench_mvtec
+from mahalad.bench_features import (
+    CategoryImages,
+    Recipe,
+    Target,
+    evaluate,
+    extract_categories,
+    format_table,
+    no_progress,
+)
+from mahalad.cli import main
+from mahalad.datasets import Category, find_categories
+from mahalad.errors import InputError, WeightsError
+from mahalad.rendered import write_dataset
+from mahalad.scorers import make_scorer
+from mahalad.store import own_groups
+from mahalad.thresholds import RULES
+
+LEVELS = ["stem", "blocks.0"]
+NETWORK: dict[str, Any] = {"levels": LEVELS, "input_size": 64}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two categories: 24 + 6 good images and 12 bad, and 22 + 4 good and 6 bad."""
+    folder = tmp_path_factory.mktemp("sets")
+    write_dataset(folder / "cog", n_train=24, n_test_good=6, n_test_per_defect=2, seed=0, size=64)
+    write_dataset(folder / "disc", n_train=22, n_test_good=4, n_test_per_defect=1, seed=1, size=64)
+    return folder
+
+
+def run_mvtec(root: Path, folder: Path, **options: Any) -> tuple[dict[str, Any], str]:
+    """Run `bench mvtec`; return what it wrote as JSON, and its text."""
+    file = folder / "report.json"
+    text = bench_mvtec.run(roots=[root], json_file=file, **(NETWORK | options))
+    return json.loads(file.read_text()), text
+
+
+def labels_of(category: Category) -> NDArray[np.bool_]:
+    return np.array([kind != "good" for kind in category.kinds])
+
+
+def detector_fit(X: Any, **options: Any) -> MahalanobisDetector:
+    with warnings.catch_warnings():  # too few images for some rates
+        warnings.simplefilter("ignore")
+        return MahalanobisDetector(**(NETWORK | options)).fit(X)
+
+
+def test_official_protocol_is_the_detector_on_all_of_train(root: Path, tmp_path: Path) -> None:
+    report, text = run_mvtec(root, tmp_path, fpr=0.1)
+    (row,) = report["rows"]
+    for category in find_categories([root]):
+        detector = detector_fit(list(category.train), fpr=0.1)
+        scores = detector.anomaly_score(list(category.test))
+        flagged = detector.predict(list(category.test)) == -1
+        is_bad = labels_of(category)
+        result = row["categories"][category.name]
+        (fold,) = result["folds"]
+        np.testing.assert_allclose(fold["scores"], scores, rtol=1e-5)
+        assert fold["threshold"] == pytest.approx(detector.threshold_, rel=1e-5)
+        assert fold["n_fitted"] == len(category.train)
+        assert result["roc_auc"] == pytest.approx(roc_auc_score(is_bad, scores))
+        assert result["fpr"] == pytest.approx(flagged[~is_bad].mean())
+        assert result["tpr"] == pytest.approx(flagged[is_bad].mean())
+        assert f"{100 * result['roc_auc']:.1f}" in text
+    aurocs = [row["categories"][name]["roc_auc"] for name in ("cog", "disc")]
+    mean = row["mean"]["roc_auc"]
+    assert mean["mean"] == pytest.approx(np.mean(aurocs))
+    assert mean["sem"] == pytest.approx(abs(aurocs[0] - aurocs[1]) / 2)
+    assert mean["n"] == 2
+
+
+def test_paper_protocol_is_the_mean_over_five_folds(root: Path, tmp_path: Path) -> None:
+    report, text = run_mvtec(root, tmp_path, protocol="paper", fpr=0.1, categories=["disc"])
+    (category,) = find_categories([root], ["disc"])
+    train, is_bad = np.array(sorted(category.train)), labels_of(category)
+    aurocs, false_positives = [], []
+    for fitted, _ in KFold(5, shuffle=True, random_state=0).split(train):
+        detector = detector_fit(list(train[fitted]), fpr=0.1)
+        scores = detector.anomaly_score(list(category.test))
+        aurocs.append(roc_auc_score(is_bad, scores))
+        false_positives.append(np.mean((scores > detector.threshold_)[~is_bad]))
+    result = report["rows"][0]["categories"]["disc"]
+    assert [fold["roc_auc"] for fold in result["folds"]] == pytest.approx(aurocs)
+    assert result["roc_auc"] == pytest.approx(np.mean(aurocs))
+    assert result["fpr"] == pytest.approx(np.mean(false_positives))
+    assert [fold["n_fitted"] for fold in result["folds"]] == [17, 17, 18, 18, 18]
+    assert report["rows"][0]["mean"]["roc_auc"]["sem"] is None  # one category has none
+    assert "5 folds, fit on 80 %" in text
+    assert "mean over 1 category" in text
+
+
+def test_report_holds_all_that_is_needed_to_redraw(root: Path, tmp_path: Path) -> None:
+    report, text = run_mvtec(root, tmp_path, reduction="npca", fpr=0.2, seed=3)
+    assert (
+        report["parameters"] | {"reduction": "npca", "fpr": 0.2, "seed": 3, **NETWORK}
+        == (report["parameters"])
+    )
+    assert report["versions"]["timm"] == timm.__version__
+    network = report["rows"][0]["network"]
+    assert (network["backbone"], network["input_size"]) == ("tf_efficientnet_lite0", 64)
+    assert len(network["weights_sha256"]) == 64
+    for category in find_categories([root]):
+        about = report["images"][category.name]
+        assert about["test"] == [str(path) for path in category.test]
+        assert about["is_anomaly"] == labels_of(category).tolist()
+        scores = report["rows"][0]["categories"][category.name]["folds"][0]["scores"]
+        assert len(scores) == len(category.test)
+    for stated in ("official", "tf_efficientnet_lite0 at 64 px", "gaussian", "npca", str(root)):
+        assert stated in text
+    assert "F1-max is tuned on the test labels" in text
+    assert "mean over 2 categories" in text
+    assert max(map(len, text.splitlines())) <= max(100, len(str(root)) + 12)
+
+
+def test_levels_are_detectors_on_one_level(root: Path, tmp_path: Path) -> None:
+    report, _ = run_mvtec(root, tmp_path, table="levels", categories=["cog"], fpr=0.1)
+    assert [row["name"] for row in report["rows"]] == [*LEVELS, "sum of levels"]
+    (category,) = find_categories([root], ["cog"])
+    for row, levels in zip(report["rows"], [["stem"], ["blocks.0"], LEVELS], strict=True):
+        detector = detector_fit(list(category.train), levels=levels, fpr=0.1)
+        (fold,) = row["categories"]["cog"]["folds"]
+        expected = detector.anomaly_score(list(category.test))
+        np.testing.assert_allclose(fold["scores"], expected, rtol=1e-5)
+        assert fold["threshold"] == pytest.approx(detector.threshold_, rel=1e-5)
+
+
+def test_distances_are_the_paper_s_scorers(root: Path, tmp_path: Path) -> None:
+    report, text = run_mvtec(root, tmp_path, table="distances", categories=["cog"], fpr=0.1)
+    names = ["L2", "SED", "Mahalanobis", "one-class SVM"]
+    assert [row["name"] for row in report["rows"]] == names
+    (category,) = find_categories([root], ["cog"])
+    for row, scorer in zip(report["rows"], ["l2", "sed", "gaussian", "ocsvm"], strict=True):
+        detector = AnomalyDetector(BackboneFeatures(**NETWORK), make_scorer(scorer), fpr=0.1)
+        detector.fit(list(category.train))
+        expected = detector.anomaly_score(list(category.test))
+        (fold,) = row["categories"]["cog"]["folds"]
+        np.testing.assert_allclose(fold["scores"], expected, rtol=1e-4)
+        assert all(name in text for name in names)
+
+
+def test_thresholds_table_has_every_rule_and_rate(root: Path, tmp_path: Path) -> None:
+    report, text = run_mvtec(root, tmp_path, table="thresholds", categories=["cog"], fpr=0.2)
+    targets = [(row["target"]["rule"], row["target"]["fpr"]) for row in report["rows"]]
+    assert targets == [(rule, fpr) for rule in RULES for fpr in (0.01, 0.05, 0.1, 0.2)]
+    extractor = BackboneFeatures(**NETWORK).build()
+    (images,) = extract_categories(find_categories([root], ["cog"]), extractor, 0, no_progress)
+    is_bad = images.is_anomaly[24:]
+    for row in report["rows"]:
+        rule, fpr = row["target"]["rule"], row["target"]["fpr"]
+        result = row["categories"]["cog"]
+        if result["fpr"] is None:
+            assert fpr < {"conformal": 1 / 25, "holdout": 1 / 8}[rule]  # 30 % of 24 images are 7
+            continue
+        # On features, since the images of a hold-out split are drawn by hashes of what is given.
+        detector = AnomalyDetector(threshold=rule, fpr=fpr).fit(images.select(np.arange(24)))
+        flagged = detector.predict(images.select(np.arange(24, 42))) == -1
+        assert result["fpr"] == pytest.approx(flagged[~is_bad].mean())
+        assert result["tpr"] == pytest.approx(flagged[is_bad].mean())
+    assert "n/a (needs 99)" in text
+
+
+def test_augmented_copies_are_fitted_as_the_detector_fits_them(root: Path, tmp_path: Path) -> None:
+    options = {"n_augment": 2, "fpr": 0.2, "seed": 1}
+    report, text = run_mvtec(root, tmp_path, categories=["disc"], **options)
+    (category,) = find_categories([root], ["disc"])
+    detector = detector_fit(list(category.train), n_augment=2, fpr=0.2, random_state=1)
+    (fold,) = report["rows"][0]["categories"]["disc"]["folds"]
+    expected = detector.anomaly_score(list(category.test))
+    np.testing.assert_allclose(fold["scores"], expected, rtol=1e-4)
+    assert fold["threshold"] == pytest.approx(detector.threshold_, rel=1e-4)
+    assert "2 augmented copies" in text
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A hub that cannot be reached; the list has the networks that were asked of it."""
+    asked: list[str] = []
+    create = timm.create_model
+
+    def without_hub(name: str, pretrained: bool = False, **options: Any) -> Any:
+        if pretrained:
+            asked.append(name)
+            raise OSError("hub out of reach")
+        return create(name, pretrained=False, **options)
+
+    monkeypatch.setattr("mahalad.backbones.timm.create_model", without_hub)
+    return asked
+
+
+def test_network_without_weights_is_reported_as_not_run(
+    root: Path, tmp_path: Path, no_hub: list[str]
+) -> None:
+    names = ["tf_efficientnet_lite0", "resnet18.tv_in1k", "tf_efficientnetv2_b0=missing.pth"]
+    report, text = run_mvtec(
+        root,
+        tmp_path,
+        table="networks",
+        networks=names,
+        levels=[0],
+        categories=["cog"],
+        plot_file=tmp_path / "networks.png",
+    )
+    ran, hub, file = report["rows"]
+    assert ran["not_run"] is None
+    assert ran["mean"]["roc_auc"]["mean"] > 0
+    assert "hub out of reach" in hub["not_run"]
+    assert "missing.pth: no such weights file" in file["not_run"]
+    assert "categories" not in hub
+    assert "not run: resnet18.tv_in1k: " in text
+    assert "not run: tf_efficientnetv2_b0: missing.pth" in text
+    assert no_hub == ["resnet18.tv_in1k"]  # one attempt
+
+
+def test_default_networks_start_with_the_backbone(root: Path, no_hub: list[str]) -> None:
+    for table, more in (("networks", bench_mvtec.NETWORKS), ("sizes", bench_mvtec.SIZES)):
+        found = bench_mvtec._networks(table, (), "resnet18.tv_in1k", "w.pth")
+        assert found[0] == ("resnet18.tv_in1k", "w.pth")
+        assert found[1:] == [(name, None) for name in more if name != "resnet18.tv_in1k"]
+    known = set(timm.list_pretrained())
+    assert {*bench_mvtec.NETWORKS, *bench_mvtec.SIZES} <= known
+
+
+def test_no_network_at_all_is_an_error(root: Path, no_hub: list[str]) -> None:
+    with pytest.raises(WeightsError, match=r"resnet18\.tv_in1k.*hub out of reach"):
+        bench_mvtec.run(roots=[root], backbone="resnet18.tv_in1k")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"networks": ["resnet18"]}, "networks are for table='networks'"),
+        ({"networks": ["a"], "weights": "w.pth", "table": "networks"}, "NAME=WEIGHTS"),
+        ({"protocol": "mine"}, "unknown protocol 'mine'; one of paper, official"),
+        ({"table": "mine"}, "unknown table 'mine'; one of categories"),
+        ({"categories": ["nut"]}, "no category nut"),
+        ({"plot_file": "plot.gif"}, r"plot.gif: a plot is written as \.png, \.svg, \.pdf"),
+        ({"json_file": "missing/report.json"}, "missing/report.json: its folder is missing"),
+    ],
+)
+def test_usage_errors_come_before_the_work(
+    root: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        bench_mvtec.run(roots=[root], **(NETWORK | options))
+
+
+def test_unreadable_images_are_named_not_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "cog"
+    write_dataset(folder, n_train=4, n_test_good=1, n_test_per_defect=1, seed=0, size=64)
+    for name in ("train/good/001.png", "test/good/000.png"):
+        (folder / name).write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"2 of 11 .*001\.png.*test/good/000\.png"):
+        bench_mvtec.run(roots=[folder], **NETWORK)
+
+
+def test_category_without_good_test_images_is_refused(tmp_path: Path) -> None:
+    folder = write_dataset(
+        tmp_path / "cog", n_train=4, n_test_good=0, n_test_per_defect=1, seed=0, size=64
+    )
+    with pytest.raises(InputError, match="cog: 0 of its 6 test images are good"):
+        bench_mvtec.run(roots=[folder], **NETWORK)
+
+
+def run_fpr(root: Path, folder: Path, **options: Any) -> tuple[dict[str, Any], str]:
+    """Run `bench fpr`; return what it wrote as JSON, and its text."""
+    file = folder / "fpr.json"
+    text = bench_fpr.run(roots=[root], json_file=file, **(NETWORK | options))
+    return json.loads(file.read_text()), text
+
+
+def test_fpr_over_splits_matches_detectors_fitted_directly(root: Path, tmp_path: Path) -> None:
+    report, text = run_fpr(root, tmp_path, splits=3, alphas=[0.1, 0.2], categories=["cog"], seed=5)
+    extractor = BackboneFeatures(**NETWORK).build()
+    (images,) = extract_categories(find_categories([root], ["cog"]), extractor, 0, no_progress)
+    good = np.flatnonzero(~images.is_anomaly)
+    bad = np.flatnonzero(images.is_anomaly)
+    splits = list(
+        GroupShuffleSplit(3, test_size=0.3, random_state=5).split(
+            good, groups=np.array(own_groups(images.keys))[good]
+        )
+    )
+    splits.append((np.arange(24), np.arange(24, 30)))  # official: train/good, test/good
+    assert [len(tested) for _, tested in splits] == [9, 9, 9, 6]
+    for result in report["categories"]["cog"]["results"]:
+        false_positives, true_positives = [], []
+        for fitted, tested in splits:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                detector = AnomalyDetector(
+                    threshold=result["rule"], fpr=result["alpha"], random_state=5
+                ).fit(images.select(good[fitted]))
+            if result["fpr"] is None:
+                assert result["rule"] == "holdout"
+                assert result["alpha"] == 0.1
+                break
+            false_positives.append(np.mean(detector.predict(images.select(good[tested])) == -1))
+            true_positives.append(np.mean(detector.predict(images.select(bad)) == -1))
+        else:
+            assert result["fpr_splits"] == pytest.approx(false_positives[:3])
+            assert result["fpr"] == pytest.approx(np.mean(false_positives[:3]))
+            assert result["fpr_std"] == pytest.approx(np.std(false_positives[:3], ddof=1))
+            assert result["tpr"] == pytest.approx(np.mean(true_positives[:3]))
+            assert result["official_fpr"] == pytest.approx(false_positives[3])
+            assert result["official_tpr"] == pytest.approx(true_positives[3])
+    assert "n/a (needs 9)" in text  # 30 % of 21 images are 6
+    assert "3 random splits" in text
+
+
+@pytest.mark.parametrize("prefix", ["", "cog="])
+def test_groups_stay_on_one_side_and_reach_calibration(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    calls: dict[str, list[Any]] = {"cog": [], "disc": []}
+
+    def spy(images: Any, fitted: Any, tested: Any, *rest: Any) -> Any:
+        calls[images.category.name].append((images, fitted, tested, rest[-1]))
+        return evaluate(images, fitted, tested, *rest)
+
+    monkeypatch.setattr(bench_fpr, "evaluate", spy)
+    # The last digit of the number is the part; bad images need not match.
+    group = prefix + r"good/\d\d(\d)"
+    report, text = run_fpr(root, tmp_path, splits=4, alphas=[0.3], groups=[group])
+    assert len(calls["cog"]) == 5  # and the official split
+    for images, fitted, tested, groups in calls["cog"][:4]:
+        digits = [path.stem[-1] for path in images.paths]
+        on_one_side = {digits[i] for i in fitted}
+        on_the_other = {digits[i] for i in tested if not images.is_anomaly[i]}
+        assert not on_one_side & on_the_other
+        assert list(groups) == [digits[i] for i in fitted]
+    assert report["categories"]["cog"]["n_groups"] == 10
+    assert "24 + 6 good, in 10 groups; 12 bad" in text
+    assert report["categories"]["disc"]["n_groups"] == (None if prefix else 10)
+    assert all((call[3] is None) == bool(prefix) for call in calls["disc"])
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["nut=(\\d+)"], "no category 'nut'; one of cog, disc"),
+        (["cog=tile_(\\d+)"], "does not match .*000.png"),
+        (["(\\d"], "is not a regular expression"),
+    ],
+)
+def test_unusable_groups_are_refused(root: Path, groups: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        bench_fpr.run(roots=[root], groups=groups, **NETWORK)
+
+
+def synthetic(n_train: int, n_good: int, n_bad: int, seed: int = 0) -> CategoryImages:
+    """Gaussian features without images; variances fall as 1/i, as real ones do."""
+    rng = np.random.default_rng(seed)
+    n = n_train + n_good + n_bad
+    paths = tuple(Path(f"{i:03d}.png") for i in range(n))
+    kinds = ("good",) * n_good + ("bad",) * n_bad
+    features = {
+        name: rng.normal(size=(n, size)) / np.sqrt(np.arange(1, size + 1))
+        for name, size in (("a", 4), ("b", 60))
+    }
+    for values in features.values():
+        values[n_train + n_good :] += 3
+    category = Category("synthetic", paths[:n_train], paths[n_train:], kinds)
+    return CategoryImages(category, features, tuple(range(n)))
+
+
+def test_asked_rate_is_achieved_on_average() -> None:
+    """200 good images, 40 splits: the mean's own error is below 1.5 %."""
+    targets = [Target(rule, 0.1) for rule in RULES]
+    measured = bench_fpr._measure(synthetic(150, 50, 20), None, Recipe(), targets, 40)
+    achieved = {result["rule"]: result["fpr"] for result in measured["results"]}
+    for rule in ("conformal", "chi2", "holdout"):
+        assert achieved[rule] == pytest.approx(0.1, abs=0.04)
+    assert achieved["chi2-nominal"] > 0.15  # it does not hold
+    assert all(len(r["fpr_splits"]) == len(r["tpr_splits"]) == 40 for r in measured["results"])
+    assert all(r["tpr"] == 1 for r in measured["results"])
+
+
+def test_other_test_normals_show_in_the_official_split() -> None:
+    images = synthetic(150, 50, 20)
+    for values in images.features.values():
+        values[150:200] += 1.5
+    (result,) = bench_fpr._measure(images, None, Recipe(), [Target("conformal", 0.1)], 20)[
+        "results"
+    ]
+    assert result["fpr"] == pytest.approx(0.1, abs=0.05)
+    assert result["official_fpr"] > 0.8
+
+
+def test_the_same_picture_twice_stays_on_one_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = synthetic(30, 10, 5)
+    images = CategoryImages(images.category, images.features, (*([7] * 20), *range(100, 125)))
+    sides = []
+
+    def spy(images: Any, fitted: Any, tested: Any, *rest: Any) -> Any:
+        sides.append((set(fitted), set(tested)))
+        return evaluate(images, fitted, tested, *rest)
+
+    monkeypatch.setattr(bench_fpr, "evaluate", spy)
+    bench_fpr._measure(images, None, Recipe(), [Target("chi2", 0.1)], 10)
+    twins = set(range(20))
+    assert all(twins <= fitted or twins <= tested for fitted, tested in sides[:-1])
+
+
+def test_without_bad_images_there_is_no_tpr() -> None:
+    measured = bench_fpr._measure(synthetic(30, 10, 0), None, Recipe(), [Target("chi2", 0.1)], 3)
+    (result,) = measured["results"]
+    assert math.isnan(result["tpr"])
+    assert 0 <= result["fpr"] <= 1
+
+
+def test_too_few_good_images_are_refused() -> None:
+    with pytest.raises(InputError, match="3 independent good images"):
+        bench_fpr._measure(synthetic(2, 1, 1), None, Recipe(), [Target("chi2", 0.1)], 3)
+
+
+def test_rule_that_a_scorer_has_not_is_not_available() -> None:
+    images = synthetic(30, 10, 5)
+    rows = np.arange(30), np.arange(30, 45)
+    found = evaluate(images, *rows, Recipe("l2"), [Target("chi2-nominal", 0.1)])
+    (judged,) = found.values()
+    assert judged.flagged is None
+    assert judged.reason is not None
+    assert "is for Mahalanobis distances" in judged.reason
+
+
+@pytest.mark.parametrize("table", ["categories", "distances", "thresholds"])
+def test_plots_are_written(root: Path, tmp_path: Path, table: str) -> None:
+    file = tmp_path / f"{table}.png"
+    bench_mvtec.run(roots=[root], table=table, plot_file=file, fpr=0.1, **NETWORK)
+    assert file.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_command_line(root: Path, tmp_path: Path) -> None:
+    network = ["--root", str(root), "-C", "cog", "--size", "64", "--levels", "stem,1"]
+    file = tmp_path / "plot.svg"
+    fpr = CliRunner().invoke(
+        main,
+        ["bench", "fpr", *network, "--splits", "2", "--alpha", "0.2", "--plot", str(file),
+         "--group", r"cog=(\d+)\.png", "--group", "(.*)"],
+    )  # fmt: skip
+    assert fpr.exit_code == 0, fpr.output
+    assert "FPR at 20 %" in fpr.output
+    assert "<svg" in file.read_text()
+    accuracy = CliRunner().invoke(main, ["bench", "mvtec", *network, "--protocol", "paper"])
+    assert accuracy.exit_code == 0, accuracy.output
+    assert "AUROC" in accuracy.output
+    wrong = CliRunner().invoke(main, ["bench", "mvtec", *network, "--plot", "plot.bmp"])
+    assert wrong.exit_code == 2
+    assert "plot.bmp" in wrong.output
+
+
+def test_wide_table_continues_below_with_the_same_keys() -> None:
+    header = ["name", *(f"column {i:02d}" for i in range(20))]
+    text = format_table(header, [["first", *map(str, range(20))], ["second", *["1"] * 20]])
+    blocks = [block.splitlines() for block in text.split("\n\n")]
+    assert len(blocks) == 3
+    assert all(len(line) <= 100 for block in blocks for line in block)
+    assert all(block[2].startswith("first ") for block in blocks)
+    words = [word for block in blocks for word in block[2].split() if word != "first"]
+    assert words == [str(i) for i in range(20)]
