@@ -241,8 +241,11 @@ def _choose_levels(names: list[str], levels: Levels, backbone: str) -> list[int]
 
 
 def _keys_up_to(network: nn.Module, module: str) -> list[str]:
-    """Keys of the state dict up to a module's last one, in order of definition."""
-    keys = list(network.state_dict())
+    """Keys of the state dict up to a module's last one, in order of definition.
+
+    Batch counters are of no use outside training.
+    """
+    keys = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
     last = max(i for i, key in enumerate(keys) if key.startswith(module + "."))
     return keys[: last + 1]
 

@@ -37,6 +37,7 @@ Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 Rows = NDArray[np.intp]
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 WIDTH = 100
+_NEEDED = re.compile(r"needs at least (\d+)")  # as CalibrationError says it
 _PACKAGES = ("mahalad", "numpy", "scikit-learn", "torch", "timm", "pillow")
 
 
@@ -238,6 +239,11 @@ def evaluate(
     targets : sequence of Target
     groups : sequence of str of length n_fitted, optional
         Images that calibration leaves out together.
+
+    Notes
+    -----
+    Scores are those of a fit to the images themselves. Calibration folds and hold-out splits are
+    drawn by hashes of what is fitted, here the features, so they are other, equally random ones.
     """
     found: dict[Target, Evaluation] = {}
     for held_out in (False, True):
@@ -276,8 +282,18 @@ def _judge(detector: AnomalyDetector, level_scores: Floats, target: Target) -> E
 
 def not_available(reason: str) -> str:
     """What a table shows where a rule gives no threshold: "n/a (needs 99)"."""
-    needed = re.search(r"needs at least (\d+)", reason)
+    needed = _NEEDED.search(reason)
     return f"n/a (needs {needed[1]})" if needed else "n/a"
+
+
+def footnotes(reasons: Iterable[str | None]) -> list[str]:
+    """What a text says below a table about thresholds that are not available."""
+    given = dict.fromkeys(reason for reason in reasons if reason)
+    needs = [reason for reason in given if _NEEDED.search(reason)]
+    lines = [f"n/a: {reason}" for reason in given if reason not in needs]
+    if needs:
+        lines.append("n/a (needs N): that rule needs N calibration images at that rate.")
+    return lines
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
@@ -288,7 +304,12 @@ def percent(value: float | None, spread: float | None = None) -> str:
     return text if spread is None or math.isnan(spread) else f"{text} ± {100 * spread:.1f}"
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], n_keys: int = 1) -> str:
+def format_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    n_keys: int = 1,
+    n_together: int = 1,
+) -> str:
     """Align a table; columns that do not fit 100 characters go below, after the same keys.
 
     Parameters
@@ -296,16 +317,18 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], n_keys: i
     header, rows : sequences of str
     n_keys : int
         The first columns, aligned left; the others are aligned right.
+    n_together : int
+        Columns that are not parted.
     """
     table = [list(header), *map(list, rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     blocks: list[list[int]] = [[]]
     room = WIDTH - sum(width + 2 for width in widths[:n_keys])
-    for i in range(n_keys, len(header)):
-        used = sum(widths[j] + 2 for j in blocks[-1])
-        if blocks[-1] and used + widths[i] > room:
+    for start in range(n_keys, len(header), n_together):
+        together = range(start, min(start + n_together, len(header)))
+        if blocks[-1] and sum(widths[i] + 2 for i in (*blocks[-1], *together)) - 2 > room:
             blocks.append([])
-        blocks[-1].append(i)
+        blocks[-1] += together
     texts = []
     for block in blocks:
         lines = []

@@ -25,6 +25,7 @@ from mahalad.bench_features import (
     check_outputs,
     evaluate,
     extract_categories,
+    footnotes,
     format_table,
     no_progress,
     not_available,
@@ -254,7 +255,7 @@ def as_text(report: dict[str, Any]) -> str:
         ("figures", "in %; FPR ± standard deviation over splits (last rows: ± standard error over"),
         ("", "categories); official: FPR of a fit to train/good on test/good"),
     ]  # fmt: skip
-    reasons = [r["reason"] for one in categories.values() for r in one["results"] if r["reason"]]
+    reasons = [result["reason"] for one in categories.values() for result in one["results"]]
     return "\n".join(
         [
             "bench fpr: asked (columns) against achieved false-positive rate",
@@ -265,13 +266,16 @@ def as_text(report: dict[str, Any]) -> str:
             "conformal, chi2: calibrated by leaving images out; holdout: on 30 % of the images "
             "fitted;",
             "chi2-nominal: the paper's rule, as a reference.",
-            *(f"n/a: {reason}" for reason in dict.fromkeys(reasons)),
+            *footnotes(reasons),
         ]
     )
 
 
 def _counts(one: dict[str, Any]) -> str:
-    grouped = "" if one["n_groups"] is None else f", in {one['n_groups']} groups"
+    n_good, n_groups = one["n_train"] + one["n_test_good"], one["n_groups"]
+    grouped = "" if n_groups is None else f", in {n_groups} groups"
+    if n_groups == n_good:  # a typing error, or names that do not say what is wanted
+        grouped += " (each image its own: --group joins nothing)"
     return f"{one['n_train']} + {one['n_test_good']} good{grouped}; {one['n_bad']} bad"
 
 
@@ -298,7 +302,7 @@ def _table(report: dict[str, Any]) -> str:
         for row in (row for row in report["mean"] if row["rule"] == rule):
             cells += [_mean_cell(row[name], n, name == "fpr") for name in FIGURES]
         rows.append([f"mean of {n}", rule, *cells])
-    return format_table(header, rows, n_keys=2)
+    return format_table(header, rows, n_keys=2, n_together=3)
 
 
 def _mean_cell(mean: dict[str, Any], n: int, spread: bool) -> str:

@@ -5,7 +5,6 @@ A report (plain JSON) is measured first; the text and the plot are made from it 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
@@ -26,6 +25,7 @@ from mahalad.bench_features import (
     check_outputs,
     evaluate,
     extract_categories,
+    footnotes,
     format_table,
     no_progress,
     not_available,
@@ -317,10 +317,12 @@ def as_text(report: dict[str, Any]) -> str:
     ran = [row for row in report["rows"] if not row["not_run"]]
     missing = [row for row in report["rows"] if row["not_run"]]
     lines = [_header(report, ran), "", _table(report, ran), ""]
-    lines += [f"not run: {row['name']}: {row['not_run']}" for row in missing]
+    for row in missing:
+        reason = row["not_run"].removeprefix(f"{row['name']}: ")
+        lines.append(f"not run: {row['name']}: {reason}")
     if missing:
         lines.append("")
-    reasons = [c["reason"] for row in ran for c in row["categories"].values() if c["reason"]]
+    reasons = [result["reason"] for row in ran for result in row["categories"].values()]
     if p["table"] == "thresholds":
         lines.append("FPR, TPR: achieved on the test set, against the rate asked for.")
     else:
@@ -329,7 +331,7 @@ def as_text(report: dict[str, Any]) -> str:
             f"for {percent(p['fpr'])} %."
         )
         lines.append("* F1-max is tuned on the test labels: a bound, not what a detector reaches.")
-    lines += [f"n/a: {reason}" for reason in dict.fromkeys(reasons)]
+    lines += footnotes(reasons)
     return "\n".join(lines)
 
 
@@ -364,20 +366,25 @@ def _table(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
             n_bad = sum(about["is_anomaly"])
             counts = [about["n_train"], len(about["test"]) - n_bad, n_bad]
             rows.append([name, *map(str, counts), *(_cell(result, m) for m in metrics)])
-        rows.append([_over(n), "", "", "", *(_mean_cell(ran[0], m, n) for m in metrics)])
+        blank = ["", "", ""]
+        means = [ran[0]["mean"][metric] for metric in metrics]
+        rows.append([_over(n), *blank, *(_mean_cell(mean, n, spread=False) for mean in means)])
+        rows.append(["± standard error", *blank, *(percent(mean["sem"]) for mean in means)])
         return format_table(["category", "train", "good", "bad", *titles], rows)
-    shown = ("fpr", "tpr") if p["table"] == "thresholds" else ("roc_auc",)
-    columns = [(name, metric) for name in report["images"] for metric in shown]
-    rows = [
-        [
-            row["name"],
-            *(_mean_cell(row, metric, n) for metric in metrics),
-            *(_cell(row["categories"][name], metric) for name, metric in columns),
-        ]
-        for row in ran
+    means = [
+        [row["name"], "not run", *[""] * (len(metrics) - 1)]
+        if row["not_run"]
+        else [row["name"], *(_mean_cell(row["mean"][metric], n) for metric in metrics)]
+        for row in report["rows"]
     ]
-    header = [f"{name} {METRICS[metric]}" for name, metric in columns]
-    return format_table([_over(n), *titles, *header], rows)
+    tables = [format_table([_over(n), *titles], means)]
+    for metric in ("fpr", "tpr") if p["table"] == "thresholds" else ("roc_auc",):
+        rows = [
+            [row["name"], *(_cell(result, metric) for result in row["categories"].values())]
+            for row in ran
+        ]
+        tables.append(format_table([f"{METRICS[metric]} per category", *report["images"]], rows))
+    return "\n\n".join(tables)
 
 
 def _over(n: int) -> str:
@@ -389,10 +396,9 @@ def _cell(result: dict[str, Any], metric: str) -> str:
     return not_available(result["reason"]) if value is None else percent(value)
 
 
-def _mean_cell(row: dict[str, Any], metric: str, n: int) -> str:
+def _mean_cell(mean: dict[str, Any], n: int, spread: bool = True) -> str:
     """Mean ± SEM, with the number of categories where some have no figure."""
-    mean = row["mean"][metric]
-    if mean["n"] == 0 or math.isnan(mean["mean"]):
+    if not mean["n"]:
         return "n/a"
-    text = percent(mean["mean"], mean["sem"])
+    text = percent(mean["mean"], mean["sem"] if spread else None)
     return text if mean["n"] == n else f"{text} (of {mean['n']})"

@@ -84,10 +84,10 @@ class AnomalyDetector(BaseEstimator):
     """
 
     features_: Any
-    scorer_: Any
+    _scorer: Any
     unreadable_: list[Result]
-    calibration_method_: str
-    calibration_scores_: Floats
+    _calibration_method: str
+    _calibration_scores: Floats
     _store: FeatureStore
     _held_out: FeatureStore
     _level_sizes: dict[str, int]
@@ -159,7 +159,7 @@ class AnomalyDetector(BaseEstimator):
         """
         self._check_parameters(calibration)
         self._reset()
-        self.features_, self.scorer_ = self._make_parts()
+        self.features_, self._scorer = self._make_parts()
         if self.features_ is not None:
             self.features_.build()
         elif self.n_augment:
@@ -201,7 +201,7 @@ class AnomalyDetector(BaseEstimator):
             if mine != theirs:
                 raise InputError(f"cannot merge fits with different {what}: {mine} and {theirs}")
         if self._is_mergeable():
-            self.scorer_.merge(other.scorer_)
+            self._scorer.merge(other._scorer)
         self._store.merge(other._store)
         self._held_out.merge(other._held_out)
         self.unreadable_ = self.unreadable_ + other.unreadable_
@@ -223,7 +223,7 @@ class AnomalyDetector(BaseEstimator):
         """Anomaly scores per level, shape (n, n_levels), up = abnormal; they sum to the score."""
         levels = self._score_all(X)[1]
         if levels is None:
-            raise InputError(f"the scorer {self.scorer_!r} has no scores per level")
+            raise InputError(f"the scorer {self._scorer!r} has no scores per level")
         return levels
 
     def score_samples(self, X: Any) -> Floats:
@@ -264,6 +264,24 @@ class AnomalyDetector(BaseEstimator):
                     yield next(good)
                 else:
                     yield Result(image.source.name, error=str(image.error))
+
+    @property
+    def scorer_(self) -> Any:
+        self._check_fitted()
+        self._refresh()
+        return self._scorer
+
+    @property
+    def calibration_scores_(self) -> Floats:
+        self._check_fitted()
+        self._refresh()
+        return self._calibration_scores
+
+    @property
+    def calibration_method_(self) -> str:
+        self._check_fitted()
+        self._refresh()
+        return self._calibration_method
 
     @property
     def threshold_(self) -> float:
@@ -357,7 +375,7 @@ class AnomalyDetector(BaseEstimator):
             if good:
                 store.add(features, keys, labels)
                 if learns:
-                    self.scorer_.partial_fit(rows(features))
+                    self._scorer.partial_fit(rows(features))
         if groups is not None:
             self._grouped = True
             if n_read != len(groups):
@@ -382,13 +400,13 @@ class AnomalyDetector(BaseEstimator):
             )
         if not self._is_mergeable():
             self._fit_from_store()
-        self.calibration_method_, self.calibration_scores_ = self._calibrate()
+        self._calibration_method, self._calibration_scores = self._calibrate()
         self._stale = False
 
     def _fit_from_store(self) -> None:
-        self.scorer_ = self._make_parts()[1]
+        self._scorer = self._make_parts()[1]
         training = take(self._store.features, np.flatnonzero(~self._split_off()))
-        self.scorer_.fit(as_input_of(self.scorer_, rows(training)))
+        self._scorer.fit(as_input_of(self._scorer, rows(training)))
 
     def _split_off(self) -> NDArray[np.bool_]:
         """True for the images that `fit` holds out for the threshold."""
@@ -408,10 +426,10 @@ class AnomalyDetector(BaseEstimator):
             return "none", np.empty(0)
         features, groups = self._store.features, self._store.groups
         # A group that is only partly in the reservoir cannot be left out of the sums.
-        if has_leave_one_out(self.scorer_) and (self._store.is_complete or not self._grouped):
+        if has_leave_one_out(self._scorer) and (self._store.is_complete or not self._grouped):
             # Exact copies of a picture count as one group: they say nothing of new pictures.
             apart = groups if len(np.unique(groups)) < len(groups) else None
-            return "leave-one-out", leave_one_out_scores(self.scorer_, features, apart)
+            return "leave-one-out", leave_one_out_scores(self._scorer, features, apart)
         scorer = self._make_parts()[1]
         return "cross-fit", cross_fit_scores(
             scorer, features, self._store.keys, groups, self.n_folds
@@ -419,11 +437,11 @@ class AnomalyDetector(BaseEstimator):
 
     def _score(self, features: Features) -> tuple[Floats, Floats | None]:
         """Anomaly scores (n,) and per level (n, n_levels) of features (n, copies, D)."""
-        F = as_input_of(self.scorer_, originals(features))
-        if hasattr(self.scorer_, "level_score_samples"):
-            levels = -self.scorer_.level_score_samples(F)
+        F = as_input_of(self._scorer, originals(features))
+        if hasattr(self._scorer, "level_score_samples"):
+            levels = -self._scorer.level_score_samples(F)
             return levels.sum(axis=1), levels
-        return np.asarray(-self.scorer_.score_samples(F), dtype=np.float64), None
+        return np.asarray(-self._scorer.score_samples(F), dtype=np.float64), None
 
     def _score_all(self, X: Any) -> tuple[Floats, Floats | None]:
         self._check_fitted()
@@ -443,18 +461,18 @@ class AnomalyDetector(BaseEstimator):
     def _fitted_threshold(self) -> Threshold:
         self._check_fitted()
         self._refresh()
-        held_out = self.calibration_method_ == "holdout"
+        held_out = self._calibration_method == "holdout"
         if isinstance(self.threshold, str):
             if (self.threshold == "holdout") != held_out and self.threshold != "chi2-nominal":
                 raise CalibrationError(
                     f"threshold={self.threshold!r} needs another calibration than this fit has "
-                    f"({self.calibration_method_}): fit again"
+                    f"({self._calibration_method}): fit again"
                 )
             rule: Any = RULES[self.threshold]()
         else:
             rule = clone(self.threshold, safe=False)
-        degrees = getattr(self.scorer_, "degrees_of_freedom_", None)
-        fitted: Threshold = rule.fit(self.calibration_scores_, degrees)
+        degrees = getattr(self._scorer, "degrees_of_freedom_", None)
+        fitted: Threshold = rule.fit(self._calibration_scores, degrees)
         return fitted
 
     def _warn_if_uncalibrated(self) -> None:
@@ -471,6 +489,9 @@ class AnomalyDetector(BaseEstimator):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
+        seed = self.random_state
+        if seed is not None and not (isinstance(seed, (int, np.integer)) and 0 <= seed < 2**63):
+            raise InputError(f"random_state must be None or a whole number >= 0, got {seed!r}")
         if not 0 < self.holdout_fraction < 1:
             raise InputError(
                 f"holdout_fraction must lie between 0 and 1, got {self.holdout_fraction!r}"

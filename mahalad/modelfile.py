@@ -64,7 +64,7 @@ def write_model(path: str | Path, header: dict[str, Any], arrays: dict[str, NDAr
     arrays : dict of str to ndarray
     """
     text = json.dumps({"format_version": FORMAT_VERSION, **header}, allow_nan=False)
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write_atomically(path, save(contiguous, metadata={_KEY: text}))
 
 

@@ -86,6 +86,9 @@ def _figure(n_panels: int, n_columns: int, size: tuple[float, float]) -> tuple[F
 
 def _draw_categories(report: dict[str, Any]) -> Figure:
     """ROC and histogram of raw scores, side by side, for every category."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     row = report["rows"][0]
     results = row["categories"]
     figure, axes = _figure(2 * len(results), 4 if len(results) > 1 else 2, (3.1, 2.6))
@@ -93,6 +96,13 @@ def _draw_categories(report: dict[str, Any]) -> Figure:
         is_anomaly = np.array(report["images"][name]["is_anomaly"])
         _draw_roc(axes[2 * i], name, result, is_anomaly)
         _draw_scores(axes[2 * i + 1], name, result, is_anomaly)
+    handles = [
+        Patch(color=BLUE, alpha=0.75, label="good"),
+        Patch(color=ORANGE, alpha=0.55, label="bad"),
+        Line2D([], [], color="black", linestyle="--", label="threshold"),
+        Line2D([], [], color="black", marker="o", linestyle="", label="rates at the threshold"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     network, p = row["network"], report["parameters"]
     figure.suptitle(
         f"{network['backbone']}, {network['input_size']} px, {p['scorer']}, reduction "
@@ -109,29 +119,35 @@ def _draw_roc(panel: Axes, name: str, result: dict[str, Any], is_anomaly: Any) -
         fpr, tpr, _ = roc_curve(is_anomaly, fold["scores"])
         panel.plot(fpr, tpr, color=BLUE, linewidth=1.6, alpha=max(0.35, 1 / len(result["folds"])))
         if fold["fpr"] is not None:
-            panel.plot(fold["fpr"], fold["tpr"], "o", color=ORANGE, markersize=5, clip_on=False)
+            panel.plot(fold["fpr"], fold["tpr"], "o", color="black", markersize=5, clip_on=False)
     panel.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
     panel.set_title(f"{name}: AUROC {100 * result['roc_auc']:.1f} %", fontsize=9)
     panel.set_xlabel("false-positive rate", fontsize=8)
     panel.set_ylabel("true-positive rate", fontsize=8)
-    panel.text(0.97, 0.06, "dot: at the threshold", ha="right", fontsize=7, color=ORANGE)
     panel.set(xlim=(-0.02, 1), ylim=(0, 1.03))
 
 
 def _draw_scores(panel: Axes, name: str, result: dict[str, Any], is_anomaly: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     fold = result["folds"][0]
     scores = np.array(fold["scores"])
-    bins = np.histogram_bin_edges(scores, bins=30).tolist()
-    panel.hist(scores[is_anomaly], bins, color=ORANGE, alpha=0.55, label="bad")
-    panel.hist(scores[~is_anomaly], bins, color=BLUE, alpha=0.75, label="good")
+    if scores.min() > 0:  # distances: bad images may lie far out
+        bins = np.geomspace(scores.min(), scores.max(), 31).tolist()
+        panel.set_xscale("log")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        panel.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        bins = np.histogram_bin_edges(scores, bins=30).tolist()
+    panel.hist(scores[is_anomaly], bins, color=ORANGE, alpha=0.55)
+    panel.hist(scores[~is_anomaly], bins, color=BLUE, alpha=0.75)
     if fold["threshold"] is not None:
-        panel.axvline(fold["threshold"], color="black", linewidth=1, linestyle="--",
-                      label="threshold")  # fmt: skip
+        panel.axvline(fold["threshold"], color="black", linewidth=1, linestyle="--")
     which = f" (fold 1 of {len(result['folds'])})" if len(result["folds"]) > 1 else ""
     panel.set_title(f"{name}: test scores{which}", fontsize=9)
     panel.set_xlabel("anomaly score", fontsize=8)
     panel.set_ylabel("images", fontsize=8)
-    panel.legend(fontsize=7, frameon=False)
 
 
 def _draw_rows(report: dict[str, Any]) -> Figure:
@@ -159,27 +175,28 @@ def _draw_rows(report: dict[str, Any]) -> Figure:
 
 
 def _draw_rates(panels: dict[str, list[Any]], title: str) -> Figure:
-    """Achieved against asked rate.
+    """Achieved against asked rate, rules side by side at every asked rate.
 
     `panels` maps a category to tuples of rule, asked rate, achieved rate, its standard
     deviation and the rate on the official split (the last three may be None).
     """
-    n_columns = min(len(panels), 4)
-    figure, axes = _figure(len(panels), n_columns, (3.0, 3.1))
+    figure, axes = _figure(len(panels), min(len(panels), 4), (3.2, 3.1))
     alphas = sorted({point[1] for points in panels.values() for point in points})
-    top = 3 * alphas[-1]
-    gap = 0.012 * 1.25 * alphas[-1]
+    top = 2.6 * alphas[-1]
     for panel, (name, points) in zip(axes, panels.items(), strict=True):
-        panel.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+        panel.plot(range(len(alphas)), alphas, color=GREY, linewidth=0.8, linestyle=":")
+        for i, alpha in enumerate(alphas):
+            panel.plot([i - 0.42, i + 0.42], [alpha, alpha], color=GREY, linewidth=1)
         for k, (rule, (color, marker)) in enumerate(RULE_STYLES.items()):
             for _, alpha, achieved, deviation, official in (p for p in points if p[0] == rule):
-                x = alpha + (k - 1.5) * gap
+                x = alphas.index(alpha) + 0.22 * (k - 1.5)
                 _draw_point(panel, x, achieved, deviation, top, color, marker)
-                if official is not None and official <= top:
-                    panel.plot(x, official, marker, markerfacecolor="none", color=color,
-                               markersize=6, alpha=0.7)  # fmt: skip
-        panel.set(xlim=(0, 1.25 * alphas[-1]), ylim=(0, top))
-        panel.set_xticks(alphas, [f"{100 * alpha:g}" for alpha in alphas])
+                if official is not None:
+                    y = min(official, top)
+                    panel.plot(x + 0.08, y, marker, markerfacecolor="none", color=color,
+                               markersize=5, clip_on=False)  # fmt: skip
+        panel.set(xlim=(-0.5, len(alphas) - 0.5), ylim=(0, top))
+        panel.set_xticks(range(len(alphas)), [f"{100 * alpha:g}" for alpha in alphas])
         panel.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
         panel.set_title(name, fontsize=9)
         panel.set_xlabel("asked FPR in %", fontsize=8)
@@ -202,7 +219,7 @@ def _draw_point(
     if y is None:
         return
     if y > top:
-        panel.annotate(f"{100 * y:.0f}", (x, top), (0, -9), textcoords="offset points",
+        panel.annotate(f"{100 * y:.0f}", (x, top), (0, -11), textcoords="offset points",
                        ha="center", fontsize=7, color=color)  # fmt: skip
         panel.plot(x, top, marker, color=color, markersize=5, clip_on=False)
         return
@@ -217,5 +234,5 @@ def _legend(figure: Figure) -> None:
         Line2D([], [], color=color, marker=marker, linestyle="", markersize=5, label=rule)
         for rule, (color, marker) in RULE_STYLES.items()
     ]
-    handles.append(Line2D([], [], color=GREY, linestyle=":", label="achieved = asked"))
+    handles.append(Line2D([], [], color=GREY, label="achieved = asked"))
     figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)

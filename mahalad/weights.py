@@ -148,13 +148,13 @@ def apply_weights(
         Names the first missing, mismatching and unknown keys.
     """
     ours = network.state_dict()
-    missing = [k for k in required if k not in weights and not k.endswith("num_batches_tracked")]
+    missing = [k for k in required if k not in weights]
     shapes = [
         f"{k} {tuple(weights[k].shape)} instead of {tuple(ours[k].shape)}"
         for k in required
         if k in weights and weights[k].shape != ours[k].shape
     ]
-    unknown = [k for k in weights if k not in ours]
+    unknown = [k for k in weights if k not in ours and not k.endswith("num_batches_tracked")]
     found = [
         f"{len(problems)} {kind} (first: {', '.join(problems[:3])})"
         for kind, problems in (
@@ -176,8 +176,6 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and float32 values, whatever file they came from."""
     digest = hashlib.sha256()
     for name in sorted(weights):
-        if name.endswith("num_batches_tracked"):
-            continue
         tensor = weights[name].detach().cpu().float().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().data)

@@ -477,3 +477,17 @@ def test_wide_table_continues_below_with_the_same_keys() -> None:
     assert all(block[2].startswith("first ") for block in blocks)
     words = [word for block in blocks for word in block[2].split() if word != "first"]
     assert words == [str(i) for i in range(20)]
+
+
+def test_columns_that_belong_together_are_not_parted() -> None:
+    header = ["name", *(f"{kind} number {i}" for i in range(4) for kind in "abc")]
+    first, second = format_table(header, [["row", *["1"] * 12]], n_together=3).split("\n\n")
+    assert first.split("\n")[0].split("  ")[-1].strip() == "c number 1"
+    assert second.split("\n")[0].split()[:4] == ["name", "a", "number", "2"]
+
+
+def test_pattern_that_joins_nothing_is_said(root: Path, tmp_path: Path) -> None:
+    _, text = run_fpr(
+        root, tmp_path, splits=2, alphas=[0.3], categories=["cog"], groups=[r"(\w+/good/\d+)"]
+    )
+    assert "in 30 groups (each image its own: --group joins nothing)" in text

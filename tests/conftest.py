@@ -1,0 +1,68 @@
+"""Shared fixtures: seeds, small networks, small pictures, and the shared data where it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SHARED = Path(os.environ.get("MAHALAD_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20201)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of shared data and weights; skips the test where it is absent."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no shared data in {SHARED} (set MAHALAD_SHARED)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights, saved to a file, of timm's smallest EfficientNet (`test_efficientnet`)."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    network = timm.create_model("test_efficientnet", pretrained=False)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # statistics that are not 0 and 1
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+    return path
+
+
+def make_picture(seed: int, *, side: int = 64, spot: bool = False) -> Image.Image:
+    """A smooth picture of random light; a bright spot makes it abnormal."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(90, 166, (6, 6, 3), dtype=np.uint8)
+    picture = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+    if spot:
+        picture.paste((255, 255, 255), (side // 3, side // 3, side // 2, side // 2))
+    return picture
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 good pictures in ``good``; 8 good and 8 abnormal ones in ``test``."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for name, seeds, spot in (
+        ("good", range(40), False),
+        ("test/good", range(100, 108), False),
+        ("test/spot", range(200, 208), True),
+    ):
+        (folder / name).mkdir(parents=True)
+        for seed in seeds:
+            make_picture(seed, spot=spot).save(folder / name / f"{seed:03}.png")
+    return folder

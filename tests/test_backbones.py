@@ -1,0 +1,166 @@
+"""Levels and features of networks: published widths, and timm's own modules as the oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from mahalad.backbones import build_backbone
+from mahalad.errors import BackboneError
+from mahalad.features import BackboneFeatures
+
+# Channels of the nine levels, from the EfficientNet paper's width multipliers.
+EFFICIENTNET_WIDTHS = {
+    "tf_efficientnet_b0": [32, 16, 24, 40, 80, 112, 192, 320, 1280],
+    "tf_efficientnet_b1": [32, 16, 24, 40, 80, 112, 192, 320, 1280],
+    "tf_efficientnet_b2": [32, 16, 24, 48, 88, 120, 208, 352, 1408],
+    "tf_efficientnet_b3": [40, 24, 32, 48, 96, 136, 232, 384, 1536],
+    "tf_efficientnet_b4": [48, 24, 32, 56, 112, 160, 272, 448, 1792],
+    "tf_efficientnet_b5": [48, 24, 40, 64, 128, 176, 304, 512, 2048],
+    "tf_efficientnet_b6": [56, 32, 40, 72, 144, 200, 344, 576, 2304],
+    "tf_efficientnet_b7": [64, 32, 48, 80, 160, 224, 384, 640, 2560],
+    "tf_efficientnetv2_b0": [32, 16, 32, 48, 96, 112, 192, 1280],
+    "resnet18": [64, 64, 128, 256, 512],
+    "resnet50": [64, 256, 512, 1024, 2048],
+    "wide_resnet50_2": [64, 256, 512, 1024, 2048],
+}
+
+
+@pytest.mark.parametrize("name", EFFICIENTNET_WIDTHS)
+def test_published_level_widths(name):
+    network = timm.create_model(name, pretrained=False)
+    backbone = build_backbone(name, weights=network.state_dict(), input_size=32)
+    pooled = backbone.pooled(np.zeros((1, 32, 32, 3), np.uint8))
+    assert [v.shape[1] for v in pooled.values()] == EFFICIENTNET_WIDTHS[name]
+
+
+def test_native_sizes():
+    for name, size in [
+        ("tf_efficientnet_b4.aa_in1k", 380),
+        ("tf_efficientnet_lite0", 224),
+        ("tf_efficientnetv2_b0", 224),  # tested at 224, trained at 192
+        ("resnet18.tv_in1k", 224),
+        ("resnet18.a1_in1k", 288),  # likewise
+    ]:
+        state = timm.create_model(name, pretrained=False).state_dict()
+        assert build_backbone(name, weights=state).input_size == size
+
+
+def oracle_maps(network: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """Feature maps by hooks on timm's own forward pass."""
+    maps: list[torch.Tensor] = []
+    modules = (
+        [network.bn1, *network.blocks, network.bn2]
+        if hasattr(network, "blocks")
+        else [network.maxpool, network.layer1, network.layer2, network.layer3, network.layer4]
+    )
+    handles = [m.register_forward_hook(lambda _m, _i, out: maps.append(out)) for m in modules]
+    with torch.inference_mode():
+        network(x)
+    for handle in handles:
+        handle.remove()
+    return maps
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "resnet18"])
+def test_features_are_float64_means_of_timms_own_maps(name, rng):
+    torch.manual_seed(1)
+    network = timm.create_model(name, pretrained=False).eval()
+    images = rng.integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
+    backbone = build_backbone(name, weights=network.state_dict(), input_size=96)
+    mean = np.array(backbone.mean)[:, None, None]
+    std = np.array(backbone.std)[:, None, None]
+    x = (images.transpose(0, 3, 1, 2) / 255.0 - mean) / std
+    maps = oracle_maps(network.double(), torch.from_numpy(x))
+    pooled = backbone.pooled(images)
+    assert len(pooled) == len(maps)
+    for values, level in zip(pooled.values(), maps, strict=True):
+        wanted = level.numpy().mean(axis=(2, 3))
+        np.testing.assert_allclose(values, wanted, rtol=2e-4, atol=2e-5 * np.abs(wanted).max())
+
+
+def test_float_images_equal_8_bit_ones(small_weights, rng):
+    backbone = build_backbone("test_efficientnet", weights=small_weights, input_size=64)
+    images = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    a = backbone.pooled(images)
+    b = backbone.pooled((images / 255).astype(np.float32))
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5)
+
+
+def test_batch_size_order_and_threads_do_not_matter(small_weights, rng):
+    features = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64).build()
+    images = list(rng.integers(0, 256, (7, 64, 64, 3), dtype=np.uint8))
+    whole = features.transform(images)
+    single = [features.transform([image]) for image in images]
+    backwards = features.transform(images[::-1])
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one_thread = features.transform(images)
+    finally:
+        torch.set_num_threads(n_threads)
+    for name, values in whole.items():
+        for other in (
+            np.concatenate([s[name] for s in single]),
+            backwards[name][::-1],
+            one_thread[name],
+        ):
+            np.testing.assert_allclose(other, values, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("levels", "names"),
+    [
+        (None, ["stem", "layer1", "layer2", "layer3", "layer4"]),
+        ("all", ["stem", "layer1", "layer2", "layer3", "layer4"]),
+        ("layer2", ["layer2"]),
+        ([-1, "stem"], ["stem", "layer4"]),
+        ([1, "layer1", 1], ["layer1"]),
+        (0, ["stem"]),
+    ],
+)
+def test_choosing_levels(levels, names):
+    state = timm.create_model("resnet18", pretrained=False).state_dict()
+    chosen = build_backbone("resnet18", weights=state, levels=levels)
+    assert list(chosen.level_names) == names
+    images = np.zeros((1, 224, 224, 3), np.uint8)
+    everything = build_backbone("resnet18", weights=state).pooled(images)
+    for name, values in chosen.pooled(images).items():
+        np.testing.assert_allclose(values, everything[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"levels": "layer9"}, "resnet18 has no level 'layer9'; it has stem, layer1"),
+        ({"levels": [7]}, "has no level 7"),
+        ({"levels": []}, "no level given"),
+        ({"input_size": 4}, "input_size must be a whole number of pixels >= 8, got 4"),
+        ({"input_size": 224.5}, "got 224.5"),
+        ({"device": "cuda:99"}, "device 'cuda:99' is not usable here"),
+        ({"device": "abacus"}, "device 'abacus' is not usable here"),
+    ],
+)
+def test_bad_options(options, message):
+    state = timm.create_model("resnet18", pretrained=False).state_dict()
+    with pytest.raises(BackboneError, match=message):
+        build_backbone("resnet18", weights=state, **options)
+
+
+def test_networks_are_frozen_and_in_eval_mode(small_weights):
+    backbone = build_backbone("test_efficientnet", weights=small_weights)
+    assert not any(module.training for module in backbone.network.modules())
+    assert not any(p.requires_grad for p in backbone.network.parameters())
+
+
+def test_other_families_through_timms_intermediates():
+    for name, n_levels in [("test_vit", 6), ("convnext_atto", 4), ("mobilenetv3_small_050", 5)]:
+        network = timm.create_model(name, pretrained=False).eval()
+        backbone = build_backbone(name, weights=network.state_dict())
+        images = np.zeros((1, backbone.input_size, backbone.input_size, 3), np.uint8)
+        pooled = backbone.pooled(images)
+        assert len(pooled) == n_levels
+        assert all(v.ndim == 2 and np.isfinite(v).all() for v in pooled.values())

@@ -1,0 +1,527 @@
+"""The detectors end to end: float64 loops over a small network are the oracle."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import make_picture
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.base import clone
+from sklearn.covariance import LedoitWolf
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import mahalad
+from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector
+from mahalad.errors import (
+    CalibrationError,
+    DegenerateDataError,
+    ImageReadError,
+    ImageValueError,
+    InputError,
+    NotFittedError,
+    UnreadableImageWarning,
+)
+from mahalad.reduction import PrincipalComponents
+from mahalad.scorers import SCORERS, make_scorer
+from mahalad.thresholds import ChiSquareThreshold
+
+ignore_unreadable = pytest.mark.filterwarnings("ignore::mahalad.errors.UnreadableImageWarning")
+
+
+@pytest.fixture
+def detector(small_weights):
+    return MahalanobisDetector("test_efficientnet", weights=small_weights, input_size=64)
+
+
+def pictures(seeds, **options):
+    return [make_picture(seed, **options) for seed in seeds]
+
+
+def test_whole_pipeline_against_float64_loops(small_weights):
+    """Decode, squash, normalise, network, pool, Ledoit-Wolf, leave-one-out: written out."""
+    normals, new = pictures(range(30)), pictures([50, 51]) + pictures([60], spot=True)
+    network = timm.create_model("test_efficientnet", pretrained=False).eval()
+    network.load_state_dict(load_file(small_weights))
+    network = network.double()
+    mean, std = (np.array(network.pretrained_cfg[k]) for k in ("mean", "std"))
+
+    def features(picture):
+        small = np.asarray(picture.resize((48, 48), Image.Resampling.BICUBIC), dtype=np.float64)
+        x = torch.from_numpy(((small / 255 - mean) / std).transpose(2, 0, 1)[None])
+        levels = []
+        with torch.inference_mode():
+            x = network.bn1(network.conv_stem(x))
+            levels.append(x)
+            for block in network.blocks:
+                x = block(x)
+                levels.append(x)
+            levels.append(network.bn2(network.conv_head(x)))
+        return [level.numpy()[0].mean(axis=(1, 2)) for level in levels]
+
+    fitted, tested = ([features(p) for p in images] for images in (normals, new))
+    n_levels = len(fitted[0])
+    wanted, calibration = np.zeros((3, n_levels)), np.zeros(30)
+    for j in range(n_levels):
+        F = np.array([f[j] for f in fitted])
+        lw = LedoitWolf().fit(F)
+        m = np.trace(np.cov(F.T, bias=True)) / F.shape[1]
+        for i, f in enumerate(tested):
+            z = f[j] - lw.location_
+            wanted[i, j] = np.sqrt(z @ np.linalg.solve(lw.covariance_, z))
+        for i in range(30):
+            rest = np.delete(F, i, axis=0)
+            sigma = (1 - lw.shrinkage_) * np.cov(rest.T, bias=True)
+            sigma += lw.shrinkage_ * m * np.eye(F.shape[1])
+            z = F[i] - rest.mean(axis=0)
+            calibration[i] += np.sqrt(z @ np.linalg.solve(sigma, z))
+    detector = MahalanobisDetector("test_efficientnet", weights=small_weights, input_size=48)
+    detector.fit(normals)
+    np.testing.assert_allclose(detector.level_scores(new), wanted, rtol=2e-3)
+    np.testing.assert_allclose(detector.anomaly_score(new), wanted.sum(axis=1), rtol=1e-3)
+    np.testing.assert_allclose(detector.calibration_scores_, calibration, rtol=2e-3)
+    p = [(1 + np.sum(calibration >= s)) / 31 for s in wanted.sum(axis=1)]
+    np.testing.assert_allclose(detector.p_values(new), p, rtol=1e-12)
+
+
+def test_signs_and_consistency(detector, picture_folder):
+    detector.fit(picture_folder / "good")
+    test = picture_folder / "test"
+    scores = detector.anomaly_score(test)
+    np.testing.assert_array_equal(detector.score_samples(test), -scores)
+    np.testing.assert_allclose(detector.level_scores(test).sum(axis=1), scores, rtol=1e-12)
+    np.testing.assert_allclose(
+        detector.decision_function(test), detector.threshold_ - scores, rtol=1e-12
+    )
+    flagged = scores > detector.threshold_
+    np.testing.assert_array_equal(detector.predict(test), np.where(flagged, -1, 1))
+    np.testing.assert_array_equal(detector.p_values(test) <= 0.05, flagged)
+    is_spot = np.repeat([False, True], 8)
+    assert roc_auc_score(is_spot, scores) == 1.0
+    assert flagged[is_spot].all()
+    for i, result in enumerate(detector.inspect(test)):
+        assert result.score == pytest.approx(scores[i], rel=1e-6)
+        assert result.anomaly == flagged[i]
+        assert result.threshold == detector.threshold_
+        assert sum(result.level_scores.values()) == pytest.approx(scores[i], rel=1e-6)
+
+
+def test_every_way_to_give_images_is_the_same(detector, picture_folder):
+    folder = picture_folder / "good"
+    paths = sorted(folder.iterdir())
+    opened = [Image.open(p) for p in paths]
+    arrays = [np.asarray(image) for image in opened]
+    wanted = clone(detector).fit(folder).calibration_scores_
+    for X in (
+        str(folder),
+        f"{folder}/*.png",
+        paths,
+        opened,
+        arrays,
+        np.stack(arrays),
+        iter(paths),
+        (np.asarray(a, dtype=np.float32) / 255 for a in arrays),
+        [a.astype(np.uint16) * 257 for a in arrays],
+    ):
+        scores = clone(detector).fit(X).calibration_scores_
+        np.testing.assert_allclose(scores, wanted, rtol=5e-3)
+
+
+def test_batch_size_and_order_do_not_matter(detector, picture_folder):
+    paths = sorted((picture_folder / "good").iterdir())
+    test = picture_folder / "test"
+    wanted = clone(detector).fit(paths)
+    for options, X in (({"batch_size": 1}, paths), ({"batch_size": 7}, paths[::-1])):
+        other = clone(detector).set_params(**options).fit(X)
+        np.testing.assert_allclose(other.anomaly_score(test), wanted.anomaly_score(test), rtol=1e-4)
+        np.testing.assert_allclose(other.threshold_, wanted.threshold_, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reduction", [None, "npca"])
+def test_seven_shards_merged_equal_one_fit(small_weights, picture_folder, reduction):
+    """Exactly, to 1e-10: on features, so that the network's rounding is not in question."""
+    detector = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64)
+    extractor = detector.build()
+    paths = sorted((picture_folder / "good").iterdir())
+    F = extractor.transform([extractor.prepare(Image.open(p)) for p in paths])
+    whole = AnomalyDetector(scorer=make_scorer("gaussian", reduction)).fit(F)
+    shards = np.array_split(np.arange(40), 7)
+    parts = [{k: v[rows] for k, v in F.items()} for rows in shards]
+    merged = AnomalyDetector(scorer=make_scorer("gaussian", reduction))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 6 images are too few for a threshold at 5 %
+        merged.fit(parts[0])
+        for part in parts[1:]:
+            merged.merge(clone(merged).fit(part))
+    streamed = AnomalyDetector(scorer=make_scorer("gaussian", reduction))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for part in parts:
+            streamed.partial_fit(part)
+    for other in (merged, streamed):
+        assert other.n_images_ == 40
+        np.testing.assert_allclose(other.anomaly_score(F), whole.anomaly_score(F), rtol=1e-10)
+        np.testing.assert_allclose(
+            np.sort(other.calibration_scores_), np.sort(whole.calibration_scores_), rtol=1e-10
+        )
+        assert other.threshold_ == pytest.approx(whole.threshold_, rel=1e-10)
+
+
+def test_image_detectors_merge(detector, picture_folder):
+    paths = sorted((picture_folder / "good").iterdir())
+    whole = clone(detector).fit(paths)
+    merged = clone(detector).fit(paths[:21]).merge(clone(detector).fit(paths[21:]))
+    streamed = clone(detector).fit(paths[:21]).partial_fit(paths[21:])
+    for other in (merged, streamed):
+        np.testing.assert_allclose(
+            other.anomaly_score(paths), whole.anomaly_score(paths), rtol=1e-4
+        )
+        assert other.threshold_ == pytest.approx(whole.threshold_, rel=1e-4)
+
+
+def test_merging_different_fits_is_refused(detector, picture_folder):
+    fitted = clone(detector).fit(picture_folder / "good")
+    with pytest.raises(InputError, match="cannot merge fits with different features"):
+        fitted.merge(clone(detector).set_params(levels=["stem"]).fit(picture_folder / "good"))
+    with pytest.raises(InputError, match="cannot merge fits with different scorer"):
+        fitted.merge(clone(detector).set_params(reduction="npca").fit(picture_folder / "good"))
+
+
+def test_set_fpr_needs_no_images(detector, picture_folder):
+    detector.fit(picture_folder / "good")
+    thresholds = [detector.set_fpr(fpr).threshold_ for fpr in (0.05, 0.1, 0.5)]
+    assert thresholds == sorted(thresholds, reverse=True)
+    scores = np.sort(detector.calibration_scores_)
+    assert thresholds == [scores[-2], scores[-4], scores[-20]]
+    assert detector.set_params(fpr=0.1).threshold_ == thresholds[1]
+    with pytest.raises(InputError, match="got 2"):
+        detector.set_fpr(2)
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_other_scorers_behind_the_same_protocol(small_weights, picture_folder, name):
+    features = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64)
+    detector = AnomalyDetector(features, make_scorer(name), fpr=0.1).fit(picture_folder / "good")
+    levels = detector.level_scores(picture_folder / "test")
+    assert levels.shape == (16, len(detector.features_.backbone_.level_names))
+    scores = detector.anomaly_score(picture_folder / "test")
+    np.testing.assert_allclose(scores, levels.sum(axis=1))
+    assert roc_auc_score(np.repeat([0, 1], 8), scores) > 0.9
+    method = "leave-one-out" if name == "gaussian" else "cross-fit"
+    assert detector.calibration_method_ == method
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        IsolationForest(random_state=0),
+        make_pipeline(StandardScaler(), IsolationForest(random_state=0)),
+    ],
+)
+def test_any_scikit_learn_outlier_estimator(small_weights, picture_folder, scorer):
+    features = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64)
+    detector = AnomalyDetector(features, scorer, fpr=0.1).fit(picture_folder / "good")
+    test = picture_folder / "test"
+    extractor = detector.features_
+    F = np.hstack(
+        list(
+            extractor.transform(
+                [extractor.prepare(Image.open(p)) for p in sorted(test.rglob("*.png"))]
+            ).values()
+        )
+    )
+    np.testing.assert_allclose(
+        detector.score_samples(test), detector.scorer_.score_samples(F.astype(float)), rtol=1e-6
+    )
+    with pytest.raises(InputError, match="no scores per level"):
+        detector.level_scores(test)
+
+
+def test_feature_arrays_and_levels(rng):
+    X = rng.normal(size=(60, 4))
+    levels = {"a": X[:, :2], "b": X[:, 2:]}
+    detector = AnomalyDetector().fit(levels)
+    new = {"a": X[:3, :2], "b": X[:3, 2:]}
+    assert detector.level_scores(new).shape == (3, 2)
+    with pytest.raises(InputError, match="features of levels a given to a scorer of levels a, b"):
+        detector.predict({"a": X[:, :2]})
+    with pytest.raises(InputError, match="differ in their number of samples"):
+        AnomalyDetector().fit({"a": X, "b": X[:5]})
+    with pytest.raises(InputError, match="must be finite"):
+        AnomalyDetector().fit(np.where(X > 1, np.nan, X))
+
+
+def rate_of(threshold, reduction, n, D, fpr, repeats, **fit_options):
+    """Achieved rate of the composed detector on fresh Gaussian features."""
+    rng = np.random.default_rng(5)
+    rates = []
+    for _ in range(repeats):
+        X, new = (rng.normal(size=(m, D)) / np.sqrt(np.arange(1, D + 1)) for m in (n, 1000))
+        detector = AnomalyDetector(
+            scorer=make_scorer("gaussian", reduction), threshold=threshold, fpr=fpr
+        )
+        rates.append(np.mean(detector.fit(X, **fit_options).predict(new) == -1))
+    return float(np.mean(rates))
+
+
+def test_rates_of_all_rules():
+    """0.1 asked of 100 samples of 30 features; the paper's rule is the one that does not hold."""
+    for threshold in ("conformal", "chi2", ChiSquareThreshold()):
+        assert rate_of(threshold, None, 100, 30, 0.1, 20) == pytest.approx(0.1, abs=0.025)
+    assert rate_of("holdout", None, 100, 30, 0.1, 30) == pytest.approx(0.1, abs=0.03)
+    assert rate_of("chi2-nominal", None, 40, 30, 0.1, 10) > 0.25
+
+
+def test_holdout_never_exceeds_the_asked_rate_in_the_mean():
+    """Split conformal carries a theorem: E[rate] <= fpr, here with a standard error of 0.006."""
+    rate = rate_of("holdout", "npca", 60, 20, 0.2, 80)
+    assert rate < 0.2 + 3 * 0.008
+
+
+def test_holdout_with_given_images(detector, picture_folder):
+    good = sorted((picture_folder / "good").iterdir())
+    detector.set_params(threshold="holdout", fpr=0.1).fit(good[:25], calibration=good[25:])
+    assert detector.calibration_method_ == "holdout"
+    assert detector.n_images_ == 25
+    plain = clone(detector).set_params(threshold="conformal").fit(good[:25])
+    np.testing.assert_allclose(
+        detector.calibration_scores_, plain.anomaly_score(good[25:]), rtol=1e-5
+    )
+
+
+def test_holdout_splits_off_its_own():
+    X = np.random.default_rng(0).normal(size=(100, 3))
+    detector = AnomalyDetector(threshold="holdout", holdout_fraction=0.4).fit(X)
+    assert len(detector.calibration_scores_) == 40
+    assert sum(e.n_samples_seen_ for e in detector.scorer_.estimators_.values()) == 60
+
+
+def test_chi2_nominal_over_levels_is_about_another_statistic(detector, picture_folder):
+    detector.set_params(threshold="chi2-nominal").fit(picture_folder / "good")
+    test = picture_folder / "test"
+    levels = detector.level_scores(test)
+    statistic = np.sqrt((levels**2).sum(axis=1))
+    np.testing.assert_allclose(
+        detector.decision_function(test), detector.threshold_ - statistic, rtol=1e-5
+    )
+    result = next(detector.inspect(test))
+    assert result.threshold is None
+    assert result.score == pytest.approx(levels[0].sum(), rel=1e-5)
+    one = clone(detector).set_params(levels=["head"]).fit(picture_folder / "good")
+    assert next(one.inspect(test)).threshold == one.threshold_
+
+
+def test_groups_are_left_out_together(rng):
+    parts = np.repeat(np.arange(25), 4)
+    X = rng.normal(size=(25, 8))[parts] + 0.05 * rng.normal(size=(100, 8))
+    new = rng.normal(size=(2000, 8))
+    apart = AnomalyDetector(fpr=0.1).fit(X, groups=parts)
+    naive = AnomalyDetector(fpr=0.1).fit(X)
+    # Siblings in the fit make leaving one image out too easy, and the threshold too low.
+    assert np.mean(naive.predict(new) == -1) > 0.18
+    assert np.mean(apart.predict(new) == -1) == pytest.approx(0.1, abs=0.05)
+    assert apart.calibration_method_ == "leave-one-out"
+    with pytest.raises(InputError, match="groups has 3 entries, but X has more images"):
+        AnomalyDetector().fit(X, groups=[1, 2, 3])
+
+
+def test_copies_of_a_picture_count_once(rng):
+    X = rng.normal(size=(20, 5))
+    doubled = AnomalyDetector(fpr=0.1).fit(np.repeat(X, 2, axis=0))
+    grouped = AnomalyDetector(fpr=0.1).fit(np.repeat(X, 2, axis=0), groups=np.repeat(range(20), 2))
+    np.testing.assert_allclose(doubled.calibration_scores_, grouped.calibration_scores_)
+
+
+def test_augmented_copies_leave_with_their_image(detector, picture_folder):
+    good = picture_folder / "good"
+    augmented = clone(detector).set_params(n_augment=2).fit(good)
+    assert augmented.scorer_.estimators_["stem"].n_samples_seen_ == 120
+    assert len(augmented.calibration_scores_) == 40
+    again = clone(detector).set_params(n_augment=2, batch_size=5).fit(good)
+    np.testing.assert_allclose(augmented.calibration_scores_, again.calibration_scores_, rtol=1e-4)
+    other = clone(detector).set_params(n_augment=2, random_state=1).fit(good)
+    assert np.abs(other.calibration_scores_ / again.calibration_scores_ - 1).max() > 1e-3
+
+
+def test_reservoir_keeps_a_sample_and_the_scorer_all(rng):
+    X = rng.normal(size=(500, 4))
+    whole = AnomalyDetector().fit(X)
+    small = AnomalyDetector(max_stored=60)
+    for part in np.array_split(X, 9):
+        small.partial_fit(part)
+    assert small._store.n_kept == 60
+    assert small.n_images_ == 500
+    np.testing.assert_allclose(small.anomaly_score(X), whole.anomaly_score(X), rtol=1e-10)
+    assert set(small.calibration_scores_.round(8)) < set(whole.calibration_scores_.round(8))
+    other_way = AnomalyDetector(max_stored=60).fit(X[250:])
+    other_way.merge(AnomalyDetector(max_stored=60).fit(X[:250]))
+    np.testing.assert_allclose(
+        np.sort(other_way.calibration_scores_), np.sort(small.calibration_scores_), rtol=1e-9
+    )
+
+
+# -- bad input ----------------------------------------------------------------------------
+
+
+@ignore_unreadable
+def test_bad_images_are_left_out_of_a_fit_and_reported(detector, picture_folder, tmp_path):
+    good = sorted((picture_folder / "good").iterdir())
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    whole = clone(detector).fit(good)
+    detector.fit([*good[:10], tmp_path / "text.png", *good[10:], tmp_path / "empty.jpg"])
+    assert [r.name for r in detector.unreadable_] == [
+        str(tmp_path / "text.png"),
+        str(tmp_path / "empty.jpg"),
+    ]
+    assert detector.threshold_ == pytest.approx(whole.threshold_, rel=1e-4)
+
+
+def test_bad_images_warn_by_name(detector, picture_folder, tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.warns(UnreadableImageWarning, match=r"text\.png: not an image"):
+        detector.fit([*sorted((picture_folder / "good").iterdir()), tmp_path / "text.png"])
+
+
+def test_one_bad_image_among_many_is_reported_and_the_rest_are_scored(
+    detector, picture_folder, tmp_path
+):
+    detector.fit(picture_folder / "good")
+    (tmp_path / "text.png").write_text("hello")
+    test = sorted((picture_folder / "test/spot").iterdir())
+    results = list(detector.inspect([test[0], tmp_path / "text.png", tmp_path / "no.png", test[1]]))
+    assert [r.error is None for r in results] == [True, False, False, True]
+    assert "not an image" in results[1].error
+    assert "no such file" in results[2].error
+    assert results[0].anomaly is True
+    assert results[3].anomaly is True
+    with pytest.raises(ImageReadError, match=r"text\.png.*inspect\(\) reports such images"):
+        detector.predict([test[0], tmp_path / "text.png"])
+    with pytest.raises(ImageValueError, match="NaN or infinite"):
+        detector.predict([np.full((8, 8), np.nan)])
+
+
+def test_too_few_images_name_the_number_and_the_rule(detector):
+    with pytest.warns(UserWarning, match="needs at least 19 calibration images and has 12"):
+        detector.fit(pictures(range(12)))
+    assert detector.anomaly_score(pictures([1])).shape == (1,)
+    with pytest.raises(CalibrationError, match=r"at least 19 .* has 12.*threshold='chi2'"):
+        detector.predict(pictures([1]))
+    chi2 = clone(detector).set_params(threshold="chi2").fit(pictures(range(12)))
+    assert chi2.predict(pictures([60], spot=True)).tolist() == [-1]
+    assert detector.set_fpr(0.1).predict(pictures([60], spot=True)).tolist() == [-1]
+
+
+def test_one_image_only(detector):
+    with pytest.raises(InputError, match="at least 2 good images that can be read, and has 1"):
+        detector.fit(pictures([1]))
+
+
+@ignore_unreadable
+def test_no_image_can_be_read(detector, tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(InputError, match="has 0; 1 could not be read"):
+        detector.fit(tmp_path)
+
+
+def test_identical_images(detector):
+    with pytest.raises(DegenerateDataError, match="identical"):
+        detector.fit(pictures([1] * 40))
+
+
+def test_empty_folder(detector, tmp_path):
+    with pytest.raises(InputError, match=r"\.png"):
+        detector.fit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fpr": 0}, "fpr must be a number between 0 and 1"),
+        ({"fpr": 1.5}, "got 1.5"),
+        ({"threshold": "magic"}, "unknown threshold 'magic'; one of conformal"),
+        ({"n_augment": -1}, "n_augment must be a whole number >= 0"),
+        ({"n_folds": 1}, "n_folds must be a whole number >= 2"),
+        ({"max_stored": 0.5}, "max_stored must be a whole number"),
+        ({"holdout_fraction": 1.0}, "holdout_fraction must lie between 0 and 1"),
+        ({"reduction": "ica"}, "give 'pca' or 'npca'"),
+        ({"batch_size": 0}, "batch_size must be a whole number >= 1"),
+        ({"random_state": -1}, "random_state must be None or a whole number"),
+    ],
+)
+def test_bad_parameters(detector, options, message):
+    with pytest.raises(InputError, match=message):
+        detector.set_params(**options).fit(pictures(range(30)))
+
+
+def test_calibration_images_are_for_holdout(detector):
+    with pytest.raises(InputError, match="for threshold='holdout', not 'conformal'"):
+        detector.fit(pictures(range(30)), calibration=pictures(range(30, 60)))
+
+
+@pytest.mark.parametrize("method", ["predict", "anomaly_score", "p_values", "level_scores"])
+def test_before_fit(detector, method):
+    with pytest.raises(NotFittedError, match="is not fitted: call fit"):
+        getattr(detector, method)(pictures([1]))
+    with pytest.raises(NotFittedError):
+        detector.save("nowhere.mahalad")
+
+
+def test_other_sizes_and_modes_than_at_fit_are_squashed_and_converted(detector, picture_folder):
+    detector.fit(picture_folder / "good")
+    picture = make_picture(1)
+    wide = picture.resize((128, 64), Image.Resampling.BICUBIC)
+    a, b = detector.anomaly_score([picture, wide])
+    assert a == pytest.approx(b, rel=0.2)
+    with_alpha = picture.convert("RGBA")
+    assert detector.anomaly_score([with_alpha])[0] == pytest.approx(a, rel=1e-6)
+
+
+def test_scikit_learn_ways(detector, small_weights):
+    copy = clone(detector.set_params(reduction=PrincipalComponents("last"), fpr=0.2))
+    assert copy.get_params()["fpr"] == 0.2
+    assert copy.reduction is not detector.reduction
+    assert copy.get_params()["weights"] == small_weights
+    assert "MahalanobisDetector" in repr(copy)
+    with pytest.raises(ValueError, match="Invalid parameter 'nonsense'"):
+        copy.set_params(nonsense=1)
+
+
+def test_pickling_by_inputs(rng):
+    import pickle
+
+    X = rng.normal(size=(30, 3))
+    detector = pickle.loads(pickle.dumps(AnomalyDetector(fpr=0.1)))
+    assert detector.fit(X).threshold_ == AnomalyDetector(fpr=0.1).fit(X).threshold_
+
+
+def test_public_surface():
+    assert sorted(mahalad.__all__) == [
+        "AnomalyDetector",
+        "BackboneFeatures",
+        "ChiSquareThreshold",
+        "ConformalThreshold",
+        "LedoitWolfGaussian",
+        "LevelSum",
+        "MahaladError",
+        "MahalanobisDetector",
+        "MeanDistance",
+        "NearestNeighborDistance",
+        "NominalChiSquareThreshold",
+        "PrincipalComponents",
+        "Result",
+        "StandardizedDistance",
+        "__version__",
+        "load",
+    ]
+    for name in mahalad.__all__:
+        assert getattr(mahalad, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mahalad.nothing

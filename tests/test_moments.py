@@ -1,0 +1,70 @@
+"""Sums that merge exactly, against NumPy and scikit-learn on the samples themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.covariance import ledoit_wolf_shrinkage as sklearn_shrinkage
+
+from mahalad.moments import Moments, ledoit_wolf_shrinkage, principal_axes
+
+SHAPES = [(3, 2), (20, 5), (15, 40), (200, 16), (60, 300)]
+
+
+def samples(n: int, D: int, offset: float = 0.0, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, D)) * np.linspace(0.1, 2, D) + offset
+
+
+@pytest.mark.parametrize(("n", "D"), SHAPES)
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_mean_covariance_and_shrinkage(n, D, offset):
+    X = samples(n, D, offset)
+    moments = Moments.from_samples(X)
+    C = moments.covariance()
+    np.testing.assert_allclose(moments.mean(), X.mean(axis=0), rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(C, np.cov(X.T, bias=True), rtol=1e-9, atol=1e-12)
+    assert ledoit_wolf_shrinkage(moments, C) == pytest.approx(sklearn_shrinkage(X), rel=1e-10)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_sums_of_shards_are_the_sum_of_all(offset):
+    X = samples(70, 12, offset)
+    whole = Moments.from_samples(X)
+    parts = [Moments.from_samples(part) for part in np.array_split(X, 7)]
+    merged = sum(parts[1:], parts[0]).reshift(whole.shift)
+    for name in ("s2", "q1", "q2", "q4"):
+        want = getattr(whole, name)
+        scale = np.abs(want).max()
+        np.testing.assert_allclose(getattr(merged, name), want, rtol=1e-10, atol=1e-10 * scale)
+    np.testing.assert_allclose(merged.mean(), whole.mean(), rtol=1e-13, atol=1e-15)
+    assert merged.n_samples == 70
+
+
+def test_reshift_equals_summing_around_the_other_shift(rng):
+    X = samples(30, 6)
+    elsewhere = rng.normal(size=6) * 3
+    moved, direct = Moments.from_samples(X).reshift(elsewhere), Moments.from_samples(X, elsewhere)
+    for name in ("s1", "s2", "q1", "q2", "q4"):
+        np.testing.assert_allclose(getattr(moved, name), getattr(direct, name), rtol=1e-11)
+
+
+def test_other_number_of_features_is_refused():
+    with pytest.raises(ValueError, match="cannot add sums over 2 features to sums over 3"):
+        Moments.from_samples(samples(5, 2)) + Moments.from_samples(samples(5, 3))
+
+
+def test_one_feature_is_not_shrunk():
+    X = samples(10, 1)
+    moments = Moments.from_samples(X)
+    assert ledoit_wolf_shrinkage(moments, moments.covariance()) == 0.0
+
+
+@pytest.mark.parametrize(("n", "D"), [(40, 10), (10, 40), (12, 12)])
+def test_principal_axes_rebuild_the_covariance(n, D):
+    C = Moments.from_samples(samples(n, D)).covariance()
+    eigenvalues, basis = principal_axes(C, max_rank=n - 1)
+    assert len(eigenvalues) == min(n - 1, D)
+    assert np.all(np.diff(eigenvalues) <= 0)
+    np.testing.assert_allclose((basis * eigenvalues) @ basis.T, C, atol=1e-13 * np.abs(C).max())
+    np.testing.assert_allclose(basis.T @ basis, np.eye(len(eigenvalues)), atol=1e-9)
