@@ -16,6 +16,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from mahalad.errors import BackboneError, WeightsError
+from mahalad.fusion import fold_batch_norms
 from mahalad.weights import (
     PACKAGES,
     WeightsRecord,
@@ -58,7 +59,7 @@ class Backbone:
     weights: WeightsRecord
     device: torch.device
     _maps: Callable[[Tensor], list[Tensor]] = field(repr=False)
-    used_keys: tuple[str, ...] = field(repr=False)
+    _state: dict[str, Tensor] = field(repr=False)
 
     def pooled(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """Pool every level over its positions.
@@ -87,8 +88,7 @@ class Backbone:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The weights used, name to array: what a model file embeds."""
-        state = self.network.state_dict()
-        return {key: state[key].cpu().numpy() for key in self.used_keys}
+        return {key: value.numpy() for key, value in self._state.items()}
 
 
 def build_backbone(
@@ -142,7 +142,10 @@ def build_backbone(
     if size != native:
         _resize_input(network, size, backbone)
     loaded = network.state_dict()
-    sha256 = hash_weights({key: loaded[key] for key in used})
+    kept = {key: loaded[key].detach().clone() for key in used}
+    sha256 = hash_weights(kept)
+    if stages:
+        fold_batch_norms(network)
     stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
     network = network.float().requires_grad_(False).to(target)
     network = network.to(memory_format=torch.channels_last)
@@ -159,7 +162,7 @@ def build_backbone(
         weights=WeightsRecord(source, origin, sha256, stored),
         device=target,
         _maps=maps,
-        used_keys=tuple(used),
+        _state=kept,
     )
 
 

@@ -43,7 +43,7 @@ class _Group(click.Group):
             ctx.exit(2)
 
 
-class _Fpr(click.ParamType):
+class _Fpr(click.ParamType[float]):
     name = "rate"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
@@ -437,7 +437,10 @@ def _bar(label: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
     def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:
         from tqdm import tqdm
 
-        return tqdm(items, total=total, desc=label, unit="img", disable=not sys.stderr.isatty())
+        bar: Iterable[Any] = tqdm(
+            items, total=total, desc=label, unit="img", disable=not sys.stderr.isatty()
+        )
+        return bar
 
     return wrap
 

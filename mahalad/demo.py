@@ -239,7 +239,7 @@ def _page(
         head=head,
         body="\n".join(map(_row, rows)),
         pixels=html.escape(PIXELS.capitalize()),
-        verdict=html.escape(verdict),
+        verdict=html.escape(verdict).replace(" %", "&nbsp;%"),
         times=html.escape(times.capitalize()),
         histogram=_histogram(judged, threshold),
         n_missed=mistakes.count("missed defect"),
@@ -259,13 +259,13 @@ def _row(cells: Sequence[str]) -> str:
 def _card(image: _Judged) -> str:
     kind = html.escape(_words(image.kind))
     verdict = "flagged" if image.flagged else "passed"
-    label = f"{verdict}: {image.mistake}" if image.mistake else verdict
-    side = "wrong" if image.mistake else verdict
+    mark = f'<em class="wrong">{image.mistake}</em>' if image.mistake else ""
+    frame = ' class="wrong"' if image.mistake else ""
     alt = "Rendered part, " + ("good" if image.kind == "good" else f"defect: {kind}")
     return (
-        f'<li class="{side}"><img src="{html.escape(image.link)}" alt="{alt}" width="256" '
+        f'<li{frame}><img src="{html.escape(image.link)}" alt="{alt}" width="256" '
         f'height="256" loading="lazy"><b>{kind}</b><span>score {image.score:.1f}, '
-        f'p&nbsp;{image.p_value:.3f}</span><em class="{side}">{html.escape(label)}</em></li>'
+        f'p&nbsp;{image.p_value:.3f}</span><em class="{verdict}">{verdict}</em>{mark}</li>'
     )
 
 
@@ -375,7 +375,7 @@ rect.defective, svg .label.defective { fill: var(--bad); }
 .over { fill: var(--card); } .grid, .axis { stroke: var(--line); } .axis { stroke: var(--soft); }
 .threshold { stroke: var(--text); stroke-width: 1.5; stroke-dasharray: 5 4; }
 @media (max-width: 34rem) { svg text { font-size: 19px; }
-  th, td { padding: .3rem; font-size: .85rem; } thead th { font-size: .8rem; } }
+  th, td { padding: .3rem .2rem; font-size: .8rem; } thead th { font-size: .75rem; } }
 ol { list-style: none; margin: 1rem 0 0; padding: 0; display: grid; gap: .8rem;
   grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
 li { display: flex; flex-direction: column; padding: .5rem; border-radius: .5rem;
@@ -418,7 +418,7 @@ noise change far more of their pixels than a defect does.</p>
 <section>
 <h2>Result</h2>
 <p>$verdict.</p>
-<div class="scroll" tabindex="0"><table>
+<div class="scroll" role="region" aria-label="Table of results" tabindex="0"><table>
 <thead><tr>$head</tr></thead>
 <tbody>
 $body

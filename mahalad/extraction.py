@@ -32,7 +32,14 @@ def extract(X: Any, extractor: Any, salt: int, n_augment: int = 0) -> Iterator[B
     if extractor is None:
         yield from_arrays(X, salt)
         return
-    for images in read_batches(X, extractor.prepare, batch_size=extractor.batch_size, salt=salt):
+    batches = read_batches(
+        X,
+        extractor.prepare,
+        batch_size=extractor.batch_size,
+        salt=salt,
+        ahead=getattr(extractor, "read_ahead", 0),
+    )
+    for images in batches:
         good = [(image.prepared, image.key) for image in images if image.prepared is not None]
         if not good:
             yield images, {}

@@ -87,6 +87,15 @@ class BackboneFeatures(BaseEstimator):
             prepared = [_as_float(image) for image in prepared]
         return self.backbone_.pooled(np.stack(prepared))
 
+    @property
+    def read_ahead(self) -> int:
+        """Batches to decode while the network works on one.
+
+        None on the CPU: decoding threads would take cores from the network's own, whose slowest
+        thread sets the pace.
+        """
+        return 0 if self.backbone_.device.type == "cpu" else 2
+
     def record(self) -> dict[str, Any]:
         """What identifies these features: two records that differ must not be mixed."""
         b = self.backbone_

