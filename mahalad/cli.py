@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,10 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.simplefilter("default")
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except BrokenPipeError:  # `mahalad score ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
@@ -117,7 +121,6 @@ def main() -> None:
     Exit codes: 0 fine, 2 usage error, 3 unreadable images, 4 flagged images (with
     --fail-on-anomaly), 1 unexpected failure.
     """
-    warnings.showwarning = _show_warning
 
 
 def _show_warning(message: Any, category: Any, *rest: Any, **options: Any) -> None:
@@ -487,7 +490,9 @@ def _row(result: Result) -> dict[str, Any]:
 
 
 def _lines(results: Iterable[Result], style: str) -> Iterator[str]:
-    """Results as lines of text, one at a time."""
+    """Results as lines of text, one at a time; none at all if there is no first result."""
+    results = iter(results)
+    results = chain([next(results)], results)
     if style == "jsonl":
         for result in results:
             yield json.dumps(_row(result), ensure_ascii=False)
