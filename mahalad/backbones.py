@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,13 +76,13 @@ class Backbone:
             Level name to pooled features.
         """
         # TF32 keeps 10 bits of a factor: whitening multiplies that error, so it stays off.
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.inference_mode(), _no_tf32():
             x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # (n, 3, H, W)
             scale = 255.0 if images.dtype == np.uint8 else 1.0
             x = x.to(torch.float32, memory_format=torch.channels_last)
             mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
             std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
-            x = x.sub_(mean * scale).div_(std * scale)
+            x = (x - mean * scale) / (std * scale)
             maps = self._maps(x)
             pooled = [m.mean(dim=(2, 3)).float().cpu().numpy() for m in maps]
         return dict(zip(self.level_names, pooled, strict=True))
@@ -89,6 +90,16 @@ class Backbone:
     def state(self) -> dict[str, NDArray[Any]]:
         """The weights used, name to array: what a model file embeds."""
         return {key: value.numpy() for key, value in self._state.items()}
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def build_backbone(
@@ -249,8 +260,12 @@ def _keys_up_to(network: nn.Module, module: str) -> list[str]:
     Batch counters are of no use outside training.
     """
     keys = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
-    last = max(i for i, key in enumerate(keys) if key.startswith(module + "."))
-    return keys[: last + 1]
+    names = [name for name, _ in network.named_modules()]
+    within = [i for i, name in enumerate(names) if f"{name}.".startswith(f"{module}.")]
+    if not within:  # timm names no module of the network: nothing can be said to lie above it
+        return keys
+    below = set(names[: within[-1] + 1])
+    return [key for key in keys if key.rpartition(".")[0] in below]
 
 
 def _find_weights(

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
+from sklearn.pipeline import Pipeline
 
 from mahalad.errors import CalibrationError
 from mahalad.moments import Floats
 from mahalad.protocols import Features
-from mahalad.scorers import LevelSum, as_input_of, take
+from mahalad.scorers import SCORERS, LevelSum, as_input_of, take
 from mahalad.store import originals, rows
 
 
@@ -79,7 +80,7 @@ def cross_fit_scores(
 
     Notes
     -----
-    A fit on 95 % of the images scores new ones differently from a fit on all of them: with a
+    A fit on fewer images scores new ones differently from a fit on all of them: with a
     reduction, whose number of components grows with the images, enough to turn a rate of 10 %
     into 2-80 % (simulated, n = 20-500, D = 16-500). To first order the difference is
     proportional to the share left out, so for the smooth scorers of this library two shares are
@@ -88,9 +89,18 @@ def cross_fit_scores(
     """
     folds = assign_folds(keys, groups, n_folds)
     scores = _fold_scores(scorer, features, folds)
-    if isinstance(scorer, LevelSum) and folds.max() > 2:
+    if _is_smooth(scorer) and folds.max() > 2:
         scores = 2 * scores - _fold_scores(scorer, features, folds // 2)
     return scores
+
+
+def _is_smooth(scorer: Any) -> bool:
+    """Whether scores change smoothly with the samples: one of the library's own distances."""
+    if not isinstance(scorer, LevelSum):
+        return False
+    estimator = scorer.estimator
+    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    return isinstance(last, tuple(SCORERS.values()))
 
 
 def _fold_scores(scorer: Any, features: Features, folds: NDArray[np.intp]) -> Floats:
@@ -110,11 +120,6 @@ def assign_folds(keys: NDArray[np.uint64], groups: NDArray[Any], n_folds: int) -
     Keys are hashes, so the order is as good as random, yet the same for the same images.
     """
     order, group_of = _groups_by_key(keys, groups)
-    if len(order) < 2:
-        raise CalibrationError(
-            f"calibration leaves images out, and needs at least 2 independent ones: there "
-            f"{'is' if len(order) == 1 else 'are'} {len(order)} (of {len(keys)} images)"
-        )
     rank = np.empty(len(order), dtype=np.intp)
     rank[order] = np.arange(len(order))
     return np.asarray(rank[group_of] % min(n_folds, len(order)))
@@ -136,6 +141,11 @@ def _groups_by_key(
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Groups in the order of their smallest key, and the group of each image."""
     names, group_of = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        raise CalibrationError(
+            "calibration leaves images out, and needs at least 2 independent ones: there "
+            f"{'is' if len(names) == 1 else 'are'} {len(names)} (of {len(keys)} images)"
+        )
     smallest = np.full(len(names), np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(smallest, group_of, keys)
     return np.argsort(smallest, kind="stable"), group_of

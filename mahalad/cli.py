@@ -96,8 +96,6 @@ def detector_options(command: Any) -> Any:
                          help="Keep the first (pca) or last (npca) principal components."),
             click.option("--scorer", type=click.Choice(SCORERS), default="gaussian",
                          show_default=True, help="Distance to the good images, per level."),
-            click.option("--threshold", type=click.Choice(THRESHOLDS), default="conformal",
-                         show_default=True, help="Rule that turns the rate into a threshold."),
             click.option("--augment", type=click.IntRange(min=0), default=0, show_default=True,
                          help="Slightly changed copies of each image to fit as well."),
             click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
@@ -107,9 +105,14 @@ def detector_options(command: Any) -> Any:
     )  # fmt: skip
 
 
+threshold_option = click.option(
+    "--threshold", type=click.Choice(THRESHOLDS), default="conformal", show_default=True,
+    help="Rule that turns the rate into a threshold.",
+)  # fmt: skip
 fpr_option = click.option(
     "--fpr", type=_Fpr(), default=None, metavar="RATE",
-    help="Share of good images that may be flagged, e.g. 0.05."
+    help="Share of good images that may be flagged, e.g. 0.05 (of images that come as those "
+         "of the fit came)."
 )  # fmt: skip
 
 
@@ -133,6 +136,7 @@ def _show_warning(message: Any, category: Any, *rest: Any, **options: Any) -> No
               help="Model file to write.")  # fmt: skip
 @network_options
 @detector_options
+@threshold_option
 @fpr_option
 @click.option(
     "--calibration",
@@ -240,7 +244,9 @@ def score(
     else:
         from mahalad.mahalanobis import MahalanobisDetector
 
-        detector = MahalanobisDetector(weights=weights, device=device or "auto")
+        detector = MahalanobisDetector(
+            weights=weights, device=device or "auto", fpr=0.05 if fpr is None else fpr
+        )
         _fit(detector, _with_progress(normals, "fit"))
         unreadable_normals = len(detector.unreadable_)
     if fpr is not None:
@@ -322,6 +328,7 @@ def _root_options(command: Any) -> Any:
 @_root_options
 @network_options
 @detector_options
+@threshold_option
 @fpr_option
 @click.option(
     "--protocol",
@@ -374,7 +381,6 @@ def bench_fpr(**options: Any) -> None:
     """Validity: asked against achieved false-positive rate, for every threshold rule."""
     from mahalad.bench_fpr import run
 
-    options.pop("threshold")
     click.echo(run(progress=_bar("features"), **_bench_arguments(options)))
 
 
@@ -495,7 +501,7 @@ def _lines(results: Iterable[Result], style: str) -> Iterator[str]:
     results = chain([next(results)], results)
     if style == "jsonl":
         for result in results:
-            yield json.dumps(_row(result), ensure_ascii=False)
+            yield json.dumps(_row(result))
         return
     columns = ["path", "score", "threshold", "p_value", "anomaly", "error"]
     if style == "csv":
@@ -530,7 +536,7 @@ def _write_rows(results: Iterable[Result], style: str, output: str | None) -> No
     from mahalad.modelfile import write_atomically
 
     text = "".join(line + "\n" for line in _lines(results, style))
-    write_atomically(output, text.encode())
+    write_atomically(output, text.encode(errors="surrogateescape"))
 
 
 def _summary(results: _Counted, unreadable_normals: int, fail_on_anomaly: bool) -> int:

@@ -51,7 +51,11 @@ def find_categories(roots: Sequence[str | Path], names: Sequence[str] = ()) -> l
     for root in map(Path, roots):
         for folder in [root, *sorted(p for p in root.iterdir() if p.is_dir())]:
             if (folder / "train" / "good").is_dir() and (folder / "test").is_dir():
-                folders[folder.resolve().name] = folder
+                name = folder.resolve().name
+                if folders.setdefault(name, folder).resolve() != folder.resolve():
+                    raise InputError(
+                        f"two categories are called {name}: {folders[name]} and {folder}; give one"
+                    )
     missing = [name for name in names if name not in folders]
     if missing or not folders:
         raise InputError(
@@ -86,4 +90,4 @@ def group_of(path: str, pattern: str) -> str:
         raise InputError(f"--group {pattern!r} is not a regular expression: {error}") from error
     if match is None:
         raise InputError(f"--group {pattern!r} does not match {path}: it must match every image")
-    return str(match.group(1) if match.re.groups else match.group(0))
+    return str(match.group(1) or match.group(0) if match.re.groups else match.group(0))

@@ -28,6 +28,9 @@ from mahalad.scorers import as_input_of, make_scorer, take
 from mahalad.store import FeatureStore, originals, own_groups, rows
 from mahalad.thresholds import RULES, check_fpr
 
+_MAY_CHANGE = ("fpr", "device", "batch_size")
+_MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored")
+
 
 class AnomalyDetector(BaseEstimator):
     """Compose a feature extractor, a scorer and a threshold into a detector.
@@ -45,11 +48,12 @@ class AnomalyDetector(BaseEstimator):
         ``"conformal"`` (leave-one-out or cross-fitted), ``"chi2"``, ``"holdout"`` (split
         conformal) or ``"chi2-nominal"``.
     fpr : float, default=0.05
-        Share of good images that may be flagged; changeable after fit (`set_fpr`).
+        Share of good images that may be flagged, if they come as those of the fit came
+        (exchangeable); changeable after fit (`set_fpr`).
     n_augment : int, default=0
         Slightly changed copies of each image that are fitted as well. Calibration always
         leaves an image out together with its copies.
-    n_folds : int, default=20
+    n_folds : int, default=40
         Folds of the cross-fitting that calibrates a scorer without a closed-form leave-one-out.
     holdout_fraction : float, default=0.3
         Share of the images held out by ``threshold="holdout"`` when `fit` is given none.
@@ -91,6 +95,8 @@ class AnomalyDetector(BaseEstimator):
     _store: FeatureStore
     _held_out: FeatureStore
     _level_sizes: dict[str, int]
+    _level_names: tuple[str, ...]
+    _fitted_params: dict[str, Any]
     _grouped: bool
     _stale: bool
 
@@ -102,7 +108,7 @@ class AnomalyDetector(BaseEstimator):
         *,
         fpr: float = 0.05,
         n_augment: int = 0,
-        n_folds: int = 20,
+        n_folds: int = 40,
         holdout_fraction: float = 0.3,
         max_stored: int = 10_000,
         random_state: int | None = None,
@@ -159,15 +165,21 @@ class AnomalyDetector(BaseEstimator):
         """
         self._check_parameters(calibration)
         self._reset()
-        self.features_, self._scorer = self._make_parts()
-        if self.features_ is not None:
-            self.features_.build()
-        elif self.n_augment:
-            raise InputError("n_augment changes images; it needs a feature extractor")
-        self._ingest(X, groups, self._store)
-        if calibration is not None:
-            self._ingest(calibration, None, self._held_out)
-        self._refresh()
+        try:
+            self.features_, self._scorer = self._make_parts()
+            if self.features_ is not None:
+                self.features_.build()
+            elif self.n_augment:
+                raise InputError("n_augment changes images; it needs a feature extractor")
+            self._add(*self._ingest(X, groups, self.n_augment))
+            if calibration is not None:
+                self._held_out = self._ingest(calibration, None, 0)[0]
+                if not self._held_out.n_seen:
+                    raise InputError("none of the calibration images could be read")
+            self._refresh()
+        except BaseException:
+            del self._store  # a failed fit leaves no half-fitted detector
+            raise
         self._warn_if_uncalibrated()
         return self
 
@@ -175,10 +187,8 @@ class AnomalyDetector(BaseEstimator):
         """Add good images; the result is that of one fit on all of them."""
         if not hasattr(self, "_store"):
             return self.fit(X, groups=groups)
-        self._check_fitted()
         self._check_updatable()
-        self._ingest(X, groups, self._store)
-        self._stale = True
+        self._add(*self._ingest(X, groups, self.n_augment))
         return self
 
     def merge(self, other: AnomalyDetector) -> Self:
@@ -192,24 +202,28 @@ class AnomalyDetector(BaseEstimator):
             The other detector has other features (network, weights, levels, size) or another
             scorer.
         """
-        self._check_fitted()
-        other._check_fitted()
         self._check_updatable()
         other._check_updatable()
         for what in ("features", "scorer"):
             mine, theirs = (persistence.describe(d, what) for d in (self, other))
             if mine != theirs:
                 raise InputError(f"cannot merge fits with different {what}: {mine} and {theirs}")
-        if self._is_mergeable():
-            self._scorer.merge(other._scorer)
-        self._store.merge(other._store)
+        for name in self._changed_since(other._fitted_params, _MUST_MATCH):
+            raise InputError(
+                f"cannot merge fits with different {name}: {self._fitted_params[name]} and "
+                f"{other._fitted_params[name]}"
+            )
         self._held_out.merge(other._held_out)
+        self._grouped |= other._grouped
         self.unreadable_ = self.unreadable_ + other.unreadable_
-        self._stale = True
+        self._add(other._store, other._scorer)
         return self
 
     def set_fpr(self, fpr: float) -> Self:
-        """Ask for another false-positive rate; no images and no refit are needed."""
+        """Ask for another false-positive rate; no images and no refit are needed.
+
+        The rate holds for good images that are exchangeable with those of the fit.
+        """
         self.fpr = check_fpr(fpr)
         return self
 
@@ -258,7 +272,7 @@ class AnomalyDetector(BaseEstimator):
         for images, features in self._extract(X):
             names = [image.source.name for image in images if image.error is None]
             scores = self._score(features) if names else (np.empty(0), None)
-            good = iter(judge(names, *scores, list(features), threshold, fpr))
+            good = iter(judge(names, *scores, self._level_names, threshold, fpr))
             for image in images:
                 if image.error is None:
                     yield next(good)
@@ -317,6 +331,7 @@ class AnomalyDetector(BaseEstimator):
             The file cannot be written; an older file of that name is then intact.
         """
         self._check_fitted()
+        self._check_unchanged()
         self._refresh()
         persistence.save(
             self, path, include_features=include_features, include_weights=include_weights
@@ -344,6 +359,8 @@ class AnomalyDetector(BaseEstimator):
     def _reset(self) -> None:
         self.unreadable_ = []
         self._grouped = False
+        self._level_names = ()
+        self._fitted_params = self._params_of_fit()
         self._held_out = FeatureStore()
         _, scorer = self._make_parts()
         capacity = self.max_stored if self._streams(scorer) else None
@@ -358,11 +375,14 @@ class AnomalyDetector(BaseEstimator):
     def _is_mergeable(self) -> bool:
         return self._store.capacity is not None
 
-    def _ingest(self, X: Any, groups: Sequence[Any] | None, store: FeatureStore) -> None:
-        """Read images into a store, and into the scorer where it learns batch by batch."""
-        learns = store is self._store and self._is_mergeable()
+    def _ingest(
+        self, X: Any, groups: Sequence[Any] | None, n_augment: int
+    ) -> tuple[FeatureStore, Any]:
+        """Read images into a store, and into a scorer of their own if it learns by batches."""
+        store = FeatureStore(self._store.capacity)
+        scorer = self._make_parts()[1]
         n_read = 0
-        for images, features in self._extract(X, self.n_augment):
+        for images, features in extract(X, self.features_, self._salt(), n_augment):
             good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
             keys = [image.key for image in images if image.error is None]
             n_read += len(images)
@@ -373,20 +393,44 @@ class AnomalyDetector(BaseEstimator):
                 if image.error is not None:
                     self._report_unreadable(image)
             if good:
-                store.add(features, keys, labels)
-                if learns:
-                    self._scorer.partial_fit(rows(features))
+                self._level_names = self._level_names or tuple(features)
+                ordered = self._ordered(features)
+                store.add(ordered, keys, labels)
+                if self._is_mergeable():
+                    scorer.partial_fit(as_input_of(scorer, rows(ordered)))
         if groups is not None:
             self._grouped = True
             if n_read != len(groups):
                 raise InputError(f"groups has {len(groups)} entries, but X has {n_read} images")
+        return store, scorer
+
+    def _add(self, store: FeatureStore, scorer: Any) -> None:
+        """Add images that were read: all at once, so that a failed read adds none."""
+        if not store.n_seen:
+            return
+        if self._is_mergeable():
+            if self._store.n_seen:
+                self._scorer.merge(scorer)
+            else:
+                self._scorer = scorer
+        self._store.merge(store)
+        self._stale = True
+
+    def _ordered(self, features: Features) -> dict[str, NDArray[Any]]:
+        """The levels in the order of the fit, whatever the order they were given in."""
+        if set(features) != set(self._level_names):
+            raise InputError(
+                f"features of levels {', '.join(features)} given to a detector of levels "
+                f"{', '.join(self._level_names)}"
+            )
+        return {name: features[name] for name in self._level_names}
 
     def _report_unreadable(self, image: ReadImage) -> None:
         self.unreadable_.append(Result(image.source.name, error=str(image.error)))
         warnings.warn(f"left out of the fit: {image.error}", UnreadableImageWarning, stacklevel=4)
 
-    def _extract(self, X: Any, n_augment: int = 0) -> Iterator[Batch]:
-        return extract(X, self.features_, self._salt(), n_augment)
+    def _extract(self, X: Any) -> Iterator[Batch]:
+        return extract(X, self.features_, self._salt())
 
     def _refresh(self) -> None:
         """Bring scorer and calibration up to date with all images added."""
@@ -437,7 +481,7 @@ class AnomalyDetector(BaseEstimator):
 
     def _score(self, features: Features) -> tuple[Floats, Floats | None]:
         """Anomaly scores (n,) and per level (n, n_levels) of features (n, copies, D)."""
-        F = as_input_of(self._scorer, originals(features))
+        F = as_input_of(self._scorer, originals(self._ordered(features)))
         if hasattr(self._scorer, "level_score_samples"):
             levels = -self._scorer.level_score_samples(F)
             return levels.sum(axis=1), levels
@@ -485,6 +529,13 @@ class AnomalyDetector(BaseEstimator):
         check_fpr(self.fpr)
         if isinstance(self.threshold, str) and self.threshold not in RULES:
             raise InputError(f"unknown threshold {self.threshold!r}; one of {', '.join(RULES)}")
+        rule = self.threshold
+        if not isinstance(rule, str) and not all(
+            hasattr(rule, name) for name in ("fit", "statistic", "p_values", "critical_value")
+        ):
+            raise InputError(
+                f"threshold must be one of {', '.join(RULES)} or a threshold object, got {rule!r}"
+            )
         for name, least in (("n_augment", 0), ("n_folds", 2), ("max_stored", 2)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
@@ -509,10 +560,29 @@ class AnomalyDetector(BaseEstimator):
             )
 
     def _check_updatable(self) -> None:
-        if self._store.n_kept == 0 and self._store.n_seen:
+        self._check_fitted()
+        self._check_unchanged()
+        if self._store.is_empty and self._store.n_seen:
             raise InputError(
                 "this model was saved without the features of its images: it can score, but not "
                 "be updated or merged"
+            )
+
+    def _params_of_fit(self) -> dict[str, Any]:
+        """Parameters as JSON, without those that may change after a fit."""
+        params = persistence.params_spec(self)
+        params["threshold"] = "holdout" if self.threshold == "holdout" else "leave-out"
+        return {name: value for name, value in params.items() if name not in _MAY_CHANGE}
+
+    def _changed_since(self, params: dict[str, Any], names: Sequence[str] = ()) -> list[str]:
+        now = self._params_of_fit()
+        return [n for n in names or now if n in now and now[n] != params.get(n)]
+
+    def _check_unchanged(self) -> None:
+        changed = self._changed_since(self._fitted_params)
+        if changed:
+            raise InputError(
+                f"{', '.join(changed)} changed by set_params after the fit: fit again or set it back"
             )
 
     def _salt(self) -> int:

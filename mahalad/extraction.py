@@ -54,6 +54,8 @@ def extract(X: Any, extractor: Any, salt: int, n_augment: int = 0) -> Iterator[B
 def from_arrays(X: Any, salt: int) -> tuple[list[ReadImage], dict[str, NDArray[Any]]]:
     """Features given directly: one "image" for each row, each level (n, 1, D)."""
     levels = X if isinstance(X, Mapping) else {"features": X}
+    if not all(isinstance(name, str) for name in levels):
+        raise InputError(f"levels must be named by strings, got {list(levels)}")
     arrays = {name: np.atleast_2d(np.asarray(values)) for name, values in levels.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
     if not arrays or any(a.ndim != 2 or not len(a) for a in arrays.values()):

@@ -76,6 +76,23 @@ class BackboneFeatures(BaseEstimator):
         )
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle by inputs: the weights, not the network; it is built again on the other side."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        if "backbone_" in state:
+            state["backbone_"] = (self.backbone_.state(), self.backbone_.weights)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        built = state.pop("backbone_", None)
+        super().__setstate__(state)
+        if built is not None:
+            import torch
+
+            arrays, record = built
+            self.build({name: torch.from_numpy(array) for name, array in arrays.items()})
+            self.backbone_.weights = record
+
     def prepare(self, image: Any) -> NDArray[Any]:
         """Squash a decoded image to the input size: (S, S, 3), uint8 or float32 in [0, 1]."""
         backbone = self.backbone_

@@ -75,7 +75,10 @@ def _leave_group_out(y: Floats, spectrum: Spectrum) -> Floats:
     n, g, rho = spectrum.n_samples, len(y), spectrum.shrinkage
     rest = n - g
     if rest < 2:
-        raise ValueError(f"leaving out a group of {g} leaves {rest} of {n} samples: no Gaussian")
+        raise DegenerateDataError(
+            f"leaving out a group of {g} (images of one part, or copies of one picture) leaves "
+            f"{rest} of {n} samples: no Gaussian"
+        )
     ridge = rho * spectrum.mean_variance
     b = y / np.sqrt((1 - rho) * n / rest * spectrum.eigenvalues + ridge)  # Y A^-1/2, (g, rank)
     z = b + b.sum(axis=0) / rest  # deviations from the mean without the group

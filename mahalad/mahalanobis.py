@@ -17,8 +17,9 @@ class MahalanobisDetector(AnomalyDetector):
     """Find anomalies in images by the Mahalanobis distance of frozen ImageNet features.
 
     One Gaussian with Ledoit-Wolf shrinkage per level of the network, unsquared distances summed
-    over levels, and a threshold whose false-positive rate is the one asked for. Nothing is
-    trained; a fit takes about as long as reading the images.
+    over levels, and a threshold whose false-positive rate is the one asked for, as long as new good
+    images come as those of the fit came (exchangeable). Nothing is trained; a fit takes about
+    as long as reading the images.
 
     Parameters
     ----------
@@ -34,7 +35,7 @@ class MahalanobisDetector(AnomalyDetector):
     reduction : str, PrincipalComponents or None, default=None
         ``"pca"`` or ``"npca"``, with ``":0.95"`` for another share of variance than 0.99.
     fpr : float, default=0.05
-        Share of good images that may be flagged.
+        Share of good images that may be flagged, if they are exchangeable with those fitted.
     threshold : str, default="conformal"
         ``"conformal"``, ``"chi2"``, ``"holdout"`` or ``"chi2-nominal"``.
     n_augment, n_folds, holdout_fraction, max_stored, random_state
@@ -73,7 +74,7 @@ class MahalanobisDetector(AnomalyDetector):
         fpr: float = 0.05,
         threshold: str | Threshold = "conformal",
         n_augment: int = 0,
-        n_folds: int = 20,
+        n_folds: int = 40,
         holdout_fraction: float = 0.3,
         max_stored: int = 10_000,
         batch_size: int = 32,

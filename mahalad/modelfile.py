@@ -30,9 +30,13 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     ModelFileError
         The folder is missing or not writable, or the disk is full.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # the target of a link, not the link
     temporary = ""
     try:
+        if path.exists() and not path.is_file():  # a pipe, /dev/stdout: nothing to replace
+            with open(path, "wb") as file:
+                file.write(content)
+            return
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import clone
 
-from mahalad.errors import InputError, ModelFileError
+from mahalad.errors import InputError, MahaladError, ModelFileError
 from mahalad.features import BackboneFeatures
 from mahalad.gaussian import LedoitWolfGaussian
 from mahalad.images import ImageSource, open_image
@@ -68,17 +68,16 @@ def save(
             state = extractor.backbone_.state()
             arrays |= {f"weights/{name}": values for name, values in state.items()}
             record["weights_embedded"] = True
-    params = detector.get_params(deep=False)
     header = {
         "mahalad_version": importlib.metadata.version("mahalad"),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         "class": type(detector).__name__,
-        "params": {name: to_spec(value) for name, value in params.items()},
+        "params": params_spec(detector),
         "features": record,
         "fit": {
             "n_images": store.n_seen,
             "n_stored": store.n_kept if include_features else 0,
-            "levels": {n: v.shape[-1] for n, v in store.features.items()},
+            "levels": _level_sizes(detector),
             "groups": np.unique(store.groups).tolist() if detector._grouped else None,
             "unreadable": [{"name": r.name, "error": r.error} for r in detector.unreadable_],
         },
@@ -102,11 +101,37 @@ def load(
     header, arrays = read_model(path)
     try:
         detector = classes[header["class"]](**_read_params(path, header, parts))
-        _restore(detector, path, header, arrays, weights, device)
+        if device is not None:
+            _set_device(detector, device)
+        _restore(detector, path, header, arrays, weights)
+        check_golden(detector, path, header["golden"])
+    except MahaladError:
+        raise
     except KeyError as error:
         raise ModelFileError(f"{path}: the model file lacks {error}") from error
-    check_golden(detector, path, header["golden"])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
     return detector
+
+
+def _set_device(detector: AnomalyDetector, device: str) -> None:
+    """Ask for another device than at fit: a parameter of the detector or of its features."""
+    holder = detector if "device" in detector.get_params(deep=False) else detector.features
+    if holder is not None:
+        holder.set_params(device=device)
+
+
+def params_spec(detector: AnomalyDetector) -> dict[str, Any]:
+    """Parameters of a detector as JSON."""
+    return {name: to_spec(value) for name, value in detector.get_params(deep=False).items()}
+
+
+def _level_sizes(detector: AnomalyDetector) -> dict[str, int]:
+    """Number of features of each level, in the order of the fit."""
+    if detector._store.is_empty:
+        return detector._level_sizes
+    features = detector._store.features
+    return {name: features[name].shape[-1] for name in detector._level_names}
 
 
 def info(path: str | Path) -> dict[str, Any]:
@@ -119,8 +144,7 @@ def golden(detector: AnomalyDetector) -> Floats:
     """Anomaly scores of inputs that are generated from a fixed seed, shape (N_GOLDEN,)."""
     rng = np.random.default_rng(GOLDEN_SEED)
     if detector.features_ is None:
-        levels = detector._store.features if detector._store.n_kept else detector._level_sizes
-        sizes = {n: v if isinstance(v, int) else v.shape[-1] for n, v in levels.items()}
+        sizes = _level_sizes(detector)
         return detector._score(
             {name: rng.normal(size=(N_GOLDEN, 1, size)) for name, size in sizes.items()}
         )[0]
@@ -169,24 +193,28 @@ def _restore(
     header: dict[str, Any],
     arrays: dict[str, NDArray[Any]],
     weights: str | Path | None,
-    device: str | None,
 ) -> None:
+    detector._check_parameters(None)
     detector._reset()
     detector.features_, detector._scorer = detector._make_parts()
     if header["features"] is not None:
-        _build_features(detector.features_, path, header["features"], arrays, weights, device)
+        _build_features(detector.features_, path, header["features"], arrays, weights)
     elif detector.features_ is not None:
         detector.features_.build()
     fit = header["fit"]
     detector._grouped = fit["groups"] is not None
     detector._level_sizes = fit["levels"]
-    _fill_store(detector._store, "fit", arrays, fit["groups"])
-    _fill_store(detector._held_out, "held_out", arrays, None)
+    detector._level_names = levels = tuple(fit["levels"])
+    _fill_store(detector._store, "fit", arrays, levels, fit["groups"])
+    _fill_store(detector._held_out, "held_out", arrays, levels, None)
     detector._store.n_seen = fit["n_images"]
     detector._calibration_method = header["calibration"]["method"]
-    detector._calibration_scores = arrays["calibration/scores"]
+    scores = arrays["calibration/scores"]
+    if scores.shape != (header["calibration"]["n"],) or not np.isfinite(scores).all():
+        raise ModelFileError(f"{path}: the model file is damaged (calibration scores)")
+    detector._calibration_scores = scores
     if any(name.startswith("moments/") for name in arrays):
-        _restore_moments(detector._scorer, arrays)
+        _restore_moments(detector._scorer, arrays, levels)
     else:
         detector._fit_from_store()
     detector._stale = False
@@ -198,12 +226,9 @@ def _build_features(
     record: dict[str, Any],
     arrays: dict[str, NDArray[Any]],
     weights: str | Path | None,
-    device: str | None,
 ) -> None:
     import torch
 
-    if device is not None:
-        extractor.device = device
     embedded = {
         name.removeprefix("weights/"): torch.from_numpy(values)
         for name, values in arrays.items()
@@ -247,12 +272,15 @@ def _store_arrays(name: str, store: FeatureStore) -> dict[str, NDArray[Any]]:
 
 
 def _fill_store(
-    store: FeatureStore, name: str, arrays: dict[str, NDArray[Any]], groups: list[str] | None
+    store: FeatureStore,
+    name: str,
+    arrays: dict[str, NDArray[Any]],
+    levels: tuple[str, ...],
+    groups: list[str] | None,
 ) -> None:
     if f"{name}/keys" not in arrays:
         return
-    prefix = f"{name}/features/"
-    features = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+    features = {level: arrays[f"{name}/features/{level}"] for level in levels}
     keys = arrays[f"{name}/keys"].tolist()
     if groups is None:
         labels = own_groups(keys)
@@ -276,16 +304,14 @@ def _moments_arrays(scorer: Any, include_features: bool) -> dict[str, NDArray[An
     return arrays
 
 
-def _restore_moments(scorer: Any, arrays: dict[str, NDArray[Any]]) -> None:
-    suffix = "/scalars"
-    names = [n for n in arrays if n.startswith("moments/") and n.endswith(suffix)]
+def _restore_moments(scorer: Any, arrays: dict[str, NDArray[Any]], levels: tuple[str, ...]) -> None:
     scorer.estimators_ = {}
-    for name in names:
-        stem = name.removesuffix(suffix)
-        n, q2, q4 = arrays[name].tolist()
+    for level in levels:
+        stem = f"moments/{level}"
+        n, q2, q4 = arrays[f"{stem}/scalars"].tolist()
         fields = {field: arrays[f"{stem}/{field}"] for field in _MOMENTS}
         estimator = clone(scorer.estimator)
         estimator.moments_ = Moments(n_samples=int(n), q2=q2, q4=q4, **fields)
         estimator.n_features_in_ = estimator.moments_.n_features
         estimator._spectrum = None
-        scorer.estimators_[stem.removeprefix("moments/")] = estimator
+        scorer.estimators_[level] = estimator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,9 +14,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from mahalad.errors import ImageReadError, ImageValueError
 from mahalad.images import ImageSource, iter_sources, open_image
+
+_LAZY = threading.Lock()
 
 Prepare = Callable[[Any], NDArray[Any]]
 
@@ -38,7 +42,12 @@ class ReadImage:
 def read_image(source: ImageSource, prepare: Prepare, salt: int) -> ReadImage:
     """Decode and prepare one image."""
     try:
-        prepared = prepare(open_image(source))
+        if isinstance(source.value, Image.Image):
+            with _LAZY:  # a picture opened lazily is not safe to decode twice at a time
+                image = open_image(source)
+        else:
+            image = open_image(source)
+        prepared = prepare(image)
     except (ImageReadError, ImageValueError) as error:
         return ReadImage(source, None, 0, error)
     return ReadImage(source, prepared, content_key(prepared, salt), None)

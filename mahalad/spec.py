@@ -19,6 +19,7 @@ from mahalad.scorers import (
     NearestNeighborDistance,
     StandardizedDistance,
 )
+from mahalad.thresholds import RULES
 
 _CLASSES: dict[str, type] = {
     cls.__name__: cls
@@ -32,6 +33,7 @@ _CLASSES: dict[str, type] = {
         Pipeline,
         PrincipalComponents,
         StandardizedDistance,
+        *RULES.values(),
     )
 }
 
@@ -48,6 +50,8 @@ def to_spec(value: Any) -> Any:
         return value.item()
     if isinstance(value, Path):
         return str(value)
+    if type(value) in RULES.values():
+        return {"class": type(value).__name__, "params": {}}
     if isinstance(value, (list, tuple)):
         return [to_spec(item) for item in value]
     if isinstance(value, BaseEstimator) and _CLASSES.get(type(value).__name__) is type(value):

@@ -68,6 +68,11 @@ class FeatureStore:
         return len(self.keys) if self._chunks else 0
 
     @property
+    def is_empty(self) -> bool:
+        """True when no features are kept."""
+        return not self._chunks
+
+    @property
     def is_complete(self) -> bool:
         """True when no image was dropped."""
         return self.n_kept == self.n_seen

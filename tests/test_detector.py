@@ -250,7 +250,7 @@ def test_feature_arrays_and_levels(rng):
     detector = AnomalyDetector().fit(levels)
     new = {"a": X[:3, :2], "b": X[:3, 2:]}
     assert detector.level_scores(new).shape == (3, 2)
-    with pytest.raises(InputError, match="features of levels a given to a scorer of levels a, b"):
+    with pytest.raises(InputError, match="features of levels a given to a detector of levels a, b"):
         detector.predict({"a": X[:, :2]})
     with pytest.raises(InputError, match="differ in their number of samples"):
         AnomalyDetector().fit({"a": X, "b": X[:5]})

@@ -101,7 +101,7 @@ def test_leave_group_out_equals_brute_force(n, D, rng):
 
 def test_leaving_out_all_but_one_is_refused():
     X = samples(6, 3)
-    with pytest.raises(ValueError, match="leaves 1 of 6 samples"):
+    with pytest.raises(ValueError, match="leaves 1 of 6 samples: no Gaussian"):
         LedoitWolfGaussian().fit(X).leave_one_out_distances(X, [0, 0, 0, 0, 0, 1])
 
 

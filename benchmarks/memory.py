@@ -1,0 +1,57 @@
+"""Peak memory of `fit` against the number of images, each in a process of its own.
+
+    python benchmarks/memory.py FOLDER_OF_GOOD_IMAGES [--size 224] [--counts 100 400 1600]
+
+The folder's images are taken again and again, each time a little brighter, until there are enough:
+what is measured is memory, not accuracy. What may grow is what a model keeps: the float32 features
+of each image, stated beside the peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import cycle, islice
+from pathlib import Path
+
+from PIL import Image
+
+from mahalad import MahalanobisDetector
+from mahalad.images import iter_sources
+
+
+def many(folder: Path, count: int) -> Iterator[Image.Image]:
+    paths = [source.path for source in iter_sources(folder)]
+    for i, path in enumerate(islice(cycle(paths), count)):
+        with Image.open(path) as image:
+            brighter = i // len(paths)
+            yield image.convert("RGB").point(lambda value, by=brighter: min(255, value + by))
+
+
+def measure(folder: Path, size: int, count: int) -> None:
+    detector = MahalanobisDetector(input_size=size).fit(many(folder, count))
+    kept = sum(values.nbytes for values in detector._store.features.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{count:6} images: peak {peak:7.0f} MiB, of these features kept {kept / 2**20:6.1f} MiB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--counts", type=int, nargs="+", default=[100, 400, 1600])
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        measure(options.folder, options.size, options.counts[0])
+        return
+    for count in options.counts:
+        command = [sys.executable, __file__, str(options.folder), "--one"]
+        subprocess.run([*command, "--size", str(options.size), "--counts", str(count)], check=True)
+
+
+if __name__ == "__main__":
+    main()
