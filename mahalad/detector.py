@@ -581,9 +581,7 @@ class AnomalyDetector(BaseEstimator):
     def _check_unchanged(self) -> None:
         changed = self._changed_since(self._fitted_params)
         if changed:
-            raise InputError(
-                f"{', '.join(changed)} changed by set_params after the fit: fit again or set it back"
-            )
+            raise InputError(f"{', '.join(changed)} changed by set_params after the fit: fit again")
 
     def _salt(self) -> int:
         return 0 if self.random_state is None else int(self.random_state)

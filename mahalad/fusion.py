@@ -37,6 +37,7 @@ def fold_batch_norms(network: nn.Module) -> int:
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     assert norm.running_mean is not None and norm.running_var is not None  # eval statistics
+    dtype = convolution.weight.dtype
     with torch.no_grad():
         scale = (norm.running_var.double() + norm.eps).rsqrt()
         shift = torch.zeros_like(scale)
@@ -45,5 +46,5 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         bias = torch.zeros_like(scale) if convolution.bias is None else convolution.bias.double()
         weight = convolution.weight.double() * scale.view(-1, 1, 1, 1)
         bias = (bias - norm.running_mean.double()) * scale + shift
-        convolution.weight = nn.Parameter(weight.float(), requires_grad=False)
-        convolution.bias = nn.Parameter(bias.float(), requires_grad=False)
+        convolution.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+        convolution.bias = nn.Parameter(bias.to(dtype), requires_grad=False)

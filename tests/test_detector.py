@@ -525,3 +525,130 @@ def test_public_surface():
         assert getattr(mahalad, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = mahalad.nothing
+
+
+# -- state that could get out of step ------------------------------------------------------
+
+
+def test_parameters_changed_after_a_fit_are_refused(rng, tmp_path):
+    X = rng.normal(size=(60, 5))
+    for change in ({"threshold": "holdout"}, {"max_stored": 20}, {"n_augment": 1}):
+        detector = AnomalyDetector(fpr=0.1).fit(X).set_params(**change)
+        name = next(iter(change))
+        with pytest.raises(InputError, match=f"{name} changed by set_params after the fit"):
+            detector.partial_fit(X)
+        with pytest.raises(InputError, match=name):
+            detector.save(tmp_path / "m")
+    with pytest.raises(CalibrationError, match="needs another calibration"):
+        AnomalyDetector(fpr=0.1).fit(X).set_params(threshold="holdout").predict(X)
+    # Rules that share a calibration may be exchanged.
+    chi2 = AnomalyDetector(fpr=0.1, threshold="chi2").fit(X)
+    exchanged = AnomalyDetector(fpr=0.1).fit(X).set_params(threshold="chi2")
+    assert exchanged.threshold_ == chi2.threshold_
+
+
+@pytest.mark.parametrize(
+    "other", [{"threshold": "holdout"}, {"max_stored": 30}, {"random_state": 3}]
+)
+def test_merging_fits_with_other_parameters_is_refused_and_changes_nothing(rng, other):
+    X = rng.normal(size=(60, 5))
+    detector = AnomalyDetector(fpr=0.1).fit(X)
+    with pytest.raises(InputError, match=f"with different {next(iter(other))}"):
+        detector.merge(AnomalyDetector(fpr=0.1, **other).fit(X))
+    assert detector.n_images_ == 60
+    assert detector.scorer_.estimators_["features"].n_samples_seen_ == 60
+
+
+def test_a_failed_update_adds_nothing(rng):
+    X = rng.normal(size=(60, 5))
+    detector = AnomalyDetector(fpr=0.1).fit(X)
+    with pytest.raises(InputError, match="groups has 11 entries, but X has 10 images"):
+        detector.partial_fit(X[:10], groups=range(11))
+    assert detector.n_images_ == 60
+    assert detector.scorer_.estimators_["features"].n_samples_seen_ == 60
+    failed = AnomalyDetector()
+    with pytest.raises(InputError, match="at least 2"):
+        failed.fit(X[:1])
+    with pytest.raises(NotFittedError):
+        _ = failed.n_images_
+
+
+def test_the_order_of_levels_is_that_of_the_fit(rng):
+    F = {"b": rng.normal(size=(60, 3)), "a": 5 * rng.normal(size=(60, 2))}
+    turned = {"a": F["a"], "b": F["b"]}
+    forest = AnomalyDetector(scorer=IsolationForest(random_state=0), fpr=0.1).fit(F)
+    np.testing.assert_array_equal(forest.anomaly_score(turned), forest.anomaly_score(F))
+    detector = AnomalyDetector(fpr=0.1).fit(F)
+    np.testing.assert_array_equal(detector.level_scores(turned), detector.level_scores(F))
+    first = next(detector.inspect(turned))
+    assert list(first.level_scores) == ["b", "a"]
+    assert list(first.level_scores.values()) == detector.level_scores(F)[0].tolist()
+
+
+@ignore_unreadable
+def test_calibration_images_that_cannot_be_read_are_an_error(detector, picture_folder, tmp_path):
+    (tmp_path / "text.png").write_text("hello")
+    detector.set_params(threshold="holdout")
+    with pytest.raises(InputError, match="none of the calibration images could be read"):
+        detector.fit(picture_folder / "good", calibration=tmp_path)
+
+
+def test_a_core_as_scorer_is_streamed_too(rng):
+    from mahalad import LedoitWolfGaussian
+
+    X = {"a": rng.normal(size=(60, 3)), "b": rng.normal(size=(60, 2))}
+    detector = AnomalyDetector(scorer=LedoitWolfGaussian(), fpr=0.1).fit(X)
+    side_by_side = LedoitWolfGaussian().fit(np.hstack([X["a"], X["b"]]))
+    np.testing.assert_allclose(
+        detector.score_samples(X), side_by_side.score_samples(np.hstack([X["a"], X["b"]]))
+    )
+
+
+@pytest.mark.parametrize("threshold", ["conformal", "holdout"])
+def test_one_group_is_not_enough(rng, threshold):
+    X = rng.normal(size=(60, 3))
+    with pytest.raises((CalibrationError, DegenerateDataError), match=r"independent|a group of 60"):
+        AnomalyDetector(threshold=threshold).fit(X, groups=["a"] * 60)
+
+
+def test_a_fitted_detector_can_be_pickled(detector, picture_folder):
+    import pickle
+
+    detector.fit(picture_folder / "good")
+    copy = pickle.loads(pickle.dumps(detector))
+    test = picture_folder / "test"
+    np.testing.assert_allclose(copy.anomaly_score(test), detector.anomaly_score(test), rtol=1e-6)
+    assert copy.features_.record() == detector.features_.record()
+
+
+def test_one_lazily_opened_picture_given_often(detector, picture_folder, tmp_path):
+    make_picture(3, side=900).save(tmp_path / "big.png")
+    detector.fit(picture_folder / "good")
+    with Image.open(tmp_path / "big.png") as picture:
+        results = list(detector.inspect([picture] * 16))
+    assert [r.error for r in results] == [None] * 16
+
+
+def test_prepared_arrays_are_left_as_they_are(small_weights, rng):
+    features = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64).build()
+    image = rng.uniform(size=(64, 64, 3)).astype(np.float32)
+    before = image.copy()
+    features.transform([image])
+    features.backbone_.pooled(image[None])
+    np.testing.assert_array_equal(image, before)
+
+
+def test_the_users_settings_of_cudnn_survive(small_weights):
+    features = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64).build()
+    seen = []
+    maps = features.backbone_._maps
+    features.backbone_._maps = lambda x: [seen.append(_cudnn()), *maps(x)][1:]
+    before = _cudnn()
+    features.transform([np.zeros((64, 64, 3), np.uint8)])
+    assert _cudnn() == before
+    assert seen == [(before[0], before[1], False)]
+
+
+def _cudnn():
+    settings = torch.backends.cudnn
+    return settings.enabled, settings.benchmark, settings.allow_tf32

@@ -36,6 +36,10 @@ def assert_same(a, b, X, rtol=1e-10):
     np.testing.assert_allclose(a.anomaly_score(X), b.anomaly_score(X), rtol=rtol)
     np.testing.assert_allclose(a.p_values(X), b.p_values(X), rtol=rtol)
     assert a.threshold_ == pytest.approx(b.threshold_, rel=rtol)
+    if hasattr(a.scorer_, "level_score_samples"):
+        np.testing.assert_allclose(a.level_scores(X), b.level_scores(X), rtol=rtol)
+    for one, other in zip(a.inspect(X), b.inspect(X), strict=True):
+        assert (one.level_scores or {}).keys() == (other.level_scores or {}).keys()
     assert a.fpr == b.fpr
     assert a.n_images_ == b.n_images_
 
@@ -69,6 +73,21 @@ def test_a_loaded_model_can_be_updated_and_merged(detector, picture_folder, tmp_
     updated = load(tmp_path / "a").partial_fit(good[20:])
     for other in (merged, updated):
         assert_same(other, whole, picture_folder / "test", rtol=1e-4)
+
+
+def test_forest_over_several_levels(small_weights, picture_folder, tmp_path):
+    features = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64)
+    forest = IsolationForest(random_state=0)
+    detector = AnomalyDetector(features, forest, fpr=0.1).fit(picture_folder / "good")
+    detector.save(tmp_path / "m")
+    assert_same(load(tmp_path / "m", scorer=forest), detector, picture_folder / "test")
+
+
+def test_levels_of_any_name_and_order(rng, tmp_path):
+    F = {"z": rng.normal(size=(40, 3)), "a": rng.normal(size=(40, 2))}
+    detector = AnomalyDetector(fpr=0.1).fit(F)
+    detector.save(tmp_path / "m")
+    assert_same(load(tmp_path / "m"), detector, F)
 
 
 def test_groups_survive(rng, tmp_path):
@@ -141,14 +160,13 @@ def test_parts_from_outside_are_given_again(rng, tmp_path):
     detector = AnomalyDetector(scorer=forest, threshold=ChiSquareThreshold()).fit(X)
     detector.save(tmp_path / "m")
     with pytest.raises(ModelFileError, match=r"its scorer is IsolationForest\(random_state=0\)"):
-        load(tmp_path / "m", threshold=ChiSquareThreshold())
-    loaded = load(tmp_path / "m", scorer=forest, threshold=ChiSquareThreshold())
+        load(tmp_path / "m")
+    loaded = load(tmp_path / "m", scorer=forest)
     assert_same(loaded, detector, X)
     with pytest.raises(ModelFileError, match="does not score here as it did"):
         load(
             tmp_path / "m",
             scorer=IsolationForest(n_estimators=7, random_state=1),
-            threshold=ChiSquareThreshold(),
         )
 
 
@@ -303,6 +321,45 @@ def test_format_1_stays_readable(picture_folder):
         expected["images"]["scores"],
         rtol=1e-3,
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"class": []},
+        {"golden": None},
+        {"params": {"nonsense": 1}},
+        {"params": {"threshold": "junk"}},
+        {"fit": {}},
+        {"calibration": {"method": "leave-one-out", "n": 3}},
+    ],
+)
+def test_damaged_headers_are_refused(rng, tmp_path, change):
+    AnomalyDetector(fpr=0.1).fit(rng.normal(size=(30, 3))).save(tmp_path / "m")
+    header, arrays = read_model(tmp_path / "m")
+    write_model(tmp_path / "odd", {**header, **change}, arrays)
+    with pytest.raises((ModelFileError, InputError)):
+        load(tmp_path / "odd")
+
+
+def test_calibration_that_is_not_finite_is_refused(rng, tmp_path):
+    AnomalyDetector(fpr=0.1).fit(rng.normal(size=(30, 3))).save(tmp_path / "m")
+    header, arrays = read_model(tmp_path / "m")
+    arrays["calibration/scores"] = np.full(30, np.nan)
+    write_model(tmp_path / "odd", header, arrays)
+    with pytest.raises(ModelFileError, match="calibration scores"):
+        load(tmp_path / "odd")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_links_keep_pointing(tmp_path):
+    (tmp_path / "target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+    write_atomically("/dev/null", b"gone")
+    assert not Path("/dev/null").is_file()
 
 
 def test_info(detector, tmp_path):
