@@ -85,7 +85,7 @@ def test_folding_changes_nothing_but_rounding(name, n_norms):
         assert fold_batch_norms(network) == n_norms
         after = network.forward_features(x)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
-    assert torch.allclose(after, before, rtol=1e-9, atol=1e-10 * float(before.abs().max()))
+    assert float((after - before).abs().max() / before.abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "resnet18"])
