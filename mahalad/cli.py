@@ -342,7 +342,8 @@ def _root_options(command: Any) -> Any:
     type=click.Choice(["categories", "levels", "distances", "networks", "sizes", "thresholds"]),
     default="categories",
     show_default=True,
-    help="Which experiment.",
+    help="Which experiment. distances compares all scorers (instead of --scorer), networks and "
+    "sizes the networks of --network (instead of --backbone), thresholds all rules.",
 )
 @click.option("--network", "networks", multiple=True, metavar="NAME[=WEIGHTS]",
               help="Network for --table networks/sizes; repeatable.")  # fmt: skip
