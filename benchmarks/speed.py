@@ -65,8 +65,7 @@ def main() -> None:
 
     def product() -> None:
         detector._reset()  # what `fit` does, without making the network again
-        detector._scorer = detector._make_parts()[1]
-        detector._ingest(train, None, detector._store)
+        detector._add(*detector._ingest(train, None, detector.n_augment))
         detector._refresh()
         scored.append(sum(result.score or 0.0 for result in detector.inspect(test)))
 
