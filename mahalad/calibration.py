@@ -82,7 +82,7 @@ def cross_fit_scores(
     -----
     A fit on fewer images scores new ones differently from a fit on all of them: with a
     reduction, whose number of components grows with the images, enough to turn a rate of 10 %
-    into 2-80 % (simulated, n = 20-500, D = 16-500). To first order the difference is
+    into 3-80 % (simulated with 20 folds, n = 20-1000, D = 16-500). To first order the difference is
     proportional to the share left out, so for the smooth scorers of this library two shares are
     scored, p and 2p, and the score is extrapolated to none left out: 2 s(p) - s(2p). A scorer
     from outside may be random (a forest): its noise would be extrapolated too, so it is not.
