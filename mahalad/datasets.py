@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mahalad.errors import InputError
-from mahalad.images import iter_sources
+from mahalad.images import IMAGE_EXTENSIONS, iter_sources
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,20 @@ class Category:
         Images of ``test/<kind>``, sorted.
     kinds : tuple of str
         Kind of each test image; ``"good"`` for the normal ones.
+    masks : tuple of (Path or None)
+        Ground-truth mask of each test image (None for good ones, and where the folder has none).
     """
 
     name: str
     train: tuple[Path, ...]
     test: tuple[Path, ...]
     kinds: tuple[str, ...]
+    masks: tuple[Path | None, ...] = ()
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether there are masks of the defective test images (of all, then)."""
+        return any(mask is not None for mask in self.masks)
 
 
 def find_categories(roots: Sequence[str | Path], names: Sequence[str] = ()) -> list[Category]:
@@ -45,7 +53,8 @@ def find_categories(roots: Sequence[str | Path], names: Sequence[str] = ()) -> l
     Raises
     ------
     InputError
-        No category is found, or a named one is not there.
+        No category is found, a named one is not there, or some defective test images of one
+        have a mask (``ground_truth/<kind>/<stem>_mask.*`` or ``<stem>.*``) and others have not.
     """
     folders: dict[str, Path] = {}
     for root in map(Path, roots):
@@ -69,7 +78,35 @@ def find_categories(roots: Sequence[str | Path], names: Sequence[str] = ()) -> l
 def _read_category(name: str, folder: Path) -> Category:
     test = _images(folder / "test")
     kinds = tuple(path.relative_to(folder / "test").parts[0] for path in test)
-    return Category(name, _images(folder / "train" / "good"), test, kinds)
+    masks = _find_masks(folder, test, kinds)
+    return Category(name, _images(folder / "train" / "good"), test, kinds, masks)
+
+
+def _find_masks(
+    folder: Path, test: tuple[Path, ...], kinds: tuple[str, ...]
+) -> tuple[Path | None, ...]:
+    truth = folder / "ground_truth"
+    files: dict[Path, Path] = {}  # by the path below `truth`, without extension
+    if truth.is_dir() and any(path.suffix.lower() in IMAGE_EXTENSIONS for path in truth.rglob("*")):
+        for path in _images(truth):
+            files.setdefault(path.relative_to(truth).with_suffix(""), path)
+    masks: list[Path | None] = []
+    for path, kind in zip(test, kinds, strict=True):
+        key = path.relative_to(folder / "test").with_suffix("")
+        mask = files.get(key.with_name(f"{key.name}_mask"), files.get(key))
+        masks.append(None if kind == "good" else mask)
+    bad = [
+        (path, mask) for path, mask, kind in zip(test, masks, kinds, strict=True) if kind != "good"
+    ]
+    without = [path for path, mask in bad if mask is None]
+    if 0 < len(without) < len(bad):
+        key = without[0].relative_to(folder / "test").with_suffix("")
+        raise InputError(
+            f"{without[0]}: no mask of this defect, such as {truth / key}_mask.png; of the "
+            f"{len(bad)} defective test images of {folder}, {len(without)} have none: add them, or "
+            "remove all masks"
+        )
+    return tuple(masks)
 
 
 def _images(folder: Path) -> tuple[Path, ...]:

@@ -1,0 +1,105 @@
+"""Tests of how the masks of a category are found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mahalad.datasets import Category, find_categories
+from mahalad.errors import InputError
+
+TEST = ("good/000.png", "good/001.png", "crack/000.png", "crack/001.png", "dent/a/000.png")
+
+
+def make_category(folder: Path, masks: tuple[str, ...], test: tuple[str, ...] = TEST) -> Path:
+    """Write empty files in the layout of MVTec AD."""
+    files = ["train/good/000.png", *(f"test/{name}" for name in test)]
+    for name in (*files, *(f"ground_truth/{name}" for name in masks)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def read(folder: Path) -> Category:
+    (category,) = find_categories([folder])
+    return category
+
+
+@pytest.mark.parametrize(
+    "masks",
+    [
+        ("crack/000_mask.png", "crack/001_mask.png", "dent/a/000_mask.png"),
+        ("crack/000.bmp", "crack/001_mask.PNG", "dent/a/000.tif"),
+    ],
+)
+def test_each_defective_image_has_its_mask(tmp_path: Path, masks: tuple[str, ...]) -> None:
+    category = read(make_category(tmp_path / "cog", masks))
+    truth = tmp_path / "cog" / "ground_truth"
+    assert category.kinds == ("crack", "crack", "dent", "good", "good")
+    assert category.masks == (*(truth / name for name in masks), None, None)
+    assert category.has_masks
+
+
+def test_name_with_mask_comes_first(tmp_path: Path) -> None:
+    masks = ("crack/000.png", "crack/000_mask.png")
+    category = read(make_category(tmp_path / "cog", masks, ("good/0.png", "crack/000.png")))
+    assert category.masks == (tmp_path / "cog" / "ground_truth" / masks[1], None)
+
+
+def test_dots_in_names_are_kept(tmp_path: Path) -> None:
+    test = ("good/0.png", "crack/a.1.png", "crack/a.2.png")
+    category = read(
+        make_category(tmp_path / "cog", ("crack/a.1_mask.png", "crack/a.2_mask.png"), test)
+    )
+    assert [mask and mask.name for mask in category.masks] == [
+        "a.1_mask.png", "a.2_mask.png", None,
+    ]  # fmt: skip
+
+
+def test_good_images_have_no_mask(tmp_path: Path) -> None:
+    category = read(make_category(tmp_path / "cog", ("good/000_mask.png",)))
+    assert category.masks == (None,) * 5
+    assert not category.has_masks
+
+
+@pytest.mark.parametrize("others", [(), (".gitkeep",), ("notes.txt",)])
+def test_category_without_masks(tmp_path: Path, others: tuple[str, ...]) -> None:
+    category = read(make_category(tmp_path / "cog", others))
+    assert category.masks == (None,) * len(category.test)
+    assert not category.has_masks
+    assert not Category("cog", (), (), ()).has_masks
+
+
+def test_some_masks_missing_is_refused(tmp_path: Path) -> None:
+    folder = make_category(tmp_path / "cog", ("crack/000_mask.png",))
+    with pytest.raises(
+        InputError,
+        match=r"test/crack/001\.png: no mask .*ground_truth/crack/001_mask\.png; of the 3 "
+        r"defective test images of .*cog, 2 have none",
+    ):
+        find_categories([folder])
+
+
+@pytest.mark.parametrize(
+    ("name", "n_masks"),
+    [
+        ("mvtec_ad/bottle", 63),
+        ("mvtec_ad/pill", 141),
+        ("magnetic_tile/tile", 392),
+        ("dobot_cubes/cubes", 0),
+    ],
+)
+def test_real_sets(shared: Path, name: str, n_masks: int) -> None:
+    category = read(shared / "data" / name)
+    pairs = list(zip(category.test, category.kinds, category.masks, strict=True))
+    found = [(path, kind, mask) for path, kind, mask in pairs if mask is not None]
+    assert len(found) == n_masks
+    assert category.has_masks == (n_masks > 0)
+    for path, kind, mask in found:
+        assert mask.stem == f"{path.stem}_mask"
+        assert mask.parent.name == kind == path.parent.name
+    for path, _, mask in found[::40]:
+        with Image.open(path) as picture, Image.open(mask) as truth:
+            assert picture.size == truth.size
