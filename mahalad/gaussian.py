@@ -35,7 +35,7 @@ class Spectrum:
         n, D = moments.n_samples, moments.n_features
         mean_variance = float(np.trace(C)) / D
         _check_spread(moments, mean_variance)
-        shrinkage = ledoit_wolf_shrinkage(moments, C)
+        shrinkage = float(ledoit_wolf_shrinkage(moments, C))
         eigenvalues, basis = principal_axes(C, max_rank=n - 1)
         if shrinkage == 0 and len(eigenvalues) < D:
             raise DegenerateDataError(

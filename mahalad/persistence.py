@@ -311,7 +311,9 @@ def _restore_moments(scorer: Any, arrays: dict[str, NDArray[Any]], levels: tuple
         n, q2, q4 = arrays[f"{stem}/scalars"].tolist()
         fields = {field: arrays[f"{stem}/{field}"] for field in _MOMENTS}
         estimator = clone(scorer.estimator)
-        estimator.moments_ = Moments(n_samples=int(n), q2=q2, q4=q4, **fields)
+        estimator.moments_ = Moments(
+            n_samples=int(n), q2=np.asarray(q2), q4=np.asarray(q4), **fields
+        )
         estimator.n_features_in_ = estimator.moments_.n_features
         estimator._spectrum = None
         scorer.estimators_[level] = estimator
