@@ -25,6 +25,8 @@ _HOME_OF = {
     "MeanDistance": "mahalad.scorers",
     "NearestNeighborDistance": "mahalad.scorers",
     "NominalChiSquareThreshold": "mahalad.thresholds",
+    "PatchGaussian": "mahalad.patches",
+    "PatchScorer": "mahalad.patch_scorer",
     "PrincipalComponents": "mahalad.reduction",
     "Result": "mahalad.result",
     "StandardizedDistance": "mahalad.scorers",
@@ -43,6 +45,8 @@ __all__ = [
     "MeanDistance",
     "NearestNeighborDistance",
     "NominalChiSquareThreshold",
+    "PatchGaussian",
+    "PatchScorer",
     "PrincipalComponents",
     "Result",
     "StandardizedDistance",
@@ -56,6 +60,8 @@ if TYPE_CHECKING:
     from mahalad.features import BackboneFeatures
     from mahalad.gaussian import LedoitWolfGaussian
     from mahalad.mahalanobis import MahalanobisDetector, load
+    from mahalad.patch_scorer import PatchScorer
+    from mahalad.patches import PatchGaussian
     from mahalad.reduction import PrincipalComponents
     from mahalad.result import Result
     from mahalad.scorers import (

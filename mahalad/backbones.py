@@ -1,4 +1,4 @@
-"""Frozen networks with every level reachable, each level pooled to one vector per image."""
+"""Frozen networks with every level reachable, pooled over the image or kept as maps."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mahalad.errors import BackboneError, WeightsError
 from mahalad.fusion import fold_batch_norms
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Levels = str | int | Sequence[str | int] | None
+MAP_STRIDES = (4, 8, 16)
+FINEST_STRIDE = 8
+MAX_MAP_FEATURES = 128
+MAP_PREFIX = "maps/"
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,13 @@ class Stage:
 class Backbone:
     """A network in eval mode, with what must be known to use it the same way again.
 
-    `pooled` is the only way through it: images in, one pooled vector per level out.
+    `extract` is the only way through it: images in, pooled vectors and maps out.
     """
 
     name: str
     network: nn.Module
     level_names: tuple[str, ...]
+    map_names: tuple[str, ...]
     input_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -59,37 +65,87 @@ class Backbone:
     licence: str | None
     weights: WeightsRecord
     device: torch.device
-    _maps: Callable[[Tensor], list[Tensor]] = field(repr=False)
+    _run: Callable[[Tensor], dict[str, Tensor]] = field(repr=False)
     _state: dict[str, Tensor] = field(repr=False)
+    _projections: dict[str, Tensor] = field(repr=False)
 
-    def pooled(self, images: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
-        """Pool every level over its positions.
+    def extract(
+        self, images: NDArray[Any], roi: NDArray[np.bool_] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Pooled features and feature maps of images.
 
         Parameters
         ----------
         images : ndarray of shape (n, input_size, input_size, 3)
             uint8 in 0..255 or float32 in [0, 1].
+        roi : ndarray of bool, shape (input_size, input_size), optional
+            Where pooling looks: the mean is weighted by each position's share of the region.
 
         Returns
         -------
-        dict of str to ndarray of shape (n, n_channels), float32
-            Level name to pooled features.
+        dict of str to ndarray, float32
+            Every level of `level_names` pooled over its positions, (n, n_channels), and every
+            level of `map_names` as ``"maps/<level>"``, (n, height, width, n_features), each
+            position averaged with its 8 neighbours.
         """
         # TF32 keeps 10 bits of a factor: whitening multiplies that error, so it stays off.
         with torch.inference_mode(), _no_tf32():
-            x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # (n, 3, H, W)
-            scale = 255.0 if images.dtype == np.uint8 else 1.0
-            x = x.to(torch.float32, memory_format=torch.channels_last)
-            mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
-            std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
-            x = (x - mean * scale) / (std * scale)
-            maps = self._maps(x)
-            pooled = [m.mean(dim=(2, 3)).float().cpu().numpy() for m in maps]
-        return dict(zip(self.level_names, pooled, strict=True))
+            found = self._run(self._normalised(images))
+            pooled = {name: _pooled(found[name], roi) for name in self.level_names}
+            maps = {MAP_PREFIX + name: self._map(name, found[name]) for name in self.map_names}
+            return {name: x.float().cpu().numpy() for name, x in (pooled | maps).items()}
+
+    def unpooled(
+        self, images: NDArray[Any], roi: NDArray[np.bool_] | None = None
+    ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """What `extract` pools: of each level the maps, (n, C, h, w), and weights, (h, w)."""
+        with torch.inference_mode(), _no_tf32():
+            found = self._run(self._normalised(images))
+            return {
+                name: (
+                    found[name].float().cpu().numpy(),
+                    _pooling_weights(found[name], roi).cpu().numpy(),
+                )
+                for name in self.level_names
+            }
+
+    def _normalised(self, images: NDArray[Any]) -> Tensor:
+        x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # (n, 3, H, W)
+        scale = 255.0 if images.dtype == np.uint8 else 1.0
+        x = x.to(torch.float32, memory_format=torch.channels_last)
+        mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
+        return (x - mean * scale) / (std * scale)
+
+    def _map(self, name: str, x: Tensor) -> Tensor:
+        """(n, C, h, w) to (n, h', w', C'): smoothed, on a grid of bounded size, C' <= 128."""
+        x = functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+        finest = max(1, self.input_size // FINEST_STRIDE)
+        if x.shape[-1] > finest:
+            x = functional.adaptive_avg_pool2d(x, finest)
+        x = x.permute(0, 2, 3, 1)
+        return x @ self._projections[name] if name in self._projections else x
 
     def state(self) -> dict[str, NDArray[Any]]:
         """The weights used, name to array: what a model file embeds."""
         return {key: value.numpy() for key, value in self._state.items()}
+
+
+def _pooled(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
+    """Mean over positions of (n, C, h, w), weighted by each one's share of the region."""
+    if roi is None:
+        return x.mean(dim=(2, 3))
+    return (x * _pooling_weights(x, roi)).sum(dim=(2, 3))
+
+
+def _pooling_weights(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
+    """Weight of each position of (n, C, h, w) in the mean, (h, w); they sum to 1."""
+    h, w = x.shape[2], x.shape[3]
+    if roi is None:
+        return torch.full((h, w), 1 / (h * w), device=x.device)
+    region = torch.from_numpy(roi.astype(np.float32)).to(x.device)[None, None]
+    weights = functional.adaptive_avg_pool2d(region, (h, w))[0, 0]
+    return weights / weights.sum()
 
 
 @contextmanager
@@ -107,6 +163,7 @@ def build_backbone(
     *,
     weights: str | Path | dict[str, Tensor] | None = None,
     levels: Levels = None,
+    maps: Levels = (),
     input_size: int | None = None,
     device: str = "auto",
 ) -> Backbone:
@@ -122,7 +179,10 @@ def build_backbone(
         timm's keys, which may lack what lies above the highest level used. A dict: a state
         dict already read (as embedded in a model file).
     levels : str, int, sequence of these, or None
-        Names or indices (negative from the end); None or ``"all"`` for all.
+        Levels to pool: names or indices (negative from the end); None or ``"all"`` for all.
+    maps : str, int, sequence of these, or None
+        Levels to keep as maps; None or ``"auto"`` for those of strides 4, 8 and 16 (at most two
+        of each). None of them by default.
     input_size : int or None
         Side of the square that images are squashed to; None for the network's native size
         (timm's `test_input_size` where there is one, else `input_size`).
@@ -145,7 +205,11 @@ def build_backbone(
         raise BackboneError(f"input_size must be a whole number of pixels >= 8, got {size!r}")
     stages = _sequential_stages(network)
     names = [s.name for s in stages] if stages else _intermediate_names(network, backbone)
-    chosen = _choose_levels(names, levels, backbone)
+    pooled = _choose_levels(names, levels, backbone)
+    mapped = _choose_maps(network, stages, names, maps, size, backbone)
+    chosen = sorted({*pooled, *mapped})
+    if not chosen:
+        raise BackboneError(f"no level given; {backbone} has {', '.join(names)}")
     top_module = stages[chosen[-1]].module if stages else names[chosen[-1]]
     state, source, origin = _find_weights(network, backbone, weights)
     used = _keys_up_to(network, top_module)
@@ -160,11 +224,13 @@ def build_backbone(
     stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
     network = network.float().requires_grad_(False).to(target)
     network = network.to(memory_format=torch.channels_last)
-    maps = _run_stages(stages, chosen) if stages else _run_intermediates(network, chosen)
+    run = _runner(network, stages, names, chosen)
+    map_names = tuple(names[i] for i in mapped)
     return Backbone(
         name=backbone,
         network=network,
-        level_names=tuple(names[i] for i in chosen),
+        level_names=tuple(names[i] for i in pooled),
+        map_names=map_names,
         input_size=size,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
@@ -172,8 +238,9 @@ def build_backbone(
         licence=config.get("license"),
         weights=WeightsRecord(source, origin, sha256, stored),
         device=target,
-        _maps=maps,
+        _run=run,
         _state=kept,
+        _projections=_projections(run, map_names, size, target) if map_names else {},
     )
 
 
@@ -249,9 +316,69 @@ def _choose_levels(names: list[str], levels: Levels, backbone: str) -> list[int]
                 f"{backbone} has no level {level!r}; it has {', '.join(names)} "
                 f"(or indices 0 to {len(names) - 1}, or 'all')"
             )
-    if not chosen:
-        raise BackboneError(f"no level given; {backbone} has {', '.join(names)}")
     return sorted(chosen)
+
+
+def _choose_maps(
+    network: nn.Module,
+    stages: list[Stage],
+    names: list[str],
+    maps: Levels,
+    size: int,
+    backbone: str,
+) -> list[int]:
+    """Indices of the levels to keep as maps, ascending."""
+    if maps is not None and not (isinstance(maps, str) and maps == "auto"):
+        return _choose_levels(names, maps, backbone)
+    strides = _strides(network, stages, names)
+    chosen: list[int] = []
+    for stride in MAP_STRIDES:
+        same = [i for i, s in enumerate(strides) if s == stride]
+        if len(same) > 2:  # a ViT: all blocks have one stride; half and three quarters deep
+            same = [same[len(same) // 2], same[3 * len(same) // 4]]
+        chosen += same
+    if not chosen or size // max(strides[i] for i in chosen) < 2:
+        raise BackboneError(
+            f"{backbone} at {size} px has no feature map of at least 2 x 2 positions at the "
+            f"strides {', '.join(map(str, MAP_STRIDES))}: give a larger input_size, or levels"
+        )
+    return sorted(chosen)
+
+
+def _strides(network: nn.Module, stages: list[Stage], names: list[str]) -> list[int]:
+    """Pixels per position of each level."""
+    if not stages:
+        info: Any = network.feature_info
+        return [int(entry["reduction"]) for entry in info]
+    x = torch.zeros(1, 3, 64, 64)
+    strides = []
+    with torch.inference_mode():
+        for stage in stages:
+            x = stage.forward(x)
+            strides.append(64 // x.shape[-1])
+    return strides
+
+
+def _projections(
+    run: Callable[[Tensor], dict[str, Tensor]],
+    names: Sequence[str],
+    size: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """A fixed matrix with orthonormal columns for every map with more than 128 channels.
+
+    It depends on nothing but the number of channels, so fits with it merge exactly.
+    """
+    with torch.inference_mode():
+        maps = run(torch.zeros(1, 3, size, size, device=device))
+    found = {}
+    for name in names:
+        n_channels = maps[name].shape[1]
+        if n_channels > MAX_MAP_FEATURES:
+            noise = np.random.default_rng(0).normal(size=(n_channels, MAX_MAP_FEATURES))
+            basis = np.linalg.qr(noise)[0].astype(np.float32)
+            found[name] = torch.from_numpy(basis).to(device)
+    return found
 
 
 def _keys_up_to(network: nn.Module, module: str) -> list[str]:
@@ -309,29 +436,28 @@ def _resize_input(network: nn.Module, size: int, backbone: str) -> None:
             raise BackboneError(f"{backbone} cannot take input_size={size}: {error}") from error
 
 
-def _run_stages(stages: list[Stage], chosen: list[int]) -> Callable[[Tensor], list[Tensor]]:
-    def maps(x: Tensor) -> list[Tensor]:
-        kept = []
+def _runner(
+    network: Any, stages: list[Stage], names: list[str], chosen: list[int]
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    """A function from normalised images (n, 3, S, S) to level name and map (n, C, h, w)."""
+
+    def run_stages(x: Tensor) -> dict[str, Tensor]:
+        kept = {}
         for i, stage in enumerate(stages[: chosen[-1] + 1]):
-            x = stage.forward(x)  # (n, C_i, H_i, W_i)
+            x = stage.forward(x)
             if i in chosen:
-                kept.append(x)
+                kept[stage.name] = x
         return kept
 
-    return maps
-
-
-def _run_intermediates(network: Any, chosen: list[int]) -> Callable[[Tensor], list[Tensor]]:
-    def maps(x: Tensor) -> list[Tensor]:
-        return list(
-            network.forward_intermediates(
-                x,
-                indices=chosen,
-                intermediates_only=True,
-                norm=False,
-                stop_early=True,
-                output_fmt="NCHW",
-            )
+    def run_intermediates(x: Tensor) -> dict[str, Tensor]:
+        maps = network.forward_intermediates(
+            x,
+            indices=chosen,
+            intermediates_only=True,
+            norm=False,
+            stop_early=True,
+            output_fmt="NCHW",
         )
+        return {names[i]: found for i, found in zip(chosen, maps, strict=True)}
 
-    return maps
+    return run_stages if stages else run_intermediates

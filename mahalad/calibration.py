@@ -37,7 +37,7 @@ def leave_one_out_scores(
     ----------
     scorer : LevelSum
         Fitted to all copies of all images.
-    features : mapping of str to ndarray of shape (n_images, n_copies, n_features)
+    features : mapping of str to ndarray of shape (n_images, n_copies, ..., n_features)
         An image is left out with all its copies; only the image itself is scored.
     groups : ndarray of shape (n_images,), optional
         Images of a group are left out together.

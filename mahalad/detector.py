@@ -26,7 +26,7 @@ from mahalad.reading import ReadImage
 from mahalad.result import Result, judge
 from mahalad.scorers import as_input_of, make_scorer, take
 from mahalad.store import FeatureStore, originals, own_groups, rows
-from mahalad.thresholds import RULES, check_fpr
+from mahalad.thresholds import RULES, ConformalThreshold, check_fpr
 
 _MAY_CHANGE = ("fpr", "device", "batch_size")
 _MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored")
@@ -87,6 +87,7 @@ class AnomalyDetector(BaseEstimator):
     [1, -1]
     """
 
+    max_stored: int | None
     features_: Any
     _scorer: Any
     unreadable_: list[Result]
@@ -94,7 +95,7 @@ class AnomalyDetector(BaseEstimator):
     _calibration_scores: Floats
     _store: FeatureStore
     _held_out: FeatureStore
-    _level_sizes: dict[str, int]
+    _level_sizes: dict[str, list[int]]
     _level_names: tuple[str, ...]
     _fitted_params: dict[str, Any]
     _grouped: bool
@@ -259,8 +260,40 @@ class AnomalyDetector(BaseEstimator):
         threshold = self._fitted_threshold()
         return threshold.p_values(threshold.statistic(*self._score_all(X)))
 
-    def inspect(self, X: Any) -> Iterator[Result]:
+    def anomaly_map(self, X: Any) -> Floats:
+        """Where each image differs from the good ones, up = abnormal.
+
+        Returns
+        -------
+        ndarray of shape (n, side, side)
+            Over the image squashed to the network's square of `side` pixels (to the finest map,
+            for features without images). Of the per-position scorer: standard deviations of good
+            images. Of image-level Gaussians: the exact shares of positions in the score; they
+            are signed, and their mean times side^2 is the score.
+
+        Raises
+        ------
+        InputError
+            The scorer has no maps, or an image cannot be read.
+        """
+        return np.concatenate([maps for _, maps in self._each_map(X)])
+
+    def explain(self, X: Any) -> list[dict[str, Floats]]:
+        """For each image, the maps of its levels on their own grids, (height, width).
+
+        For image-level Gaussians their sum over positions is exactly the level's distance
+        (`level_scores`); for the per-position scorer they are standardized distances.
+        """
+        return [maps for batch, _ in self._each_map(X) for maps in batch]
+
+    def inspect(self, X: Any, *, maps: bool = False) -> Iterator[Result]:
         """Judge images one after the other; an unreadable one is reported, not raised.
+
+        Parameters
+        ----------
+        X : images
+        maps : bool, default=False
+            With the anomaly map of every image.
 
         Yields
         ------
@@ -271,8 +304,16 @@ class AnomalyDetector(BaseEstimator):
         threshold.critical_value(fpr)  # too few calibration images: better before the work
         for images, features in self._extract(X):
             names = [image.source.name for image in images if image.error is None]
-            scores = self._score(features) if names else (np.empty(0), None)
-            good = iter(judge(names, *scores, self._level_names, threshold, fpr))
+            scores: Any = (np.empty(0), None)
+            places: Any = None
+            if names and maps and hasattr(self._scorer, "scores_and_maps"):
+                scores, places = self._score_with_maps(features)
+            elif names:
+                scores = self._score(features)
+                places = self._maps_of(images, features)[1] if maps else None
+            good = iter(
+                judge(names, scores[0], scores[1], self._score_names(), threshold, fpr, places)
+            )
             for image in images:
                 if image.error is None:
                     yield next(good)
@@ -301,6 +342,23 @@ class AnomalyDetector(BaseEstimator):
     def threshold_(self) -> float:
         """Critical value at the present `fpr`: scores above it are flagged."""
         return self._fitted_threshold().critical_value(check_fpr(self.fpr))
+
+    @property
+    def map_threshold_(self) -> float:
+        """Value of the anomaly map that a share `fpr` of good images exceeds anywhere.
+
+        Calibrated like `threshold_`: on the largest value in each fitted image's map, by the fit
+        without that image.
+        """
+        self._check_fitted()
+        self._refresh()
+        maxima = getattr(self._scorer, "map_maxima_", None)
+        if maxima is None:
+            raise InputError(
+                f"the maps of {self._scorer!r} have no calibrated threshold: the per-position "
+                "scorer (scope='positions') has"
+            )
+        return ConformalThreshold().fit(maxima).critical_value(check_fpr(self.fpr))
 
     @property
     def n_images_(self) -> int:
@@ -363,9 +421,12 @@ class AnomalyDetector(BaseEstimator):
         self._fitted_params = self._params_of_fit()
         self._held_out = FeatureStore()
         _, scorer = self._make_parts()
-        capacity = self.max_stored if self._streams(scorer) else None
+        capacity = self._most_stored() if self._streams(scorer) else None
         self._store = FeatureStore(capacity)
         self._stale = True
+
+    def _most_stored(self) -> int:
+        return 10_000 if self.max_stored is None else self.max_stored
 
     def _streams(self, scorer: Any) -> bool:
         """Whether the scorer learns batch by batch, so that features need not all be kept."""
@@ -410,6 +471,8 @@ class AnomalyDetector(BaseEstimator):
             return
         if self._is_mergeable():
             if self._store.n_seen:
+                if not getattr(self._scorer, "has_sums_", True):  # loaded without its sums
+                    self._fit_from_store()
                 self._scorer.merge(scorer)
             else:
                 self._scorer = scorer
@@ -470,7 +533,10 @@ class AnomalyDetector(BaseEstimator):
             return "none", np.empty(0)
         features, groups = self._store.features, self._store.groups
         # A group that is only partly in the reservoir cannot be left out of the sums.
-        if has_leave_one_out(self._scorer) and (self._store.is_complete or not self._grouped):
+        whole = self._store.is_complete or not self._grouped
+        if hasattr(self._scorer, "anomaly_maps") and not whole:
+            leave_one_out_scores(self._scorer, features)  # standardizes the scorer itself
+        if has_leave_one_out(self._scorer) and whole:
             # Exact copies of a picture count as one group: they say nothing of new pictures.
             apart = groups if len(np.unique(groups)) < len(groups) else None
             return "leave-one-out", leave_one_out_scores(self._scorer, features, apart)
@@ -487,16 +553,61 @@ class AnomalyDetector(BaseEstimator):
             return levels.sum(axis=1), levels
         return np.asarray(-self._scorer.score_samples(F), dtype=np.float64), None
 
+    def _score_with_maps(self, features: Features) -> tuple[tuple[Floats, Floats], Floats]:
+        F = as_input_of(self._scorer, originals(self._ordered(features)))
+        levels, maps = self._scorer.scores_and_maps(F)
+        return ((-levels).sum(axis=1), -levels), self._enlarged(maps)
+
+    def _maps_of(
+        self, images: list[ReadImage], features: Features
+    ) -> tuple[list[dict[str, Floats]], Floats]:
+        """For each readable image the maps of its levels; and all maps in image coordinates."""
+        if hasattr(self._scorer, "anomaly_maps"):
+            F = as_input_of(self._scorer, originals(self._ordered(features)))
+            maps = self._scorer.anomaly_maps(F)
+            return [{"positions": one} for one in maps], self._enlarged(maps)
+        from mahalad.attribution import attribute, can_attribute, enlarge_keeping_sum
+
+        if not can_attribute(self.features_, self._scorer):
+            raise InputError(
+                f"no anomaly maps from {self._scorer!r}: use the per-position scorer "
+                "(scope='positions'), or Gaussians per level of a network's features"
+            )
+        prepared = [image.prepared for image in images if image.prepared is not None]
+        shares = attribute(self.features_, self._scorer, prepared)
+        side = self.features_.backbone_.input_size
+        per_image = [
+            {name: np.asarray(values[i]) for name, values in shares.items()}
+            for i in range(len(prepared))
+        ]
+        total = np.sum([enlarge_keeping_sum(values, side) for values in shares.values()], axis=0)
+        return per_image, total
+
+    def _enlarged(self, maps: Floats) -> Floats:
+        """Maps on a grid, in image coordinates."""
+        backbone = getattr(self.features_, "backbone_", None)
+        if backbone is None:
+            return maps
+        from mahalad.attribution import enlarge
+
+        return enlarge(maps, backbone.input_size)
+
+    def _each_map(self, X: Any) -> Iterator[tuple[list[dict[str, Floats]], Floats]]:
+        self._check_fitted()
+        self._refresh()
+        for images, features in self._extract(X):
+            _raise_first_error(images)
+            yield self._maps_of(images, features)
+
+    def _score_names(self) -> Sequence[str]:
+        return getattr(self._scorer, "score_names_", self._level_names)
+
     def _score_all(self, X: Any) -> tuple[Floats, Floats | None]:
         self._check_fitted()
         self._refresh()
         parts = []
         for images, features in self._extract(X):
-            for image in images:
-                if image.error is not None:
-                    raise type(image.error)(
-                        f"{image.error} (inspect() reports such images and scores the rest)"
-                    ) from image.error
+            _raise_first_error(images)
             parts.append(self._score(features))
         scores = np.concatenate([score for score, _ in parts])
         levels = [level for _, level in parts if level is not None]
@@ -537,7 +648,7 @@ class AnomalyDetector(BaseEstimator):
                 f"threshold must be one of {', '.join(RULES)} or a threshold object, got {rule!r}"
             )
         for name, least in (("n_augment", 0), ("n_folds", 2), ("max_stored", 2)):
-            value = getattr(self, name)
+            value = self._most_stored() if name == "max_stored" else getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
         seed = self.random_state
@@ -588,3 +699,11 @@ class AnomalyDetector(BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_store")
+
+
+def _raise_first_error(images: Sequence[ReadImage]) -> None:
+    for image in images:
+        if image.error is not None:
+            raise type(image.error)(
+                f"{image.error} (inspect() reports such images and scores the rest)"
+            ) from image.error

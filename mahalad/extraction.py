@@ -52,14 +52,17 @@ def extract(X: Any, extractor: Any, salt: int, n_augment: int = 0) -> Iterator[B
 
 
 def from_arrays(X: Any, salt: int) -> tuple[list[ReadImage], dict[str, NDArray[Any]]]:
-    """Features given directly: one "image" for each row, each level (n, 1, D)."""
+    """Features given directly: one "image" for each row, each level (n, 1, D) or a map."""
     levels = X if isinstance(X, Mapping) else {"features": X}
     if not all(isinstance(name, str) for name in levels):
         raise InputError(f"levels must be named by strings, got {list(levels)}")
     arrays = {name: np.atleast_2d(np.asarray(values)) for name, values in levels.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
-    if not arrays or any(a.ndim != 2 or not len(a) for a in arrays.values()):
-        raise InputError(f"features must be arrays (n_samples, n_features), got {shapes}")
+    if not arrays or any(a.ndim not in (2, 4) or not len(a) for a in arrays.values()):
+        raise InputError(
+            "features must be arrays (n_samples, n_features), or maps (n_samples, height, width, "
+            f"n_features), got {shapes}"
+        )
     if len({len(array) for array in arrays.values()}) > 1:
         raise InputError(f"levels differ in their number of samples: {shapes}")
     for name, array in arrays.items():
@@ -68,7 +71,7 @@ def from_arrays(X: Any, salt: int) -> tuple[list[ReadImage], dict[str, NDArray[A
     n = len(next(iter(arrays.values())))
     images = []
     for i in range(n):
-        row = np.concatenate([array[i].astype(np.float64) for array in arrays.values()])
+        row = np.concatenate([array[i].astype(np.float64).ravel() for array in arrays.values()])
         source = ImageSource(f"X[{i}]", None, row)
         images.append(ReadImage(source, row, content_key(row, salt), None))
     return images, {name: array[:, None] for name, array in arrays.items()}

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 
 from mahalad.errors import InputError
 from mahalad.images import resize_square
+from mahalad.region import hash_region, read_region, region_on_grid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class BackboneFeatures(BaseEstimator):
-    """Pooled features of a frozen ImageNet network, at every level.
+    """Features of a frozen ImageNet network: pooled at every level, or kept as maps.
 
     Parameters
     ----------
@@ -30,7 +31,13 @@ class BackboneFeatures(BaseEstimator):
         None: from the package that belongs to the backbone, or else from timm's hub.
         ``"hub"``: from timm's hub. A path: a .safetensors or .pth file with timm's keys.
     levels : str, int, sequence of these, or None, default=None
-        Names or indices of levels; None or ``"all"`` for all of them.
+        Levels to pool: names or indices; None or ``"all"`` for all of them, ``()`` for none.
+    maps : str, int, sequence of these, or None, default=()
+        Levels to keep as maps of local features; None or ``"auto"`` for those of strides 4, 8
+        and 16.
+    roi : str, Path, array or None, default=None
+        Region of interest: a picture (white = inspect), squashed as the images are. Pooling and
+        maps look at nothing else.
     input_size : int or None, default=None
         Images are squashed to this square (no crop); None for the network's native size.
     batch_size : int, default=32
@@ -50,6 +57,8 @@ class BackboneFeatures(BaseEstimator):
         *,
         weights: str | Path | None = None,
         levels: Levels = None,
+        maps: Levels = (),
+        roi: Any = None,
         input_size: int | None = None,
         batch_size: int = 32,
         device: str = "auto",
@@ -57,12 +66,15 @@ class BackboneFeatures(BaseEstimator):
         self.backbone = backbone
         self.weights = weights
         self.levels = levels
+        self.maps = maps
+        self.roi = roi
         self.input_size = input_size
         self.batch_size = batch_size
         self.device = device
 
-    def build(self, state: dict[str, Any] | None = None) -> Self:
-        """Make the network; `state` is a state dict to use instead of `weights`."""
+    def build(self, state: dict[str, Any] | None = None, region: Any = None) -> Self:
+        """Make the network; `state` is a state dict to use instead of `weights`, `region` an
+        array to use instead of `roi`."""
         from mahalad.backbones import build_backbone
 
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
@@ -71,16 +83,20 @@ class BackboneFeatures(BaseEstimator):
             self.backbone,
             weights=self.weights if state is None else state,
             levels=self.levels,
+            maps=self.maps,
             input_size=self.input_size,
             device=self.device,
         )
+        self.region_ = region
+        if region is None and self.roi is not None:
+            self.region_ = read_region(self.roi, self.backbone_.input_size)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle by inputs: the weights, not the network; it is built again on the other side."""
         state: dict[str, Any] = dict(super().__getstate__())
         if "backbone_" in state:
-            state["backbone_"] = (self.backbone_.state(), self.backbone_.weights)
+            state["backbone_"] = (self.backbone_.state(), self.backbone_.weights, self.region_)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -89,8 +105,9 @@ class BackboneFeatures(BaseEstimator):
         if built is not None:
             import torch
 
-            arrays, record = built
-            self.build({name: torch.from_numpy(array) for name, array in arrays.items()})
+            arrays, record, region = built
+            state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            self.build(state, region)
             self.backbone_.weights = record
 
     def prepare(self, image: Any) -> NDArray[Any]:
@@ -99,10 +116,25 @@ class BackboneFeatures(BaseEstimator):
         return resize_square(image, backbone.input_size, backbone.interpolation)
 
     def transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
-        """Pooled features of prepared images: level name to (n, n_channels), float32."""
+        """Features of prepared images: level name to (n, n_channels), and of maps to
+        (n, height, width, n_features), 0 outside the region of interest; float32."""
         if any(image.dtype != np.uint8 for image in prepared):
             prepared = [_as_float(image) for image in prepared]
-        return self.backbone_.pooled(np.stack(prepared))
+        found = self.backbone_.extract(np.stack(prepared), self.region_)
+        if self.region_ is not None:
+            for name, values in found.items():
+                if values.ndim == 4:
+                    inside = region_on_grid(self.region_, values.shape[1])
+                    found[name] = values * inside[:, :, None].astype(np.float32)
+        return found
+
+    def unpooled(
+        self, prepared: Sequence[NDArray[Any]]
+    ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """What `transform` pools: of each level the maps (n, C, h, w) and weights (h, w)."""
+        if any(image.dtype != np.uint8 for image in prepared):
+            prepared = [_as_float(image) for image in prepared]
+        return self.backbone_.unpooled(np.stack(prepared), self.region_)
 
     @property
     def read_ahead(self) -> int:
@@ -119,6 +151,8 @@ class BackboneFeatures(BaseEstimator):
         return {
             "backbone": b.name,
             "levels": list(b.level_names),
+            "maps": list(b.map_names),
+            "region": None if self.region_ is None else hash_region(self.region_),
             "input_size": b.input_size,
             "mean": list(b.mean),
             "std": list(b.std),

@@ -192,6 +192,16 @@ class LedoitWolfGaussian(BaseEstimator):
         d2 = spectrum.squared_distances(X, 1 - rho, rho * spectrum.mean_variance)
         return np.asarray(np.sqrt(d2))
 
+    def apply_precision(self, z: Floats) -> Floats:
+        """Sigma^-1 z for differences z to the mean, (n_samples, n_features) each."""
+        spectrum = self._fitted_spectrum()
+        rho, m = spectrum.shrinkage, spectrum.mean_variance
+        y = z @ spectrum.basis
+        inside = (y / ((1 - rho) * spectrum.eigenvalues + rho * m)) @ spectrum.basis.T
+        if spectrum.basis.shape[1] == spectrum.basis.shape[0]:
+            return np.asarray(inside)
+        return np.asarray(inside + (z - y @ spectrum.basis.T) / (rho * m))
+
     def score_samples(self, X: Any) -> Floats:
         """Negative distances, shape (n_samples,), up = normal (scikit-learn's sign)."""
         return -self.distances(X)
@@ -241,9 +251,31 @@ class LedoitWolfGaussian(BaseEstimator):
             d2[members] = _leave_group_out(y[members], spectrum)
         return np.asarray(np.sqrt(d2))
 
+    def scoring_state(self) -> dict[str, Floats]:
+        """All that scoring needs, as named arrays."""
+        s = self._fitted_spectrum()
+        scalars = np.array([s.n_samples, s.shrinkage, s.mean_variance])
+        names = ("location", "eigenvalues", "basis")
+        return {**{name: getattr(s, name) for name in names}, "scalars": scalars}
+
+    def restore_scoring(self, state: dict[str, Floats]) -> Self:
+        """Become able to score, without sums, from a `scoring_state`."""
+        n, shrinkage, mean_variance = state["scalars"].tolist()
+        self._spectrum = Spectrum(
+            int(n),
+            state["location"],
+            state["eigenvalues"],
+            state["basis"],
+            shrinkage,
+            mean_variance,
+        )
+        self.n_features_in_ = len(state["location"])
+        return self
+
     @property
     def location_(self) -> Floats:
-        check_is_fitted(self, "moments_")
+        if not hasattr(self, "moments_"):  # read from a file that has no sums
+            return self._fitted_spectrum().location
         return self.moments_.mean()
 
     @property
@@ -263,7 +295,8 @@ class LedoitWolfGaussian(BaseEstimator):
         return self.moments_.n_samples
 
     def _fitted_spectrum(self) -> Spectrum:
-        check_is_fitted(self, "moments_")
-        if self._spectrum is None:
-            self._spectrum = Spectrum.from_moments(self.moments_)
-        return self._spectrum
+        spectrum: Spectrum | None = getattr(self, "_spectrum", None)
+        if spectrum is None:
+            check_is_fitted(self, "moments_")
+            spectrum = self._spectrum = Spectrum.from_moments(self.moments_)
+        return spectrum

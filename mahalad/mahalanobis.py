@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mahalad import persistence
 from mahalad.detector import AnomalyDetector
+from mahalad.errors import InputError
 from mahalad.features import BackboneFeatures
 from mahalad.protocols import Threshold
 from mahalad.reduction import PrincipalComponents
@@ -16,10 +17,10 @@ from mahalad.scorers import make_scorer
 class MahalanobisDetector(AnomalyDetector):
     """Find anomalies in images by the Mahalanobis distance of frozen ImageNet features.
 
-    One Gaussian with Ledoit-Wolf shrinkage per level of the network, unsquared distances summed
-    over levels, and a threshold whose false-positive rate is the one asked for, as long as new good
-    images come as those of the fit came (exchangeable). Nothing is trained; a fit takes about
-    as long as reading the images.
+    Gaussians with Ledoit-Wolf shrinkage, one for each position of the network's maps and one for
+    the image as a whole, and a threshold whose false-positive rate is the one asked for, as long
+    as new good images come as those of the fit came (exchangeable). Nothing is trained; a fit
+    takes about as long as reading the images.
 
     Parameters
     ----------
@@ -28,17 +29,32 @@ class MahalanobisDetector(AnomalyDetector):
     weights : str, Path or None, default=None
         None: the package's for the default backbone, timm's hub for others; a path: a
         .safetensors or .pth file with timm's keys; ``"hub"``: timm's hub.
+    scope : {"positions", "image"}, default="positions"
+        ``"positions"``: a Gaussian per position (small defects; needs parts in about the same
+        place; at least 5 images) with the image-level distance of the last level as further
+        evidence. ``"image"``: the paper's detector, one Gaussian per level on features pooled
+        over the whole image, unsquared distances summed over levels (`rippel2020` is its exact
+        configuration).
     levels : str, int, sequence of these, or None, default=None
-        Levels by name or index; None or ``"all"`` for all.
+        Levels by name or index. None: all of them for ``scope="image"`` (also ``"all"``), and
+        the maps of strides 4, 8 and 16 for ``scope="positions"``.
     input_size : int or None, default=None
         Images are squashed to this square; None for the network's native size.
     reduction : str, PrincipalComponents or None, default=None
-        ``"pca"`` or ``"npca"``, with ``":0.95"`` for another share of variance than 0.99.
+        ``"pca"`` or ``"npca"``, with ``":0.95"`` for another share of variance than 0.99; for
+        ``scope="image"``.
+    roi : str, Path, array or None, default=None
+        Region of interest: a picture (white = inspect), squashed as the images are.
+    top_fraction, image_weight, smoothing
+        See `PatchScorer`; for ``scope="positions"``.
     fpr : float, default=0.05
         Share of good images that may be flagged, if they are exchangeable with those fitted.
     threshold : str, default="conformal"
         ``"conformal"``, ``"chi2"``, ``"holdout"`` or ``"chi2-nominal"``.
-    n_augment, n_folds, holdout_fraction, max_stored, random_state
+    max_stored : int or None, default=None
+        Images whose features are kept for calibration; None for 10,000, and 1,000 with
+        ``scope="positions"`` (about 0.8 MB each at 320 pixels).
+    n_augment, n_folds, holdout_fraction, random_state
         See `AnomalyDetector`.
     batch_size : int, default=32
         Images per pass through the network.
@@ -49,6 +65,8 @@ class MahalanobisDetector(AnomalyDetector):
     ----------
     O. Rippel, P. Mertens, D. Merhof, "Modeling the Distribution of Normal Data in
     Pre-Trained Deep Features for Anomaly Detection", ICPR 2020.
+    T. Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and
+    Localization", 2020.
 
     Examples
     --------
@@ -56,11 +74,14 @@ class MahalanobisDetector(AnomalyDetector):
     >>> from mahalad import MahalanobisDetector
     >>> rng = np.random.default_rng(0)
     >>> normals = [rng.integers(100, 156, (64, 64, 3), dtype=np.uint8) for _ in range(30)]
-    >>> detector = MahalanobisDetector(input_size=64, levels=["stem", "blocks.0"]).fit(normals)
+    >>> detector = MahalanobisDetector(input_size=64).fit(normals)
     >>> odd = normals[0].copy()
-    >>> odd[20:40, 20:40] = 255
+    >>> odd[16:32, 16:32] = 255
     >>> detector.predict([odd]).tolist()
     [-1]
+    >>> where = detector.anomaly_map([odd])[0]  # (64, 64), up = abnormal
+    >>> bool(where[16:32, 16:32].mean() > where[40:, 40:].mean())
+    True
     """
 
     def __init__(
@@ -68,24 +89,34 @@ class MahalanobisDetector(AnomalyDetector):
         backbone: str = "tf_efficientnet_lite0",
         *,
         weights: str | Path | None = None,
+        scope: str = "positions",
         levels: Any = None,
         input_size: int | None = None,
         reduction: str | PrincipalComponents | None = None,
+        roi: Any = None,
+        top_fraction: float = 0.03,
+        image_weight: float = 0.2,
+        smoothing: float = 0.0,
         fpr: float = 0.05,
         threshold: str | Threshold = "conformal",
         n_augment: int = 0,
         n_folds: int = 40,
         holdout_fraction: float = 0.3,
-        max_stored: int = 10_000,
+        max_stored: int | None = None,
         batch_size: int = 32,
         device: str = "auto",
         random_state: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.weights = weights
+        self.scope = scope
         self.levels = levels
         self.input_size = input_size
         self.reduction = reduction
+        self.roi = roi
+        self.top_fraction = top_fraction
+        self.image_weight = image_weight
+        self.smoothing = smoothing
         self.fpr = fpr
         self.threshold = threshold
         self.n_augment = n_augment
@@ -96,18 +127,79 @@ class MahalanobisDetector(AnomalyDetector):
         self.device = device
         self.random_state = random_state
 
-    def _make_parts(self) -> tuple[Any, Any]:
-        extractor = BackboneFeatures(
-            self.backbone,
-            weights=self.weights,
-            levels=self.levels,
-            input_size=self.input_size,
-            batch_size=self.batch_size,
-            device=self.device,
+    @classmethod
+    def rippel2020(
+        cls,
+        backbone: str = "tf_efficientnet_b4.aa_in1k",
+        *,
+        weights: str | Path | None = None,
+        reduction: str | PrincipalComponents | None = None,
+        n_augment: int = 0,
+        **options: Any,
+    ) -> Self:
+        """The paper's configuration: EfficientNet-B4 at 380 pixels, all levels, summed.
+
+        Its headline figure takes ``reduction="npca"`` and ``n_augment=100`` as well. The
+        threshold stays the calibrated one (the paper's own is ``threshold="chi2-nominal"``).
+
+        Parameters
+        ----------
+        backbone, weights, reduction, n_augment
+            See `MahalanobisDetector`; weights of B4 come from timm's hub unless given as a file.
+        **options
+            Any other parameter of `MahalanobisDetector`.
+        """
+        return cls(
+            backbone,
+            weights=weights,
+            scope="image",
+            reduction=reduction,
+            n_augment=n_augment,
+            **options,
         )
-        return extractor, make_scorer("gaussian", self.reduction)
+
+    def _make_parts(self) -> tuple[Any, Any]:
+        network: dict[str, Any] = {
+            "weights": self.weights,
+            "roi": self.roi,
+            "input_size": self.input_size,
+            "batch_size": self.batch_size,
+            "device": self.device,
+        }
+        if self.scope == "image":
+            extractor = BackboneFeatures(self.backbone, levels=self.levels, **network)
+            return extractor, make_scorer("gaussian", self.reduction)
+        from mahalad.patch_scorer import PatchScorer
+
+        scorer = PatchScorer(
+            top_fraction=self.top_fraction,
+            image_weight=self.image_weight,
+            smoothing=self.smoothing,
+        )
+        pooled = [-1] if self.image_weight else []
+        return BackboneFeatures(self.backbone, levels=pooled, maps=self.levels, **network), scorer
+
+    def _most_stored(self) -> int:
+        if self.max_stored is None:
+            return 10_000 if self.scope == "image" else 1_000
+        return self.max_stored
+
+    def _check_parameters(self, calibration: Any) -> None:
+        super()._check_parameters(calibration)
+        if self.scope not in SCOPES:
+            raise InputError(f"unknown scope {self.scope!r}; one of {', '.join(SCOPES)}")
+        if self.scope == "positions" and self.reduction is not None:
+            raise InputError(
+                "reduction is for scope='image': Gaussians per position bound their size by a "
+                "fixed projection"
+            )
+        if self.scope == "positions" and self.threshold == "chi2-nominal":
+            raise InputError(
+                "threshold='chi2-nominal' is the paper's rule for scope='image'; use 'conformal'"
+            )
 
 
+SCOPES = ("positions", "image")
 CLASSES = {cls.__name__: cls for cls in (AnomalyDetector, MahalanobisDetector)}
 
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from mahalad.errors import ModelFileError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEY = "mahalad"
 
 

@@ -32,6 +32,11 @@ GOLDEN_RTOL = 5e-5
 """Largest relative change of a golden score. Other threads or kernels change it by 5e-8, bfloat16
 by 2e-4 to 2e-3 (measured with the default network)."""
 
+_MUST_AGREE = (
+    "levels", "maps", "region", "input_size", "mean", "std", "interpolation", "weights_sha256"
+)  # fmt: skip
+_SINCE_FORMAT_2 = {"MahalanobisDetector": {"scope": "image"}}
+"""Parameters that files of format 1 do not have, with what they were."""
 _VERSIONED = ("torch", "timm", "numpy", "scipy", "scikit-learn", "pillow", "safetensors")
 _MOMENTS = ("shift", "s1", "s2", "q1")
 
@@ -59,7 +64,15 @@ def save(
     arrays: dict[str, NDArray[Any]] = {"calibration/scores": detector.calibration_scores_}
     if include_features:
         arrays |= _store_arrays("fit", store) | _store_arrays("held_out", detector._held_out)
-    if not (include_features and store.is_complete):
+    about = None
+    if _is_patch_scorer(detector.scorer_):
+        about, state = detector.scorer_.state()
+        arrays |= {f"scorer/{name}": values for name, values in state.items()}
+    if _is_patch_scorer(detector.scorer_):
+        if include_features and not store.is_complete:
+            arrays |= _sums_of(detector.scorer_.patch_gaussians_)
+            arrays |= _sums_of(detector.scorer_.image_gaussians_)
+    elif not (include_features and store.is_complete):
         arrays |= _moments_arrays(detector.scorer_, include_features)
     record = None
     if isinstance(extractor, BackboneFeatures):
@@ -68,12 +81,15 @@ def save(
             state = extractor.backbone_.state()
             arrays |= {f"weights/{name}": values for name, values in state.items()}
             record["weights_embedded"] = True
+        if extractor.region_ is not None:
+            arrays["region"] = extractor.region_.astype(np.uint8)
     header = {
         "mahalad_version": importlib.metadata.version("mahalad"),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         "class": type(detector).__name__,
         "params": params_spec(detector),
         "features": record,
+        "scorer": about,
         "fit": {
             "n_images": store.n_seen,
             "n_stored": store.n_kept if include_features else 0,
@@ -126,12 +142,12 @@ def params_spec(detector: AnomalyDetector) -> dict[str, Any]:
     return {name: to_spec(value) for name, value in detector.get_params(deep=False).items()}
 
 
-def _level_sizes(detector: AnomalyDetector) -> dict[str, int]:
-    """Number of features of each level, in the order of the fit."""
+def _level_sizes(detector: AnomalyDetector) -> dict[str, list[int]]:
+    """Shape of each level, (n_features,) or (h, w, n_features), in the order of the fit."""
     if detector._store.is_empty:
         return detector._level_sizes
     features = detector._store.features
-    return {name: features[name].shape[-1] for name in detector._level_names}
+    return {name: list(features[name].shape[2:]) for name in detector._level_names}
 
 
 def info(path: str | Path) -> dict[str, Any]:
@@ -146,7 +162,7 @@ def golden(detector: AnomalyDetector) -> Floats:
     if detector.features_ is None:
         sizes = _level_sizes(detector)
         return detector._score(
-            {name: rng.normal(size=(N_GOLDEN, 1, size)) for name, size in sizes.items()}
+            {name: rng.normal(size=(N_GOLDEN, 1, *shape)) for name, shape in sizes.items()}
         )[0]
     prepared = []
     for i in range(N_GOLDEN):
@@ -172,7 +188,9 @@ def check_golden(detector: AnomalyDetector, path: str | Path, expected: dict[str
 
 
 def _read_params(path: str | Path, header: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
-    params = {}
+    params: dict[str, Any] = {}
+    if header["format_version"] < 2:
+        params |= _SINCE_FORMAT_2.get(header["class"], {})
     for name, spec in header["params"].items():
         if parts.get(name) is not None:
             params[name] = parts[name]
@@ -203,7 +221,9 @@ def _restore(
         detector.features_.build()
     fit = header["fit"]
     detector._grouped = fit["groups"] is not None
-    detector._level_sizes = fit["levels"]
+    detector._level_sizes = {
+        name: [shape] if isinstance(shape, int) else shape for name, shape in fit["levels"].items()
+    }
     detector._level_names = levels = tuple(fit["levels"])
     _fill_store(detector._store, "fit", arrays, levels, fit["groups"])
     _fill_store(detector._held_out, "held_out", arrays, levels, None)
@@ -213,8 +233,16 @@ def _restore(
     if scores.shape != (header["calibration"]["n"],) or not np.isfinite(scores).all():
         raise ModelFileError(f"{path}: the model file is damaged (calibration scores)")
     detector._calibration_scores = scores
-    if any(name.startswith("moments/") for name in arrays):
-        _restore_moments(detector._scorer, arrays, levels)
+    if header.get("scorer") is not None:
+        own = _below("scorer/", arrays)
+        detector._scorer.restore(header["scorer"], own)
+        _restore_sums(detector._scorer.patch_gaussians_, arrays)
+        _restore_sums(detector._scorer.image_gaussians_, arrays)
+    elif any(name.startswith("moments/") for name in arrays):
+        detector._scorer.estimators_ = {
+            level: clone(detector._scorer.estimator) for level in levels
+        }
+        _restore_sums(detector._scorer.estimators_, arrays)
     else:
         detector._fit_from_store()
     detector._stale = False
@@ -229,11 +257,8 @@ def _build_features(
 ) -> None:
     import torch
 
-    embedded = {
-        name.removeprefix("weights/"): torch.from_numpy(values)
-        for name, values in arrays.items()
-        if name.startswith("weights/")
-    }
+    embedded = {k: torch.from_numpy(v) for k, v in _below("weights/", arrays).items()}
+    region = arrays["region"].astype(bool) if "region" in arrays else None
     if not embedded and weights is not None:
         extractor.weights = weights
     elif not embedded and record["weights_source"] == "file":
@@ -241,13 +266,9 @@ def _build_features(
             f"{path}: was saved without its weights (they came from {record['weights_origin']}): "
             "give the file: weights='model.safetensors'"
         )
-    extractor.build(state=embedded or None)
+    extractor.build(state=embedded or None, region=region)
     now = extractor.record()
-    differs = [
-        key
-        for key in ("levels", "input_size", "mean", "std", "interpolation", "weights_sha256")
-        if now[key] != record[key]
-    ]
+    differs = [key for key in _MUST_AGREE if key in record and now[key] != record[key]]
     if differs:
         raise ModelFileError(
             f"{path}: the network here is not the one it was fitted with: "
@@ -289,31 +310,43 @@ def _fill_store(
     store.add(features, keys, labels)
 
 
+def _below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Arrays whose name starts with a prefix, without it."""
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+
+def _is_patch_scorer(scorer: Any) -> bool:
+    return hasattr(scorer, "patch_gaussians_")
+
+
 def _moments_arrays(scorer: Any, include_features: bool) -> dict[str, NDArray[Any]]:
     if not isinstance(scorer, LevelSum) or not isinstance(scorer.estimator, LedoitWolfGaussian):
         raise InputError(
             "include_features=False is for a Gaussian without reduction: this scorer learns from "
             "the features themselves"
         )
+    return _sums_of(scorer.estimators_)
+
+
+def _sums_of(gaussians: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
-    for level, estimator in scorer.estimators_.items():
-        moments = estimator.moments_
+    for level, gaussian in gaussians.items():
+        moments = gaussian.moments_
         for field in _MOMENTS:
             arrays[f"moments/{level}/{field}"] = getattr(moments, field)
-        arrays[f"moments/{level}/scalars"] = np.array([moments.n_samples, moments.q2, moments.q4])
+        n = np.full_like(moments.q2, moments.n_samples)
+        arrays[f"moments/{level}/scalars"] = np.stack([n, moments.q2, moments.q4])
     return arrays
 
 
-def _restore_moments(scorer: Any, arrays: dict[str, NDArray[Any]], levels: tuple[str, ...]) -> None:
-    scorer.estimators_ = {}
-    for level in levels:
+def _restore_sums(gaussians: Mapping[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+    for level, gaussian in gaussians.items():
         stem = f"moments/{level}"
-        n, q2, q4 = arrays[f"{stem}/scalars"].tolist()
+        if f"{stem}/scalars" not in arrays:
+            continue
+        n, q2, q4 = arrays[f"{stem}/scalars"]
         fields = {field: arrays[f"{stem}/{field}"] for field in _MOMENTS}
-        estimator = clone(scorer.estimator)
-        estimator.moments_ = Moments(
-            n_samples=int(n), q2=np.asarray(q2), q4=np.asarray(q4), **fields
-        )
-        estimator.n_features_in_ = estimator.moments_.n_features
-        estimator._spectrum = None
-        scorer.estimators_[level] = estimator
+        gaussian.moments_ = Moments(n_samples=int(n.flat[0]), q2=q2, q4=q4, **fields)
+        if isinstance(gaussian, LedoitWolfGaussian):
+            gaussian.n_features_in_ = gaussian.moments_.n_features
+            gaussian._spectrum = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,6 +29,8 @@ class Result:
     anomaly : bool or None
     level_scores : dict of str to float or None
         Share of each level in the score, where the scorer knows it.
+    anomaly_map : ndarray of shape (height, width) or None
+        Where, over the image squashed to a square; up = abnormal. If it was asked for.
     error : str or None
         Why the image could not be read.
     """
@@ -40,6 +42,7 @@ class Result:
     anomaly: bool | None = None
     level_scores: dict[str, float] | None = None
     error: str | None = None
+    anomaly_map: Floats | None = field(default=None, repr=False, compare=False)
 
 
 def judge(
@@ -49,8 +52,9 @@ def judge(
     level_names: Sequence[str],
     threshold: Threshold,
     fpr: float,
+    maps: Sequence[Floats] | None = None,
 ) -> list[Result]:
-    """Results of images from their anomaly scores (n,), and per level (n, n_levels)."""
+    """Results of images from their anomaly scores (n,), per level (n, n_levels), and maps."""
     critical = threshold.critical_value(fpr)
     statistic = threshold.statistic(scores, level_scores)
     # The paper's rule over several levels compares another statistic than the score.
@@ -66,6 +70,7 @@ def judge(
             level_scores=None
             if level_scores is None
             else dict(zip(level_names, level_scores[i].tolist(), strict=True)),
+            anomaly_map=None if maps is None else maps[i],
         )
         for i, name in enumerate(names)
     ]

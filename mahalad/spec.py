@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from PIL import Image
 from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.svm import OneClassSVM
@@ -38,6 +40,16 @@ _CLASSES: dict[str, type] = {
 }
 
 
+_LAZY = {"PatchScorer": "mahalad.patch_scorer", "PatchGaussian": "mahalad.patches"}
+"""Classes whose modules import torch: loaded when a file or an object asks for them."""
+
+
+def _class_named(name: str) -> type | None:
+    if name in _LAZY:
+        return cast(type, getattr(importlib.import_module(_LAZY[name]), name))
+    return _CLASSES.get(name)
+
+
 def to_spec(value: Any) -> Any:
     """Describe a parameter as JSON.
 
@@ -50,11 +62,13 @@ def to_spec(value: Any) -> Any:
         return value.item()
     if isinstance(value, Path):
         return str(value)
+    if isinstance(value, (np.ndarray, Image.Image)):
+        return "embedded in the model file"  # a region of interest
     if type(value) in RULES.values():
         return {"class": type(value).__name__, "params": {}}
     if isinstance(value, (list, tuple)):
         return [to_spec(item) for item in value]
-    if isinstance(value, BaseEstimator) and _CLASSES.get(type(value).__name__) is type(value):
+    if isinstance(value, BaseEstimator) and _class_named(type(value).__name__) is type(value):
         estimator: Any = value
         params: dict[str, Any] = estimator.get_params(deep=False)
         return {
@@ -76,7 +90,7 @@ def from_spec(spec: Any) -> Any:
         return [from_spec(item) for item in spec]
     if not isinstance(spec, dict):
         return spec
-    if "custom" in spec or spec.get("class") not in _CLASSES:
+    cls = None if "custom" in spec else _class_named(str(spec.get("class")))
+    if cls is None:
         raise LookupError(spec.get("custom") or spec.get("class"))
-    params = {name: from_spec(param) for name, param in spec["params"].items()}
-    return _CLASSES[spec["class"]](**params)
+    return cls(**{name: from_spec(param) for name, param in spec["params"].items()})

@@ -34,7 +34,7 @@ class FeatureStore:
 
         Parameters
         ----------
-        features : mapping of str to ndarray of shape (n_images, n_copies, n_features)
+        features : mapping of str to ndarray of shape (n_images, n_copies, ..., n_features)
         keys : sequence of int
             Hash of each image.
         groups : sequence of str
@@ -93,12 +93,12 @@ class FeatureStore:
 
 
 def rows(features: Features) -> dict[str, NDArray[Any]]:
-    """All copies of all images as rows: (n, c, D) to (n * c, D)."""
-    return {name: values.reshape(-1, values.shape[-1]) for name, values in features.items()}
+    """All copies of all images as rows: (n, c, ...) to (n * c, ...)."""
+    return {name: values.reshape(-1, *values.shape[2:]) for name, values in features.items()}
 
 
 def originals(features: Features) -> dict[str, NDArray[Any]]:
-    """The images themselves, without their copies: (n, c, D) to (n, D)."""
+    """The images themselves, without their copies: (n, c, ...) to (n, ...)."""
     return {name: values[:, 0] for name, values in features.items()}
 
 

@@ -33,7 +33,7 @@ EFFICIENTNET_WIDTHS = {
 def test_published_level_widths(name):
     network = timm.create_model(name, pretrained=False)
     backbone = build_backbone(name, weights=network.state_dict(), input_size=32)
-    pooled = backbone.pooled(np.zeros((1, 32, 32, 3), np.uint8))
+    pooled = backbone.extract(np.zeros((1, 32, 32, 3), np.uint8))
     assert [v.shape[1] for v in pooled.values()] == EFFICIENTNET_WIDTHS[name]
 
 
@@ -98,7 +98,7 @@ def test_features_are_float64_means_of_timms_own_maps(name, rng):
     std = np.array(backbone.std)[:, None, None]
     x = (images.transpose(0, 3, 1, 2) / 255.0 - mean) / std
     maps = oracle_maps(network.double(), torch.from_numpy(x))
-    pooled = backbone.pooled(images)
+    pooled = backbone.extract(images)
     assert len(pooled) == len(maps)
     for values, level in zip(pooled.values(), maps, strict=True):
         wanted = level.numpy().mean(axis=(2, 3))
@@ -108,8 +108,8 @@ def test_features_are_float64_means_of_timms_own_maps(name, rng):
 def test_float_images_equal_8_bit_ones(small_weights, rng):
     backbone = build_backbone("test_efficientnet", weights=small_weights, input_size=64)
     images = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
-    a = backbone.pooled(images)
-    b = backbone.pooled((images / 255).astype(np.float32))
+    a = backbone.extract(images)
+    b = backbone.extract((images / 255).astype(np.float32))
     for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5)
 
@@ -151,8 +151,8 @@ def test_choosing_levels(levels, names):
     chosen = build_backbone("resnet18", weights=state, levels=levels)
     assert list(chosen.level_names) == names
     images = np.zeros((1, 224, 224, 3), np.uint8)
-    everything = build_backbone("resnet18", weights=state).pooled(images)
-    for name, values in chosen.pooled(images).items():
+    everything = build_backbone("resnet18", weights=state).extract(images)
+    for name, values in chosen.extract(images).items():
         np.testing.assert_allclose(values, everything[name], rtol=1e-6)
 
 
@@ -191,6 +191,6 @@ def test_other_families_through_timms_intermediates():
         network = timm.create_model(name, pretrained=False).eval()
         backbone = build_backbone(name, weights=network.state_dict())
         images = np.zeros((1, backbone.input_size, backbone.input_size, 3), np.uint8)
-        pooled = backbone.pooled(images)
+        pooled = backbone.extract(images)
         assert len(pooled) == n_levels
         assert all(v.ndim == 2 and np.isfinite(v).all() for v in pooled.values())

@@ -634,7 +634,7 @@ def test_prepared_arrays_are_left_as_they_are(small_weights, rng):
     image = rng.uniform(size=(64, 64, 3)).astype(np.float32)
     before = image.copy()
     features.transform([image])
-    features.backbone_.pooled(image[None])
+    features.backbone_.extract(image[None])
     np.testing.assert_array_equal(image, before)
 
 

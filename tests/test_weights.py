@@ -127,14 +127,14 @@ def test_shared_weights_load(shared):
         levels=["stem", "layer1", "layer2", "layer3"],
     )
     images = np.full((1, 224, 224, 3), 128, np.uint8)
-    assert [v.shape[1] for v in resnet.pooled(images).values()] == [64, 64, 128, 256]
+    assert [v.shape[1] for v in resnet.extract(images).values()] == [64, 64, 128, 256]
     with pytest.raises(WeightsError, match=r"layer4.0.conv1.weight"):
         build_backbone("resnet18", weights=folder / "resnet18.layer3_features.safetensors")
     vit = build_backbone(
         "vit_tiny_patch16_224", weights=folder / "vit_tiny_patch16_224.fp16.safetensors"
     )
     assert vit.weights.dtype == "float16"
-    pooled = vit.pooled(images)
+    pooled = vit.extract(images)
     assert list(pooled) == [f"blocks.{i}" for i in range(12)]
     assert {v.dtype for v in pooled.values()} == {np.dtype(np.float32)}
     wide = build_backbone(
@@ -143,7 +143,7 @@ def test_shared_weights_load(shared):
         input_size=256,
         levels=-1,
     )
-    assert wide.pooled(np.zeros((1, 256, 256, 3), np.uint8))["blocks.11"].shape == (1, 192)
+    assert wide.extract(np.zeros((1, 256, 256, 3), np.uint8))["blocks.11"].shape == (1, 192)
 
 
 def fake_hub(monkeypatch, answer):

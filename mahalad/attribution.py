@@ -1,0 +1,77 @@
+"""Which positions make up an image-level distance: an exact, additive decomposition.
+
+A pooled feature is the (weighted) mean of the P features of its level's map, so the distance
+d = (fbar - mu)' Sigma^-1 (fbar - mu) / d is a sum over positions p of
+c_p = w_p (f_p - mu)' Sigma^-1 (fbar - mu) / d, with weights w_p that sum to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from mahalad.features import BackboneFeatures
+from mahalad.gaussian import LedoitWolfGaussian
+from mahalad.moments import Floats
+from mahalad.scorers import LevelSum
+
+
+def can_attribute(extractor: Any, scorer: Any) -> bool:
+    """Whether the features are pooled maps and the scorer is a Gaussian per level."""
+    return (
+        isinstance(extractor, BackboneFeatures)
+        and isinstance(scorer, LevelSum)
+        and isinstance(scorer.estimator, LedoitWolfGaussian)
+    )
+
+
+def attribute(
+    extractor: BackboneFeatures, scorer: LevelSum, prepared: Sequence[NDArray[Any]]
+) -> dict[str, Floats]:
+    """Shares of positions in the distance of every level, signed.
+
+    Parameters
+    ----------
+    extractor : BackboneFeatures, built
+    scorer : LevelSum of LedoitWolfGaussian, fitted
+    prepared : sequence of ndarray
+        Images as `extractor.prepare` makes them.
+
+    Returns
+    -------
+    dict of str to ndarray of shape (n_images, height, width)
+        Of each level, on its own grid; the sum over positions is the level's distance.
+    """
+    shares = {}
+    for name, (maps, weights) in extractor.unpooled(prepared).items():
+        gaussian: LedoitWolfGaussian = scorer.estimators_[name]
+        f = maps.reshape(*maps.shape[:2], -1).astype(np.float64)  # (n, C, P)
+        w = weights.ravel().astype(np.float64)  # (P,)
+        z = f @ w - gaussian.location_  # (n, C)
+        direction = gaussian.apply_precision(z)
+        distance = np.sqrt(np.einsum("ij,ij->i", z, direction))
+        local = f - gaussian.location_[:, None]
+        terms = np.einsum("ncp,nc->np", local, direction) * w
+        terms /= np.maximum(distance, np.finfo(float).tiny)[:, None]
+        shares[name] = terms.reshape(len(f), *maps.shape[2:])
+    return shares
+
+
+def enlarge(maps: Floats, side: int) -> Floats:
+    """Maps (n, h, w) on a square of `side` pixels, bilinear: (n, side, side)."""
+    x = torch.from_numpy(np.ascontiguousarray(maps))[:, None]
+    x = functional.interpolate(x, (side, side), mode="bilinear", align_corners=False)
+    return np.asarray(x[:, 0].numpy())
+
+
+def enlarge_keeping_sum(maps: Floats, side: int) -> Floats:
+    """As `enlarge`, scaled so that each map's sum over pixels is that over its positions."""
+    large = enlarge(maps, side)
+    scaled = large * (maps[0].size / side**2)
+    missing = maps.sum(axis=(1, 2)) - scaled.sum(axis=(1, 2))
+    return np.asarray(scaled + missing[:, None, None] / side**2)

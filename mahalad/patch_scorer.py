@@ -1,0 +1,309 @@
+"""The per-position scorer: how far each place, and the image as a whole, is from the good ones."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+from torch.nn import functional
+
+from mahalad.errors import InputError
+from mahalad.gaussian import LedoitWolfGaussian
+from mahalad.moments import Floats
+from mahalad.patches import PatchGaussian
+from mahalad.protocols import Features
+
+_PRIOR = 10  # images' worth of the mean variance in the variance of one position's distances
+
+
+class PatchScorer(BaseEstimator):
+    """Score by Gaussians per position, with the image-level distance as further evidence.
+
+    Levels that are maps, (n, height, width, n_features), get one Gaussian per position: those on
+    the coarsest grid together, every finer one by itself. Distances are standardized, position by
+    position, by mean and standard deviation of the leave-one-out distances of good images. The
+    image's score is the mean of the largest standardized distances on the coarsest grid; its map
+    is the mean, over grids, of those of each grid's first level. Pooled levels, (n, n_features),
+    get one Gaussian each; the sum of their distances is added to the score.
+
+    Parameters
+    ----------
+    top_fraction : float, default=0.03
+        Share of the positions whose mean is the score; 0 for the single largest.
+    image_weight : float, default=0.2
+        Weight of the image-level distance, where one standard deviation among good images
+        counts as much as one of the positions' score.
+    smoothing : float, default=0
+        Standard deviation, in positions of the finest grid, of a Gaussian filter over the map.
+    floor : float, default=0.01
+        See `PatchGaussian`.
+
+    Attributes
+    ----------
+    patch_gaussians_ : dict of str to PatchGaussian
+        By the name of the first level.
+    image_gaussians_ : dict of str to LedoitWolfGaussian
+    map_maxima_ : ndarray of shape (n_calibration,)
+        Largest value in the map of each good image, by the fit without it.
+
+    Notes
+    -----
+    Standardizing learns two numbers per position from all images; that one image's own share in
+    them is left in does not show in the rates achieved (see the README's table).
+    """
+
+    accepts_levels = True
+
+    def __init__(
+        self,
+        *,
+        top_fraction: float = 0.03,
+        image_weight: float = 0.2,
+        smoothing: float = 0.0,
+        floor: float = 0.01,
+    ) -> None:
+        self.top_fraction = top_fraction
+        self.image_weight = image_weight
+        self.smoothing = smoothing
+        self.floor = floor
+
+    def fit(self, X: Features, y: Any = None) -> Self:
+        """Fit to the levels of good images, at least 5."""
+        for name in ("patch_gaussians_", "image_gaussians_", "groups_"):
+            if hasattr(self, name):
+                delattr(self, name)
+        self.partial_fit(X)
+        self.leave_one_out_level_scores(X)
+        return self
+
+    def partial_fit(self, X: Features, y: Any = None) -> Self:
+        """Add images. `leave_one_out_level_scores` of all images must follow before scoring."""
+        self._check_parameters()
+        if not hasattr(self, "groups_"):
+            self.groups_ = _groups(X)
+            self.patch_gaussians_ = {group[0]: PatchGaussian(self.floor) for group in self.groups_}
+            pooled = [name for name, values in X.items() if np.ndim(values) == 2]
+            self.image_gaussians_ = {name: LedoitWolfGaussian() for name in pooled}
+        self._check_levels(X)
+        for group in self.groups_:
+            self.patch_gaussians_[group[0]].partial_fit(_joined(X, group))
+        for name, gaussian in self.image_gaussians_.items():
+            gaussian.partial_fit(X[name])
+        return self
+
+    def merge(self, other: PatchScorer) -> Self:
+        """Add the images of another fit."""
+        check_is_fitted(self, "groups_")
+        if self.groups_ != other.groups_ or set(self.image_gaussians_) != set(
+            other.image_gaussians_
+        ):
+            raise InputError("cannot merge fits to other levels")
+        for name, patch_gaussian in self.patch_gaussians_.items():
+            patch_gaussian.merge(other.patch_gaussians_[name])
+        for name, gaussian in self.image_gaussians_.items():
+            gaussian.merge(other.image_gaussians_[name])
+        return self
+
+    @property
+    def score_names_(self) -> tuple[str, ...]:
+        """Names of the parts of a score: the columns of `level_score_samples`."""
+        check_is_fitted(self, "groups_")
+        return ("positions", "image") if self._weight() else ("positions",)
+
+    def level_score_samples(self, X: Features) -> Floats:
+        """Both parts of the score, shape (n_images, 2), up = normal."""
+        check_is_fitted(self, "scale_")
+        joint = self._distances(X)[0]
+        image = sum(g.distances(X[name]) for name, g in self._used_image_gaussians())
+        return -self._parts(joint, image)
+
+    def score_samples(self, X: Features) -> Floats:
+        """Sum of both parts, shape (n_images,), up = normal."""
+        return np.asarray(self.level_score_samples(X).sum(axis=1))
+
+    def anomaly_maps(self, X: Features) -> Floats:
+        """Standardized distances on the finest grid, (n_images, side, side), up = abnormal."""
+        check_is_fitted(self, "scale_")
+        return self._maps(self._distances(X)[1])
+
+    def scores_and_maps(self, X: Features) -> tuple[Floats, Floats]:
+        """`level_score_samples` and `anomaly_maps` for the work of one."""
+        check_is_fitted(self, "scale_")
+        joint, leading = self._distances(X)
+        image = sum(g.distances(X[name]) for name, g in self._used_image_gaussians())
+        return -self._parts(joint, image), self._maps(leading)
+
+    def leave_one_out_level_scores(self, X: Features, groups: Any = None) -> Floats:
+        """`level_score_samples` of fitted images, each by the fit without it (or its group).
+
+        Sets the standardization and `map_maxima_` from the same distances.
+        """
+        self._check_parameters()
+        check_is_fitted(self, "groups_")
+        self._check_levels(X)
+        leading: dict[str, Floats] = {}
+        for group in self.groups_:
+            gaussian, values = self.patch_gaussians_[group[0]], _joined(X, group)
+            first = X[group[0]].shape[-1]
+            sizes = [first, values.shape[-1]] if len(group) > 1 else [first]
+            found = gaussian.leave_one_out_block_distances(values, sizes, groups)
+            leading[group[0]] = found[0]
+        joint = found[-1]  # of the last group: the coarsest grid
+        image = sum(
+            g.leave_one_out_distances(X[name], groups) for name, g in self._used_image_gaussians()
+        )
+        self.joint_ = _standardization(joint)
+        self.leading_ = {name: _standardization(values) for name, values in leading.items()}
+        self.n_active_ = int((np.ptp(joint, axis=0) > 0).sum())
+        self.scale_ = (1.0, 1.0)
+        parts = self._parts(joint, image)
+        scales = [max(float(part.std()), np.finfo(float).tiny) for part in parts.T]
+        self.scale_ = (scales[0], scales[-1] / self._weight() if self._weight() else 1.0)
+        self.map_maxima_ = self._maps(leading).max(axis=(1, 2))
+        return -self._parts(joint, image)
+
+    @property
+    def has_sums_(self) -> bool:
+        """False for a fit read from a file without its sums: it can only score."""
+        return all(gaussian.has_sums_ for gaussian in self.patch_gaussians_.values())
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All that scoring needs, as JSON and named arrays (without the sums)."""
+        check_is_fitted(self, "scale_")
+        about = {
+            "groups": [list(group) for group in self.groups_],
+            "pooled": list(self.image_gaussians_),
+            "n_active": self.n_active_,
+            "scale": list(self.scale_),
+        }
+        arrays: dict[str, NDArray[Any]] = {"map_maxima": self.map_maxima_}
+        arrays["joint/location"], arrays["joint/scale"] = self.joint_
+        for name, gaussian in self.patch_gaussians_.items():
+            arrays[f"{name}/mean"], arrays[f"{name}/deviation"] = self.leading_[name]
+            arrays |= {f"{name}/{key}": value for key, value in gaussian.scoring_state().items()}
+        for name, image_gaussian in self.image_gaussians_.items():
+            state = image_gaussian.scoring_state()
+            arrays |= {f"{name}/{key}": value for key, value in state.items()}
+        return about, arrays
+
+    def restore(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
+        """Become what `state` described."""
+        self.groups_ = tuple(tuple(group) for group in about["groups"])
+        self.n_active_ = int(about["n_active"])
+        self.scale_ = (float(about["scale"][0]), float(about["scale"][1]))
+        self.map_maxima_ = arrays["map_maxima"]
+        self.joint_ = (arrays["joint/location"], arrays["joint/scale"])
+        self.patch_gaussians_, self.leading_, self.image_gaussians_ = {}, {}, {}
+        for name, *_ in self.groups_:
+            self.leading_[name] = (arrays[f"{name}/mean"], arrays[f"{name}/deviation"])
+            self.patch_gaussians_[name] = PatchGaussian(self.floor).restore_scoring(
+                arrays[f"{name}/location"], arrays[f"{name}/whitening"]
+            )
+        for name in about["pooled"]:
+            keys = ("location", "eigenvalues", "basis", "scalars")
+            state = {key: arrays[f"{name}/{key}"] for key in keys}
+            self.image_gaussians_[name] = LedoitWolfGaussian().restore_scoring(state)
+        return self
+
+    def _distances(self, X: Features) -> tuple[Floats, dict[str, Floats]]:
+        """Distances (n, P) of all levels on the coarsest grid, and of each grid's first level."""
+        self._check_levels(X)
+        leading = {}
+        for group in self.groups_:
+            values, first = _joined(X, group), X[group[0]].shape[-1]
+            sizes = [first, values.shape[-1]] if len(group) > 1 else [first]
+            found = self.patch_gaussians_[group[0]].block_distances(values, sizes)
+            leading[group[0]] = found[0]
+        return found[-1], leading
+
+    def _parts(self, joint: Floats, image: Any) -> Floats:
+        """Anomaly scores of positions and image, (n, 2): in standard deviations of good images."""
+        location, scale = self.joint_
+        z = (joint - location) / scale
+        k = max(1, round(self.top_fraction * self.n_active_))
+        top = np.partition(z, z.shape[1] - k, axis=1)[:, -k:].mean(axis=1)
+        columns = [top / self.scale_[0]]
+        if self._weight():
+            columns.append(self._weight() * image / self.scale_[1])
+        return np.column_stack(columns)
+
+    def _maps(self, leading: dict[str, Floats]) -> Floats:
+        side = max(round(values.shape[1] ** 0.5) for values in leading.values())
+        total: Any = 0.0
+        for name, values in leading.items():
+            location, scale = self.leading_[name]
+            z = torch.from_numpy((values - location) / scale)
+            own = round(values.shape[1] ** 0.5)
+            z = z.view(len(z), 1, own, own)
+            if own < side:
+                z = functional.interpolate(z, (side, side), mode="bilinear", align_corners=False)
+            total = total + z[:, 0].numpy()
+        maps = total / len(leading)
+        if self.smoothing:
+            maps = gaussian_filter(maps, (0, self.smoothing, self.smoothing), mode="nearest")
+        return np.asarray(maps)
+
+    def _weight(self) -> float:
+        return self.image_weight if self.image_gaussians_ else 0.0
+
+    def _used_image_gaussians(self) -> list[tuple[str, LedoitWolfGaussian]]:
+        return list(self.image_gaussians_.items()) if self._weight() else []
+
+    def _check_parameters(self) -> None:
+        if not 0 <= self.top_fraction <= 1:
+            raise InputError(f"top_fraction must lie in [0, 1], got {self.top_fraction!r}")
+        for name in ("image_weight", "smoothing", "floor"):
+            value = getattr(self, name)
+            if not np.isfinite(value) or value < 0:
+                raise InputError(f"{name} must be a number >= 0, got {value!r}")
+
+    def _check_levels(self, X: Features) -> None:
+        known = {name for group in self.groups_ for name in group} | set(self.image_gaussians_)
+        if set(X) != known:
+            raise InputError(
+                f"features of levels {', '.join(X)} given to a scorer of levels "
+                f"{', '.join(sorted(known))}"
+            )
+
+
+def _groups(X: Features) -> tuple[tuple[str, ...], ...]:
+    """Names of the maps that share Gaussians, from the finest grid to the coarsest."""
+    sides = {name: values.shape[1] for name, values in X.items() if np.ndim(values) == 4}
+    for name in sides:
+        if X[name].shape[1] != X[name].shape[2] or sides[name] < 2:
+            raise InputError(
+                f"the map of level {name!r} has {X[name].shape[1]} x {X[name].shape[2]} positions:"
+                " a square of at least 2 x 2 is needed; give a larger input_size"
+            )
+    if not sides:
+        raise InputError(
+            f"no feature maps, (n, height, width, n_features), among the levels {', '.join(X)}"
+        )
+    coarsest = min(sides.values())
+    finer = [name for name, side in sides.items() if side > coarsest]
+    finer.sort(key=lambda name: -sides[name])
+    together = tuple(name for name, side in sides.items() if side == coarsest)
+    return (*((name,) for name in finer), together)
+
+
+def _joined(X: Features, group: tuple[str, ...]) -> NDArray[Any]:
+    """Levels of one grid side by side, (n, height * width, n_features)."""
+    values = [X[name] for name in group]
+    joined = values[0] if len(values) == 1 else np.concatenate(values, axis=-1)
+    return np.asarray(joined).reshape(len(joined), -1, joined.shape[-1])
+
+
+def _standardization(distances: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation per position, (P,), of distances (n, P).
+
+    The variance is drawn a little towards that over all positions, for fits to few images.
+    """
+    n = len(distances)
+    variance = distances.var(axis=0)
+    shrunk = (n * variance + _PRIOR * variance.mean()) / (n + _PRIOR)
+    return distances.mean(axis=0), np.sqrt(np.maximum(shrunk, np.finfo(float).tiny))

@@ -1,0 +1,407 @@
+"""Tests of the report page: its figures against loops, its cards, and what it lets through."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import math
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from mahalad.errors import InputError
+from mahalad.report import ReportImage, _Bins, encode, render_report
+from mahalad.result import Result
+
+VOID = {"meta", "link", "img", "input", "br"}
+THRESHOLD = 10.0
+
+
+class Page(HTMLParser):
+    """Elements of a page in order, each with its attributes, its text and those it stands in."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[dict[str, Any]] = []
+        self._open: list[dict[str, Any]] = []
+        self.feed(text)
+        self.close()
+        assert not self._open, "elements that are not closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        element = {"tag": tag, "text": "", "parents": list(self._open), **dict(attrs)}
+        assert len(attrs) == len(dict(attrs)), "an attribute is given twice"
+        self.elements.append(element)
+        if tag not in VOID:
+            self._open.append(element)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()["tag"] == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data: str) -> None:
+        for element in self._open:
+            element["text"] += data
+
+    def all(self, tag: str, **wanted: str) -> list[dict[str, Any]]:
+        return [
+            element
+            for element in self.elements
+            if element["tag"] == tag
+            and all(value in (element.get(k) or "").split() for k, value in wanted.items())
+        ]
+
+    def cards(self) -> list[dict[str, Any]]:
+        gallery = [one for one in self.all("ol") if one.get("id") == "gallery"]
+        items = [one for one in self.all("li") if gallery and gallery[0] in one["parents"]]
+        return [one for one in items if one.get("id") != "threshold"]
+
+    def within(self, parent: dict[str, Any], tag: str) -> list[dict[str, Any]]:
+        return [one for one in self.all(tag) if parent in one["parents"]]
+
+    def facts(self) -> dict[str, str]:
+        pairs = zip(self.all("dt"), self.all("dd"), strict=True)
+        return {name["text"]: value["text"].replace("\xa0", " ") for name, value in pairs}
+
+
+def picture(grey: int) -> bytes:
+    return encode(Image.new("RGB", (12, 8), (grey, grey, grey)))
+
+
+def make(score: float, kind: str | None, name: str = "", **changes: Any) -> ReportImage:
+    """One image, flagged where its score is above `THRESHOLD`."""
+    result = Result(
+        name or f"test/{kind}/{score:g}.png",
+        score=score,
+        threshold=THRESHOLD,
+        p_value=0.25,
+        anomaly=score > THRESHOLD,
+    )
+    return replace(ReportImage(result, picture(50), picture(200), kind), **changes)
+
+
+MIXED = [
+    make(3.0, "good"),
+    make(12.0, "good"),  # a false alarm
+    make(25.0, "crack"),
+    make(7.0, "scratch"),  # missed
+    make(5.0, "good"),
+    make(31.5, "crack"),
+    make(4.0, "good"),
+    make(10.0, "good"),  # at the threshold: passes
+]
+BROKEN = Result("in/broken.png", error="in/broken.png: is empty (0 bytes)")
+
+
+def render(
+    images: list[ReportImage], errors: list[Result] | None = None, **changes: Any
+) -> tuple[str, Page]:
+    wanted = {"title": "A report", "about": {}, "threshold": THRESHOLD, "fpr": 0.05} | changes
+    text = render_report(images, errors or [], **wanted)
+    return text, Page(text)
+
+
+def test_the_summary_counts_what_a_loop_counts() -> None:
+    _, page = render(MIXED, [BROKEN])
+    facts = page.facts()
+    assert facts["Images judged"] == "8" and facts["Unreadable"] == "1"
+    assert facts["Flagged"] == "337.5 %"  # 3, which are 37.5 %
+    assert facts["False alarms"] == "1 of 520 % of good images (FPR); asked for 5 %"
+    assert facts["Missed defects"] == "1 of 366.7 % of defects found (TPR)"
+    pairs = [(g, b) for g in (3, 12, 5, 4, 10) for b in (25, 7, 31.5)]
+    area = sum(bad > good for good, bad in pairs) / len(pairs)
+    assert facts["Image AUROC"].startswith(f"{100 * area:.1f} %")
+    assert area == roc_auc_score([i.kind != "good" for i in MIXED], [i.score for i in MIXED])
+    assert "Not labelled" not in facts
+
+
+def test_images_without_a_label_count_in_no_rate() -> None:
+    _, page = render([*MIXED, make(99.0, None), make(1.0, None)])
+    facts = page.facts()
+    assert facts["Images judged"] == "10" and facts["Not labelled"] == "2"
+    assert facts["False alarms"].startswith("1 of 5")
+    assert facts["Missed defects"].startswith("1 of 3")
+
+
+def test_cards_stand_in_the_order_of_the_scores() -> None:
+    _, page = render(MIXED)
+    names = [page.within(card, "b")[0]["text"] for card in page.cards()]
+    assert names == [f"{s:g}.png" for s in (31.5, 25, 12, 10, 7, 5, 4, 3)]
+    items = page.all("li")
+    divider = next(k for k, item in enumerate(items) if item.get("id") == "threshold")
+    assert divider == 3 and "Threshold 10" in items[divider]["text"]
+
+
+def test_a_card_says_all_that_is_known_of_its_image() -> None:
+    shown = make(7.25, "scratch", "some/where/a.png")
+    page = render([shown, make(12.0, "good"), make(30.0, None), make(2.0, "good")])[1]
+    unknown, alarm, missed, fine = page.cards()
+    assert page.within(missed, "b")[0] | {"parents": 0} == {
+        "tag": "b", "text": "a.png", "title": "some/where/a.png", "parents": 0
+    }  # fmt: skip
+    for word in ("score 7.25", "p 0.25", "scratch", "✓ passed", "missed"):
+        assert word in missed["text"]
+    for word in ("good", "▲ flagged", "false alarm"):
+        assert word in alarm["text"]
+    assert "no label" in unknown["text"] and "▲ flagged" in unknown["text"]
+    assert unknown["class"] == "is-flagged"
+    assert alarm["class"].split() == ["is-flagged", "is-good", "mistake"]
+    assert missed["class"] == "mistake" and fine["class"] == "is-good"
+    assert page.within(missed, "img")[0]["alt"] == "a.png, scratch"
+
+
+def test_both_pictures_are_in_the_page() -> None:
+    png = io.BytesIO()
+    Image.new("RGB", (5, 5), "red").save(png, "PNG")
+    page = render([make(3.0, "good", picture=png.getvalue())])[1]
+    shown, drawn = page.all("img")
+    kinds, data = zip(*(one["src"].split(";base64,") for one in (shown, drawn)), strict=True)
+    assert kinds == ("data:image/png", "data:image/jpeg")
+    assert [base64.b64decode(one) for one in data] == [png.getvalue(), picture(200)]
+    assert "class" not in shown and drawn["class"] == "map"
+    for one in (shown, drawn):
+        assert one["loading"] == "lazy" and one["decoding"] == "async" and one["alt"]
+    (button,) = page.all("button")
+    assert button in shown["parents"] and button in drawn["parents"]
+    assert (button["type"], button["aria-pressed"]) == ("button", "false")
+
+
+def test_without_overlays_nothing_is_to_be_pressed() -> None:
+    text, page = render([make(3.0, "good", overlay=None)])
+    assert len(page.all("img")) == 1 and not page.all("button")
+    assert 'id="overlays"' not in text
+    assert "Point at an image" not in text
+    assert 'id="overlays"' in render([make(3.0, "good")])[0]
+
+
+def choices(page: Page) -> dict[str, tuple[str, bool]]:
+    """Text and whether it can be chosen, of each filter."""
+    radios = [one for one in page.all("input") if one["type"] == "radio"]
+    return {
+        radio["value"]: (radio["parents"][-1]["text"], "disabled" not in radio) for radio in radios
+    }
+
+
+def test_filters_say_how_many_they_show() -> None:
+    assert choices(render(MIXED)[1]) == {
+        "all": ("all (8)", True),
+        "flagged": ("flagged (3)", True),
+        "good": ("good (5)", True),
+        "mistakes": ("mistakes (2)", True),
+    }
+    assert choices(render([make(3.0, "good")])[1]) == {
+        "all": ("all (1)", True),
+        "flagged": ("flagged (0)", False),
+        "good": ("good (1)", True),
+        "mistakes": ("mistakes (0)", False),
+    }
+    assert list(choices(render([make(3.0, None)])[1])) == ["all", "flagged"]
+
+
+def test_each_filter_has_its_rule_and_the_cards_their_class() -> None:
+    text = render(MIXED)[0]
+    rules = dict(re.findall(r'\[data-show="(\w+)"\] > li:not\(\.([\w-]+)\)', text))
+    assert rules == {"flagged": "is-flagged", "good": "is-good", "mistakes": "mistake"}
+
+
+HOSTILE = "<img src=x onerror=\"alert('1')\">&amp;${title}"
+
+
+def test_what_comes_from_outside_is_only_text() -> None:
+    bad = Result(f"in/{HOSTILE}", error=f"in/{HOSTILE}: no {HOSTILE}")
+    text, page = render(
+        [make(12.0, HOSTILE, f"in/{HOSTILE}.png"), make(3.0, "good")],
+        [bad],
+        title=HOSTILE,
+        about={HOSTILE: HOSTILE},
+    )
+    assert "<img src=x" not in text and not any("onerror" in one for one in page.elements)
+    assert page.all("h1")[0]["text"] == HOSTILE == page.all("title")[0]["text"]
+    about = page.all("table")[0]
+    assert page.within(about, "th")[0]["text"] == HOSTILE
+    assert page.within(about, "td")[0]["text"] == HOSTILE
+    card = page.cards()[0]
+    assert page.within(card, "b")[0]["title"] == f"in/{HOSTILE}.png"
+    assert page.within(card, "img")[0]["alt"] == f"{HOSTILE}.png, {HOSTILE}"
+    assert f"in/{HOSTILE}: no {HOSTILE}" in page.all("li")[-1]["text"]
+
+
+def test_a_name_that_is_not_text_can_be_written() -> None:
+    text, page = render([make(3.0, "good", "in/\udcff.png")], [Result("\ud800", error="lost")])
+    assert text.encode("utf-8").decode("utf-8") == text
+    assert page.within(page.cards()[0], "b")[0]["text"] == "?.png"
+
+
+def test_the_page_asks_for_nothing_outside() -> None:
+    text, page = render(MIXED, [BROKEN], calibration_scores=[1.0, 2.0])
+    for element in page.elements:
+        for attribute in ("src", "href", "srcset", "action", "data", "poster"):
+            value = element.get(attribute)
+            assert value is None or value.startswith("data:")
+    for word in ("url(", "@import", "http://", "https://", "fetch(", "import("):
+        assert word not in text
+    assert "default-src 'none'" in page.all("meta")[3]["content"]
+
+
+def test_errors_are_listed_with_their_reasons() -> None:
+    _, page = render([make(3.0, "good")], [BROKEN, Result("b.png")])
+    assert page.all("h2")[-1]["text"] == "Unreadable images (2)"
+    assert [one["text"] for one in page.all("li")[-2:]] == [
+        "in/broken.png: is empty (0 bytes)",
+        "b.png: could not be read",
+    ]
+
+
+@pytest.mark.parametrize("errors", [[], [BROKEN]])
+def test_a_page_without_images_says_so(errors: list[Result]) -> None:
+    text, page = render([], errors)
+    assert "No image could be judged." in text and not page.all("svg") and not page.cards()
+    assert page.facts() == {
+        "Images judged": "0", "Flagged": "0", "Unreadable": str(len(errors))
+    }  # fmt: skip
+
+
+def test_none_flagged_and_no_labels() -> None:
+    _, page = render([make(3.0, None), make(4.0, None)])
+    assert page.facts() == {"Images judged": "2", "Flagged": "00 %", "Unreadable": "0"}
+    assert len(page.all("svg")) == 1  # no ROC curve
+    assert [one["id"] for one in page.all("li") if "id" in one] == ["threshold"]
+
+
+@pytest.mark.parametrize("kind", ["good", "crack"])
+def test_one_kind_alone_has_no_roc_curve(kind: str) -> None:
+    _, page = render([make(3.0, kind), make(14.0, kind)])
+    assert len(page.all("svg")) == 1 and "Image AUROC" not in page.facts()
+    assert ("False alarms" in page.facts()) == (kind == "good")
+
+
+@pytest.mark.parametrize("threshold", [None, math.inf])
+def test_without_a_threshold_none_is_drawn(threshold: float | None) -> None:
+    text, page = render(MIXED, threshold=threshold)
+    assert not page.all("path", **{"class": "threshold"}) and 'id="threshold"' not in text
+    assert page.facts()["Flagged"].startswith("3")  # the verdicts are the detector's
+
+
+def test_an_image_that_was_not_judged_is_not_called_passed() -> None:
+    image = make(3.0, None)
+    image = replace(image, result=replace(image.result, anomaly=None, p_value=None))
+    card = render([image])[1].cards()[0]
+    assert (
+        "not judged" in card["text"] and "passed" not in card["text"] and "p " not in card["text"]
+    )
+
+
+def test_the_histogram_shows_every_image_on_its_side_of_the_threshold() -> None:
+    rng = np.random.default_rng(5)
+    images = [make(float(s), "good") for s in rng.normal(7, 2, 60)]
+    images += [make(float(s), "crack") for s in rng.normal(14, 3, 40)]
+    _, page = render(images, calibration_scores=rng.normal(7, 2, 30))
+    svg = page.all("svg")[0]
+    line = page.within(svg, "path")
+    (drawn,) = [one for one in line if one.get("class") == "threshold"]
+    x_threshold = float(re.findall(r"M([\d.]+)", drawn["d"])[0])
+    assert any(one["text"] == "threshold 10" for one in page.within(svg, "text"))
+    for name, kind in (("good", "good"), ("defective", "crack")):
+        bars = page.all("rect", **{"class": name})
+        for bar in bars:
+            left, width = float(bar["x"]), float(bar["width"])
+            assert left + width <= x_threshold + 0.1 or left >= x_threshold - 0.1
+        # Heights are counts: their sum in units of the lowest common bar.
+        heights = np.array([float(bar["height"]) for bar in bars])
+        above = heights[[float(bar["x"]) >= x_threshold - 0.1 for bar in bars]].sum()
+        scores = [image.score for image in images if image.kind == kind]
+        share = sum(score > THRESHOLD for score in scores) / len(scores)
+        assert above / heights.sum() == pytest.approx(share, abs=0.01)
+    assert len([one for one in line if one.get("class") == "calibration"]) == 1
+    assert "30 calibration, 60 good, 40 defective; the threshold is 10" in svg["aria-label"]
+
+
+@pytest.mark.parametrize("power", [1, 6])
+@pytest.mark.parametrize("threshold", [None, 10.0, 40.0, 0.5])
+def test_bins_hold_what_a_loop_puts_into_them(power: int, threshold: float | None) -> None:
+    scores = np.append(np.random.default_rng(2).uniform(1, 20, 300), 10.0) ** power
+    threshold = None if threshold is None else threshold**power
+    bins = _Bins.of(scores, threshold)
+    ends = scores if threshold is None else np.append(scores, threshold)
+    assert bins.is_log == (max(ends) > 30 * min(ends)) == (power == 6 or threshold in (0.5, 40.0))
+    expected = [0] * bins.n_bins
+    for place in bins.places(scores):
+        assert 0 < place < 1
+        expected[math.ceil(round(float(place) * bins.n_bins, 9)) - 1] += 1
+    assert bins.counts(scores) == expected and sum(expected) == 301
+    if threshold is not None:
+        edge = float(bins.places(np.array([threshold]))[0]) * bins.n_bins
+        assert edge == pytest.approx(round(edge), abs=1e-9)
+        assert sum(expected[: round(edge)]) == (scores <= threshold).sum()
+    assert 3 <= len(bins.ticks()) <= 8
+    assert (bins.places(np.array(bins.ticks())) >= -1e-9).all()
+
+
+def test_scores_that_are_all_alike_are_drawn() -> None:
+    for score in (0.0, 3.0, -7e5, 1e-9):
+        _, page = render([make(score, "good")] * 3, threshold=None)
+        assert len(page.all("rect", **{"class": "good"})) == 1
+
+
+def test_negative_scores_have_a_linear_axis() -> None:
+    text, _ = render([make(score, "good") for score in (-5.0, -0.001, 500.0)])
+    assert "logarithmic" not in text
+    assert "logarithmic" in render([make(score, "good") for score in (0.01, 500.0)])[0]
+
+
+def test_the_roc_curve_and_its_operating_point() -> None:
+    _, page = render(MIXED)
+    svg = page.all("svg")[1]
+    (curve,) = page.all("path", **{"class": "curve"})
+    points = [tuple(map(float, one.split())) for one in curve["d"][1:].split("L")]
+    (x0, y0), (x1, y1) = points[0], points[-1]
+    rates = [((x - x0) / (x1 - x0), (y - y0) / (y1 - y0)) for x, y in points]
+    area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(rates))
+    truth = roc_auc_score([i.kind != "good" for i in MIXED], [i.score for i in MIXED])
+    assert area == pytest.approx(truth, abs=1e-3)
+    mark = page.within(svg, "circle")[0]
+    assert (float(mark["cx"]) - x0) / (x1 - x0) == pytest.approx(1 / 5, abs=1e-3)
+    assert (float(mark["cy"]) - y0) / (y1 - y0) == pytest.approx(2 / 3, abs=1e-3)
+    assert "asked for 5" in svg["aria-label"]
+
+
+@pytest.mark.parametrize("score", [None, math.nan, math.inf])
+def test_a_score_that_is_none_is_refused(score: float | None) -> None:
+    image = ReportImage(Result("a.png", score=score), picture(0))
+    with pytest.raises(InputError, match=r"^a\.png: its score is .* give .* in errors"):
+        render([make(1.0, None), image])
+
+
+def test_other_files_are_refused() -> None:
+    with pytest.raises(InputError, match=r"begins with b'GIF89a'; allowed are JPEG and PNG"):
+        render([make(1.0, None, picture=b"GIF89a")])
+
+
+def test_calibration_scores_must_be_finite() -> None:
+    with pytest.raises(InputError, match="1 calibration scores are not finite"):
+        render(MIXED, calibration_scores=[1.0, math.nan])
+
+
+def test_encode_writes_a_jpeg_of_the_picture() -> None:
+    content = encode(Image.new("RGB", (30, 20), (200, 100, 50)))
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.format == "JPEG" and image.size == (30, 20)
+        assert np.abs(np.array(image, int) - (200, 100, 50)).max() <= 3
+
+
+def test_neither_module_imports_torch() -> None:
+    program = "import sys, mahalad.pictures, mahalad.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
