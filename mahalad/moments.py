@@ -73,6 +73,11 @@ class Moments:
         """Number of features, D."""
         return int(self.shift.shape[-1])
 
+    def at(self, rows: slice) -> Moments:
+        """The sums of some of the sets of samples: rows of the first leading axis."""
+        arrays = (self.shift, self.s1, self.s2, self.q1, self.q2, self.q4)
+        return Moments(self.n_samples, *(array[rows] for array in arrays))
+
     def reshift(self, shift: Floats) -> Moments:
         """Return the same sums taken around another `shift`.
 

@@ -22,46 +22,45 @@ from mahalad.moments import Floats, Moments, ledoit_wolf_shrinkage
 
 MIN_SAMPLES = 5
 _BUFFERED = 256  # samples summed at once: one pass over the large sums instead of one per batch
-_CHUNK = 2**24  # numbers held at once, per working array
+_CHUNK = 2**21  # numbers held at once, per working array
 
 
 @dataclass(frozen=True, eq=False)
 class _Spectra:
-    """Mean (P, D), covariance C (P, D, D), rho and ridge (P,) of every position."""
+    """Sums over samples, with rho and ridge (P,) of every position."""
 
-    n_samples: int
-    location: Floats
-    covariance: Floats
+    moments: Moments
     shrinkage: Floats
     ridge: Floats
 
     @classmethod
     def from_moments(cls, moments: Moments, floor: float) -> _Spectra:
-        n = moments.n_samples
+        n, D = moments.n_samples, moments.n_features
         if n < MIN_SAMPLES:
             raise InputError(
                 f"a Gaussian per position needs at least {MIN_SAMPLES} good images, and has {n}: "
                 "give more, or use the image-level detector (scope='image'), which needs 2"
             )
-        C = moments.covariance()
-        shrinkage = ledoit_wolf_shrinkage(moments, C)
-        mean_variance = np.einsum("pii->p", C) / moments.n_features
+        shrinkage, mean_variance = np.empty((2, len(moments.shift)))
+        for rows in _chunks(len(moments.shift), D**2):
+            own = moments.at(rows)
+            C = own.covariance()
+            shrinkage[rows] = ledoit_wolf_shrinkage(own, C)
+            mean_variance[rows] = np.einsum("pii->p", C) / D
         overall = float(mean_variance.mean())
         rounding = 8 * np.finfo(float).eps * float(np.abs(moments.shift).max(initial=0))
         if overall <= rounding**2:
             raise DegenerateDataError(f"all {n} samples are identical: no spread to measure")
         ridge = shrinkage * np.maximum(mean_variance, 0) + floor * overall
-        return cls(n, moments.mean(), C, shrinkage, ridge)
+        return cls(moments, shrinkage, ridge)
 
-    def whitening(self, rows: slice, scale: float) -> Tensor:
-        """L^-1 of (scale (1 - rho) C + ridge I) = L L', for some positions: (p, D, D)."""
-        factor = scale * (1 - self.shrinkage[rows])
-        A = torch.from_numpy(factor[:, None, None] * self.covariance[rows])
-        A.diagonal(dim1=1, dim2=2).add_(torch.from_numpy(self.ridge[rows])[:, None])
-        L = torch.linalg.cholesky(A)
-        eye = torch.eye(A.shape[1], dtype=A.dtype).expand_as(A)
-        inverse: Tensor = torch.linalg.solve_triangular(L, eye, upper=False)
-        return inverse
+    def factor(self, rows: slice, scale: float) -> Tensor:
+        """L of scale (1 - rho) C + ridge I = L L', for some positions: (p, D, D)."""
+        C = self.moments.at(rows).covariance()
+        C *= (scale * (1 - self.shrinkage[rows]))[:, None, None]
+        np.einsum("pii->pi", C)[...] += self.ridge[rows, None]
+        L: Tensor = torch.linalg.cholesky(torch.from_numpy(C))
+        return L
 
 
 class PatchGaussian(BaseEstimator):
@@ -174,9 +173,9 @@ class PatchGaussian(BaseEstimator):
         X = self._checked(X)
         found = np.empty((len(sizes), *X.shape[:2]))
         for rows in _chunks(X.shape[1], len(X) * X.shape[2]):
-            y = whitening[rows] @ _centred(X, rows, location)  # (p, D, n)
+            y = (whitening[rows] @ _centred(X, rows, location)).numpy()  # (p, D, n)
             for i, size in enumerate(sizes):
-                found[i, :, rows] = (y[:, :size] ** 2).sum(1).sqrt_().T.numpy()
+                found[i, :, rows] = np.sqrt(_squared_norms(y[:, :size])).T
         return found
 
     def leave_one_out_distances(self, X: Any, groups: Any = None) -> Floats:
@@ -207,7 +206,8 @@ class PatchGaussian(BaseEstimator):
 
     def _left_out(self, spectra: _Spectra, X: Any, g: int, sizes: Sequence[int]) -> Floats:
         """Distances of samples whose consecutive `g` are left out together."""
-        n, rest = spectra.n_samples, spectra.n_samples - g
+        n = spectra.moments.n_samples
+        rest, location = n - g, spectra.moments.mean()
         if rest < 2:
             raise DegenerateDataError(
                 f"leaving out a group of {g} (images of one part, or copies of one picture) "
@@ -215,23 +215,23 @@ class PatchGaussian(BaseEstimator):
             )
         found = np.empty((len(sizes), *X.shape[:2]))
         for rows in _chunks(X.shape[1], max(len(X), X.shape[2]) * X.shape[2]):
-            kept = torch.from_numpy(1 - spectra.shrinkage[rows])  # 1 - rho, (p,)
-            W = spectra.whitening(rows, n / rest)
-            y = W @ _centred(X, rows, spectra.location)  # (p, D, n)
+            kept = 1 - spectra.shrinkage[rows, None]  # 1 - rho, (p, 1)
+            z = _centred(X, rows, location)
+            L = spectra.factor(rows, n / rest)
+            y = torch.linalg.solve_triangular(L, z, upper=False)  # (p, D, n)
             for i, size in enumerate(sizes):
-                b = y[:, :size]
                 if g == 1:
-                    q = (b**2).sum(1)  # (p, n)
-                    k = (kept * n / rest**2)[:, None]
-                    d2 = (n / rest) ** 2 * q / (1 - k * q)
+                    q = _squared_norms(y[:, :size].numpy())  # (p, n)
+                    with np.errstate(divide="ignore"):
+                        d2 = (n / rest) ** 2 * q / (1 - kept * n / rest**2 * q)
                 else:
-                    d2 = _without_groups(b, g, n, kept)
-                if not bool((d2 >= 0).all()):
+                    d2 = _without_groups(y[:, :size], g, n, torch.from_numpy(kept)).numpy()
+                if not (np.isfinite(d2) & (d2 >= 0)).all():
                     raise ValueError(
                         "leave-one-out is for samples that were part of the fit: at least one "
                         "sample of X was not"
                     )
-                found[i, :, rows] = d2.sqrt().T.numpy()
+                found[i, :, rows] = np.sqrt(d2).T
         return found
 
     def scoring_state(self) -> dict[str, NDArray[Any]]:
@@ -290,9 +290,13 @@ class PatchGaussian(BaseEstimator):
         """Means (P, D) and whitening matrices (P, D, D)."""
         if self._location is None or self._whitening is None:
             spectra = self._fitted_spectra()
-            P, D = spectra.location.shape
-            self._location = spectra.location
-            self._whitening = torch.cat([spectra.whitening(r, 1.0) for r in _chunks(P, D**2)])
+            P, D = self._shape
+            self._location = spectra.moments.mean()
+            self._whitening = torch.empty((P, D, D), dtype=torch.float64)
+            for rows in _chunks(P, D**2):
+                L = spectra.factor(rows, 1.0)
+                eye = torch.eye(D, dtype=L.dtype).expand_as(L)
+                self._whitening[rows] = torch.linalg.solve_triangular(L, eye, upper=False)
         return self._location, self._whitening
 
     def _flush(self) -> None:
@@ -302,7 +306,9 @@ class PatchGaussian(BaseEstimator):
         self._pending = []
         shift = X.mean(axis=0, dtype=np.float64) if self._moments is None else self._moments.shift
         parts = [
-            Moments.from_samples(X[:, rows].swapaxes(0, 1), shift[rows])
+            Moments.from_samples(
+                np.ascontiguousarray(X[:, rows].swapaxes(0, 1), dtype=np.float64), shift[rows]
+            )
             for rows in _chunks(X.shape[1], len(X) * X.shape[2])
         ]
         names = ("shift", "s1", "s2", "q1", "q2", "q4")
@@ -339,8 +345,14 @@ def _chunks(n_positions: int, per_position: int) -> Iterator[slice]:
 
 def _centred(X: Any, rows: slice, location: Floats) -> Tensor:
     """Samples less the mean at some positions, (p, D, n), float64."""
-    z = torch.from_numpy(np.ascontiguousarray(X[:, rows].transpose(1, 2, 0))).double()
-    return z - torch.from_numpy(location[rows])[:, :, None]
+    z = np.ascontiguousarray(X[:, rows].transpose(1, 2, 0), dtype=np.float64)
+    z -= location[rows][:, :, None]
+    return torch.from_numpy(z)
+
+
+def _squared_norms(y: NDArray[Any]) -> Floats:
+    """(p, D, n) to (p, n); without a copy of y, which would cost more than the sum."""
+    return np.asarray(np.einsum("pdn,pdn->pn", y, y))
 
 
 def _without_groups(b: Tensor, g: int, n: int, kept: Tensor) -> Tensor:
@@ -350,7 +362,7 @@ def _without_groups(b: Tensor, g: int, n: int, kept: Tensor) -> Tensor:
     """
     rest = n - g
     found = torch.empty(b.shape[0], b.shape[2], dtype=b.dtype)
-    fixed = (rest / kept)[:, None, None] * (torch.eye(g, dtype=b.dtype) - 1 / n)
+    fixed = (rest / kept)[:, :, None] * (torch.eye(g, dtype=b.dtype) - 1 / n)
     for start in range(0, b.shape[2], g):
         c = b[:, :, start : start + g]  # (p, D, g)
         z = c + c.sum(2, keepdim=True) / rest
