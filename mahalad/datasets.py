@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +112,62 @@ def _find_masks(
 
 def _images(folder: Path) -> tuple[Path, ...]:
     return tuple(source.path for source in iter_sources(folder) if source.path is not None)
+
+
+def grouping(rule: str) -> Callable[[str], str]:
+    """A function from an image's path to what it shows.
+
+    Parameters
+    ----------
+    rule : str
+        A regular expression (see `group_of`), or a CSV file (its name ends in .csv) with the
+        columns ``path`` and ``group``; a path there stands for every image path that ends with
+        it.
+
+    Raises
+    ------
+    InputError
+        A file that cannot be read or has other columns, a row without path or group, two groups
+        for one path; from the function: an image that has no group.
+    """
+    if not rule.lower().endswith(".csv"):
+        return lambda path: group_of(path, rule)
+    table = _read_groups(rule)
+    depths = sorted({len(parts) for parts in table}, reverse=True)
+
+    def group(path: str) -> str:
+        parts = Path(path).parts
+        for depth in depths:
+            found = table.get(parts[-depth:]) if depth <= len(parts) else None
+            if found is not None:
+                return found
+        raise InputError(f"{rule}: has no row for {path}: it must name every image")
+
+    return group
+
+
+def _read_groups(file: str) -> dict[tuple[str, ...], str]:
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{file}: groups cannot be read ({error})") from error
+    table: dict[tuple[str, ...], str] = {}
+    for line, row in enumerate(rows, start=2):
+        path, group = row.get("path"), row.get("group")
+        if not path or not group:
+            raise InputError(
+                f"{file}, line {line}: needs a path and a group (columns: path, group), and has "
+                f"{ {key: value for key, value in row.items() if key} }"
+            )
+        parts = Path(path).parts
+        if table.setdefault(parts, group) != group:
+            raise InputError(
+                f"{file}, line {line}: {path} is in two groups: {table[parts]}, {group}"
+            )
+    if not table:
+        raise InputError(f"{file}: no rows; needs the columns path and group")
+    return table
 
 
 def group_of(path: str, pattern: str) -> str:

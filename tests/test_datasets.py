@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mahalad.datasets import Category, find_categories
+from mahalad.datasets import Category, find_categories, grouping
 from mahalad.errors import InputError
 
 TEST = ("good/000.png", "good/001.png", "crack/000.png", "crack/001.png", "dent/a/000.png")
@@ -103,3 +103,40 @@ def test_real_sets(shared: Path, name: str, n_masks: int) -> None:
     for path, _, mask in found[::40]:
         with Image.open(path) as picture, Image.open(mask) as truth:
             assert picture.size == truth.size
+
+
+def write_groups(folder: Path, text: str) -> str:
+    (folder / "groups.csv").write_text(text, encoding="utf-8")
+    return str(folder / "groups.csv")
+
+
+def test_groups_from_a_file_go_by_the_end_of_the_path(tmp_path: Path) -> None:
+    file = write_groups(tmp_path, "path,group\ngood/1.png,a\ngood/2.png,a\ntest/good/1.png,b\n")
+    group = grouping(file)
+    paths = ("/x/train/good/1.png", "/x/train/good/2.png", "/x/test/good/1.png", "good/1.png")
+    assert [group(path) for path in paths] == ["a", "a", "b", "a"]
+    with pytest.raises(InputError, match="no row for /x/good/3.png: it must name every image"):
+        group("/x/good/3.png")
+
+
+def test_groups_from_a_regular_expression() -> None:
+    assert grouping(r"num_(\d+)")("/x/exp1_num_12.jpg") == "12"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,group\n1.png,a\n,b\n", "line 3: needs a path and a group"),
+        ("path;group\n1.png;a\n", "line 2: needs a path and a group"),
+        ("path,group\n1.png,a\n1.png,b\n", "line 3: 1.png is in two groups: a, b"),
+        ("path,group\n", "no rows; needs the columns path and group"),
+    ],
+)
+def test_broken_group_files(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        grouping(write_groups(tmp_path, text))
+
+
+def test_missing_group_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="groups cannot be read"):
+        grouping(str(tmp_path / "none.csv"))
