@@ -1,51 +1,106 @@
 """One of anomalib's models on one category; run by peers.py with anomalib's own Python.
 
 Uses anomalib's model classes as they are (features, memory bank or Gaussians, scores and maps),
-with the images of mahalad's own preprocessing: squashed to one square, bicubic, ImageNet mean and
-standard deviation. Their trainer, transforms and threshold play no part in what is compared.
+with the images of mahalad's own preprocessing: squashed to one square, with the network's
+interpolation, mean and standard deviation, decoded in as many threads. Their trainer, transforms
+and threshold play no part in what is compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
+import os
 import resource
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402
+import timm  # noqa: E402
 import torch  # noqa: E402
+from anomalib.models.image.padim.torch_model import PadimModel  # noqa: E402
+from anomalib.models.image.patchcore.torch_model import PatchcoreModel  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+BATCH_SIZE = 32  # anomalib's default, and mahalad's
 
 
-def batches(paths: list[str], size: int, batch_size: int = 16) -> Iterator[torch.Tensor]:
-    for start in range(0, len(paths), batch_size):
-        pictures = []
-        for path in paths[start : start + batch_size]:
-            with Image.open(path) as image:
-                squashed = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-            pictures.append(np.asarray(squashed))
-        x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255  # (n, 3, S, S)
-        yield (x - MEAN) / STD
+def batches(paths: list[str], size: int, backbone: str) -> Iterator[torch.Tensor]:
+    """Normalised images, (n, 3, size, size)."""
+    about = timm.get_pretrained_cfg(backbone)
+    resampling = getattr(Image.Resampling, about.interpolation.upper())
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (about.mean, about.std))
+
+    def read(path: str) -> np.ndarray:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB").resize((size, size), resampling))
+
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
+        for start in range(0, len(paths), BATCH_SIZE):
+            pictures = np.stack(list(pool.map(read, paths[start : start + BATCH_SIZE])))
+            x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255  # (n, 3, S, S)
+            yield (x - mean) / std
 
 
-def make_model(method: str, backbone: str, layers: list[str], n_features: int | None) -> Any:
-    if method == "padim":
-        from anomalib.models.image.padim.torch_model import PadimModel
+def count_channels(backbone: str, layers: list[str]) -> int:
+    """Channels of some layers together."""
+    network = timm.create_model(backbone, features_only=True, pretrained=False)
+    channels = {about["module"]: about["num_chs"] for about in network.feature_info.get_dicts()}
+    missing = [layer for layer in layers if layer not in channels]
+    if missing:
+        raise ValueError(f"{backbone} has no layer {', '.join(missing)}: {', '.join(channels)}")
+    return sum(channels[layer] for layer in layers)
 
-        return PadimModel(backbone, layers, pre_trained=False, n_features=n_features)
-    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
-    return PatchcoreModel(layers, backbone, pre_trained=False)
+def make_model(job: dict[str, Any], n_channels: int) -> Any:
+    """The model with the given weights in its network."""
+    layers, backbone = job["layers"], job["backbone"]
+    if job["method"] == "padim":
+        n_features = job["n_features"] or n_channels
+        model: Any = PadimModel(backbone, layers, pre_trained=False, n_features=n_features)
+    else:
+        model = PatchcoreModel(layers, backbone, pre_trained=False)
+    network = model.feature_extractor.feature_extractor
+    state = load_file(job["weights"])
+    network.load_state_dict({key: state[key] for key in network.state_dict()}, strict=True)
+    return model
+
+
+def fit(job: dict[str, Any], n_channels: int) -> Any:
+    model = make_model(job, n_channels)
+    model.train()
+    model.feature_extractor.eval()
+    with torch.inference_mode():
+        for x in batches(job["train"], job["size"], job["backbone"]):
+            model(x)
+        if job["method"] == "padim":
+            model.fit()
+        else:
+            model.subsample_embedding(job["coreset"])
+    return model.eval()
+
+
+def score(job: dict[str, Any], model: Any) -> list[float]:
+    """Scores of the test images; their maps go to a file, one after the other."""
+    scores: list[float] = []
+    with torch.inference_mode(), Path(job["maps"]).open("wb") as file:
+        for x in batches(job["test"], job["size"], job["backbone"]):
+            found = model(x)
+            scores += found.pred_score.reshape(-1).tolist()
+            file.write(found.anomaly_map[:, 0].numpy().astype(np.float32).tobytes())
+    return scores
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
@@ -53,41 +108,24 @@ def main() -> None:
     parser.add_argument("job", type=Path, help="JSON: what peers.py wants to know")
     job = json.loads(parser.parse_args().job.read_text())
     torch.manual_seed(0)
-    model = make_model(job["method"], job["backbone"], job["layers"], job["n_features"])
-    network = model.feature_extractor.feature_extractor
-    state = load_file(job["weights"])
-    own = network.state_dict()
-    network.load_state_dict({key: state[key] for key in own}, strict=True)
-
-    started = time.perf_counter()
-    model.train()
-    model.feature_extractor.eval()
-    with torch.inference_mode():
-        for x in batches(job["train"], job["size"]):
-            model(x)
-        if job["method"] == "padim":
-            model.fit()
-        else:
-            model.subsample_embedding(job["coreset"])
+    n_channels = count_channels(job["backbone"], job["layers"])
+    started, at_start = time.perf_counter(), peak_mib()
+    model = fit(job, n_channels)
     fitted = time.perf_counter()
-    model.eval()
-    scores, maps = [], []
-    with torch.inference_mode():
-        for x in batches(job["test"], job["size"]):
-            found = model(x)
-            scores.append(found.pred_score.reshape(-1).numpy())
-            maps.append(found.anomaly_map[:, 0].numpy().astype(np.float32))
+    scores = score(job, model)
     scored = time.perf_counter()
     learned = {k: v for k, v in model.state_dict().items() if not k.startswith("feature_extractor")}
-    np.savez(
-        job["out"],
-        scores=np.concatenate(scores),
-        maps=np.concatenate(maps),
-        fit_seconds=fitted - started,
-        score_seconds=scored - fitted,
-        peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        model_mib=sum(v.numel() * v.element_size() for v in learned.values()) / 2**20,
-    )
+    result = {
+        "scores": scores,
+        "fit_seconds": fitted - started,
+        "score_seconds": scored - fitted,
+        "start_mib": at_start,
+        "peak_mib": peak_mib(),
+        "model_mib": sum(v.numel() * v.element_size() for v in learned.values()) / 2**20,
+        "threads": torch.get_num_threads(),
+        "versions": {n: importlib.metadata.version(n) for n in ("anomalib", "torch", "timm")},
+    }
+    Path(job["result"]).write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -21,10 +21,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.bench_pixels import PixelTruth, compare_maps
 from mahalad.datasets import Category
 from mahalad.detector import AnomalyDetector
 from mahalad.errors import CalibrationError, InputError
 from mahalad.extraction import extract
+from mahalad.localization import PixelFigures
+from mahalad.mahalanobis import SCOPES, MahalanobisDetector
 from mahalad.modelfile import write_atomically
 from mahalad.moments import Floats
 from mahalad.protocols import FeatureExtractor, Features
@@ -39,6 +42,49 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 WIDTH = 100
 _NEEDED = re.compile(r"needs at least (\d+)")  # as CalibrationError says it
 _PACKAGES = ("mahalad", "numpy", "scikit-learn", "torch", "timm", "pillow")
+
+
+def check_scope(scope: str, scorer: str, reduction: Any) -> None:
+    """Refuse what a scope does not have, before the work.
+
+    Raises
+    ------
+    InputError
+        An unknown scope; or another scorer than the Gaussian, or a reduction, per position.
+    """
+    if scope not in SCOPES:
+        raise InputError(f"unknown scope {scope!r}; one of {', '.join(SCOPES)}")
+    for name, value, default in (("scorer", scorer, "gaussian"), ("reduction", reduction, None)):
+        if scope == "positions" and value != default:
+            raise InputError(
+                f"{name}={value!r} is for features pooled over the image: it needs scope='image'"
+            )
+
+
+def make_features(scope: str, backbone: str, levels: Any, **options: Any) -> Any:
+    """The unbuilt feature extractor of `MahalanobisDetector`.
+
+    Parameters
+    ----------
+    scope, backbone, levels
+        As of `MahalanobisDetector`.
+    **options
+        Its `weights`, `input_size`, `device` and `batch_size`.
+    """
+    detector = MahalanobisDetector(backbone, scope=scope, levels=levels, **options)
+    return detector._make_parts()[0]
+
+
+def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> str:
+    """What a report's header says of the scorer: of its parameters, unless `scorer` is given."""
+    n_copies = parameters["n_augment"]
+    copies = f", {n_copies} augmented copies" if n_copies else ""
+    if parameters["scope"] == "positions":
+        return f"scope positions: a Gaussian per position, one of the image{copies}; raw scores"
+    reduction = parameters["reduction"] or "none"
+    return (
+        f"scope image: {scorer or parameters['scorer']}, reduction {reduction}{copies}; raw scores"
+    )
 
 
 def no_progress(items: Iterable[Any], total: int) -> Iterable[Any]:
@@ -100,6 +146,7 @@ class CategoryImages:
     ----------
     category : Category
     features : dict of str to ndarray of shape (n_images, n_features)
+        Or maps, (n_images, height, width, n_features).
     keys : tuple of int
         Hash of each image's pixels.
     extractor : CachedExtractor or None
@@ -155,25 +202,33 @@ def extract_categories(
     ------
     InputError
         Images that cannot be read: a benchmark leaves none out. All are named.
+
+    Notes
+    -----
+    The features of all images are held, once: maps take some 0.8 MB an image at 320 pixels.
+    Those of a category are views.
     """
     cached = CachedExtractor(extractor) if n_augment else None
     paths = [path for category in categories for path in (*category.train, *category.test)]
-    chunks, keys, errors = [], [], []
+    levels: dict[str, NDArray[Any]] = {}
+    keys: list[int] = []
+    errors: list[str] = []
     sources = iter(progress(paths, len(paths)))
     for images, features in extract(sources, cached or extractor, salt=0):
         errors += [str(image.error) for image in images if image.error is not None]
+        for name, values in originals(features).items() if not errors else ():
+            levels.setdefault(name, np.empty((len(paths), *values.shape[1:]), values.dtype))
+            levels[name][len(keys) : len(keys) + len(images)] = values
         keys += [image.key for image in images]
-        chunks.append(originals(features))
     if errors:
         raise InputError(
             f"{len(errors)} of {len(paths)} images cannot be read, and a benchmark leaves none "
             f"out: {'; '.join(errors)}"
         )
-    levels = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     found, start = [], 0
     for category in categories:
         stop = start + len(category.train) + len(category.test)
-        own = take(levels, np.arange(start, stop))
+        own = {name: values[start:stop] for name, values in levels.items()}
         found.append(CategoryImages(category, own, tuple(keys[start:stop]), cached))
         start = stop
     return found
@@ -181,12 +236,19 @@ def extract_categories(
 
 @dataclass(frozen=True)
 class Recipe:
-    """How features are scored: `make_scorer`'s arguments, augmentation and salt."""
+    """How features are scored: scope, `make_scorer`'s arguments, augmentation and salt."""
 
+    scope: str = "positions"
     scorer: str = "gaussian"
     reduction: str | None = None
     n_augment: int = 0
     seed: int = 0
+
+    def make_scorer(self) -> Any:
+        """The unfitted scorer."""
+        if self.scope == "image":
+            return make_scorer(self.scorer, self.reduction)
+        return MahalanobisDetector(scope="positions")._make_parts()[1]
 
 
 @dataclass(frozen=True)
@@ -210,12 +272,15 @@ class Evaluation:
     flagged : ndarray of bool, shape (n_tested,), or None
         None where the rule cannot give a threshold; `reason` says why.
     reason : str or None
+    pixels : PixelFigures or None
+        Of the anomaly maps; None without masks.
     """
 
     scores: Floats
     threshold: float | None = None
     flagged: NDArray[np.bool_] | None = None
     reason: str | None = None
+    pixels: PixelFigures | None = None
 
 
 def evaluate(
@@ -225,6 +290,7 @@ def evaluate(
     recipe: Recipe,
     targets: Sequence[Target],
     groups: Sequence[str] | None = None,
+    truth: PixelTruth | None = None,
 ) -> dict[Target, Evaluation]:
     """Fit to some images and judge others, at several targets.
 
@@ -239,6 +305,8 @@ def evaluate(
     targets : sequence of Target
     groups : sequence of str of length n_fitted, optional
         Images that calibration leaves out together.
+    truth : PixelTruth, optional
+        Masks that the anomaly maps are compared with, where `tested` are all test images.
 
     Notes
     -----
@@ -250,20 +318,27 @@ def evaluate(
         wanted = [target for target in targets if (target.rule == "holdout") == held_out]
         if not wanted:
             continue
-        # A fit for "chi2-nominal" has no calibration scores, one for the others serves it too.
+        # A fit for "chi2-nominal" has no calibration scores, one for the others serves it too
+        # (and positions are standardized by calibration scores).
         rules = sorted({target.rule for target in wanted}, key=lambda r: r == "chi2-nominal")
+        nominal = recipe.scope == "positions" and rules[0] == "chi2-nominal"
         detector = AnomalyDetector(
             images.extractor,
-            make_scorer(recipe.scorer, recipe.reduction),
-            rules[0],
+            recipe.make_scorer(),
+            "conformal" if nominal else rules[0],
             n_augment=recipe.n_augment,
+            max_stored=MahalanobisDetector(scope=recipe.scope)._most_stored(),
             random_state=recipe.seed,
         )
         with warnings.catch_warnings():  # reported as "n/a" instead
             warnings.filterwarnings("ignore", "images can be scored but not judged")
             detector.fit(images.select(fitted), groups=groups)
         level_scores = detector.level_scores(images.select(tested))
-        found |= {target: _judge(detector, level_scores, target) for target in wanted}
+        pixels = None
+        if truth is not None:
+            pixels = compare_maps(truth, detector.scorer_, images.features, tested)
+        for target in wanted:
+            found[target] = replace(_judge(detector, level_scores, target), pixels=pixels)
     return {target: found[target] for target in targets}
 
 

@@ -23,10 +23,13 @@ from mahalad.bench_features import (
     Recipe,
     Target,
     check_outputs,
+    check_scope,
+    describe_scorer,
     evaluate,
     extract_categories,
     footnotes,
     format_table,
+    make_features,
     no_progress,
     not_available,
     percent,
@@ -35,7 +38,6 @@ from mahalad.bench_features import (
 )
 from mahalad.datasets import Category, find_categories, group_of
 from mahalad.errors import InputError
-from mahalad.features import BackboneFeatures
 from mahalad.metrics import mean_and_deviation, mean_and_sem, rates_at
 from mahalad.plots import draw_fpr, save_figure
 from mahalad.store import own_groups
@@ -56,6 +58,7 @@ def run(
     plot_file: str | Path | None = None,
     backbone: str = "tf_efficientnet_lite0",
     weights: str | Path | None = None,
+    scope: str = "positions",
     levels: Levels = None,
     input_size: int | None = None,
     device: str = "auto",
@@ -77,10 +80,10 @@ def run(
         See `mahalad.datasets.find_categories`.
     json_file, plot_file : path, optional
         Files to write: everything that is needed to redraw, and the plot.
-    backbone, weights, levels, input_size, device, batch_size
-        See `BackboneFeatures`.
+    backbone, weights, scope, levels, input_size, device, batch_size
+        See `MahalanobisDetector`.
     reduction, scorer
-        See `make_scorer`.
+        See `make_scorer`; for ``scope="image"``.
     n_augment, seed
         As `n_augment` and `random_state` of `AnomalyDetector`; `seed` also draws the splits.
     alphas : sequence of float
@@ -96,18 +99,20 @@ def run(
     parameters = {k: v for k, v in locals().items() if not k.endswith("_file")}
     del parameters["progress"]
     check_outputs(json_file, plot_file)
+    check_scope(scope, scorer, reduction)
     found = find_categories(roots, categories)
     patterns = _patterns(groups, found)
     names = {category.name: _groups(category, patterns) for category in found}
-    extractor = BackboneFeatures(
+    extractor = make_features(
+        scope,
         backbone,
+        levels,
         weights=weights,
-        levels=levels,
         input_size=input_size,
         device=device,
         batch_size=batch_size,
     ).build()
-    recipe = Recipe(scorer, reduction, n_augment, seed)
+    recipe = Recipe(scope, scorer, reduction, n_augment, seed)
     targets = [Target(rule, alpha) for rule in RULES for alpha in sorted(set(alphas))]
     measured = {
         images.category.name: _measure(images, names[images.category.name], recipe, targets, splits)
@@ -244,12 +249,11 @@ def _mean_over(measured: dict[str, Any], targets: Sequence[Target]) -> list[dict
 def as_text(report: dict[str, Any]) -> str:
     """A report as aligned text, for a terminal of 100 columns."""
     p, network, categories = report["parameters"], report["network"], report["categories"]
-    copies = f", {p['n_augment']} augmented copies" if p["n_augment"] else ""
     about = [
         ("protocol", f"{p['splits']} random splits of train/good + test/good, 30 % held out"),
         ("network", f"{network['backbone']} at {network['input_size']} px, weights from "
                     f"{network['weights_source']}"),
-        ("scorer", f"{p['scorer']}, reduction {p['reduction'] or 'none'}{copies}; raw scores"),
+        ("scorer", describe_scorer(p)),
         ("data", ", ".join(map(str, p["roots"]))),
         *(("images", f"{name}: {_counts(one)}") for name, one in categories.items()),
         ("figures", "in %; FPR ± standard deviation over splits (last rows: ± standard error over"),

@@ -23,19 +23,18 @@ from mahalad.bench_features import (
     Rows,
     Target,
     check_outputs,
+    check_scope,
     evaluate,
     extract_categories,
-    footnotes,
-    format_table,
+    make_features,
     no_progress,
-    not_available,
-    percent,
     versions,
     write_json,
 )
+from mahalad.bench_mvtec_text import METRICS, PIXEL_METRICS, PROTOCOLS, as_text
+from mahalad.bench_pixels import PixelTruth, read_truth
 from mahalad.datasets import Category, find_categories
 from mahalad.errors import BackboneError, InputError, MissingExtraError, WeightsError
-from mahalad.features import BackboneFeatures
 from mahalad.metrics import average_precision, f1_max, mean_and_sem, rates_at, roc_auc
 from mahalad.plots import draw_mvtec, save_figure
 from mahalad.thresholds import RULES
@@ -43,17 +42,6 @@ from mahalad.thresholds import RULES
 if TYPE_CHECKING:
     from mahalad.backbones import Levels
 
-METRICS = {
-    "roc_auc": "AUROC",
-    "average_precision": "AP",
-    "f1_max": "F1-max*",
-    "fpr": "FPR",
-    "tpr": "TPR",
-}
-PROTOCOLS = {
-    "paper": "paper (5 folds, fit on 80 % of train/good, whole test set, mean over folds)",
-    "official": "official (fit on all of train/good, whole test set)",
-}
 TABLES = ("categories", "levels", "distances", "networks", "sizes", "thresholds")
 DISTANCES = {
     "l2": "L2",
@@ -92,6 +80,7 @@ def run(
     plot_file: str | Path | None = None,
     backbone: str = "tf_efficientnet_lite0",
     weights: str | Path | None = None,
+    scope: str = "positions",
     levels: Levels = None,
     input_size: int | None = None,
     device: str = "auto",
@@ -115,10 +104,12 @@ def run(
         See `mahalad.datasets.find_categories`.
     json_file, plot_file : path, optional
         Files to write: everything that is needed to redraw, and the plot.
-    backbone, weights, levels, input_size, device, batch_size
-        See `BackboneFeatures`.
+    backbone, weights, scope, levels, input_size, device, batch_size
+        See `MahalanobisDetector`. With ``scope="positions"``, the anomaly maps of categories
+        with masks are measured too (not for ``table="thresholds"``).
     reduction, scorer
-        See `make_scorer`. ``table="distances"`` compares scorers and does not use `scorer`.
+        See `make_scorer`; for ``scope="image"``. ``table="distances"`` compares scorers and
+        does not use `scorer`.
     threshold, fpr
         The rule and rate at which FPR and TPR are measured; ``table="thresholds"`` compares
         all rules, at `fpr` and some other rates.
@@ -126,6 +117,7 @@ def run(
         As `n_augment` and `random_state` of `AnomalyDetector`.
     protocol : {"official", "paper"}
     table : {"categories", "levels", "distances", "networks", "sizes", "thresholds"}
+        ``"levels"`` and ``"distances"`` are of pooled features, ``scope="image"``.
     networks : sequence of str
         ``"NAME"`` or ``"NAME=WEIGHTS"``: rows of ``table="networks"`` and ``"sizes"``. By
         default `backbone` and a list of the paper's networks, with weights from timm's hub.
@@ -136,15 +128,18 @@ def run(
     parameters = {k: v for k, v in locals().items() if not k.endswith("_file")}
     del parameters["progress"]
     check_outputs(json_file, plot_file)
+    check_scope(scope, scorer, reduction)
     found = find_categories(roots, categories)
-    _check(found, protocol, table)
-    recipe, target = Recipe(scorer, reduction, n_augment, seed), Target(threshold, fpr)
+    _check(found, protocol, table, scope, threshold)
+    has_pixels = scope == "positions" and table != "thresholds"
+    truths = {one.name: read_truth(one) if has_pixels else None for one in found}
+    recipe, target = Recipe(scope, scorer, reduction, n_augment, seed), Target(threshold, fpr)
     options: dict[str, Any] = {
-        "levels": levels, "input_size": input_size, "device": device, "batch_size": batch_size
+        "input_size": input_size, "device": device, "batch_size": batch_size
     }  # fmt: skip
     rows = []
     for name, file in _networks(table, networks, backbone, weights):
-        extractor = BackboneFeatures(name, weights=file, **options)
+        extractor = make_features(scope, name, levels, weights=file, **options)
         try:
             extractor.build()
         except (WeightsError, MissingExtraError, BackboneError) as error:
@@ -153,14 +148,14 @@ def run(
             continue
         images = extract_categories(found, extractor, n_augment, progress)
         variants = _variants(table, name, recipe, target, tuple(images[0].features))
-        rows += _rows(images, variants, protocol, extractor.record())
+        rows += _rows(images, variants, protocol, extractor.record(), truths)
     if all(row["not_run"] for row in rows):
         raise failure
     report = {
         "benchmark": "mvtec",
         "parameters": parameters,
         "versions": versions(),
-        "images": {category.name: _describe(category) for category in found},
+        "images": {category.name: _describe(category, truths[category.name]) for category in found},
         "rows": rows,
     }
     if json_file is not None:
@@ -170,10 +165,19 @@ def run(
     return as_text(report)
 
 
-def _check(categories: Sequence[Category], protocol: str, table: str) -> None:
+def _check(
+    categories: Sequence[Category], protocol: str, table: str, scope: str, threshold: str
+) -> None:
     for what, value, allowed in (("protocol", protocol, PROTOCOLS), ("table", table, TABLES)):
         if value not in allowed:
             raise InputError(f"unknown {what} {value!r}; one of {', '.join(allowed)}")
+    if scope == "positions" and table in ("levels", "distances"):
+        raise InputError(
+            f"table={table!r} is the paper's experiment with pooled features: it needs "
+            "scope='image'"
+        )
+    if scope == "positions" and threshold == "chi2-nominal" and table != "thresholds":
+        raise InputError("threshold='chi2-nominal' is the paper's rule: it needs scope='image'")
     for category in categories:
         n_good = category.kinds.count("good")
         if not 0 < n_good < len(category.kinds):
@@ -188,11 +192,13 @@ def _check(categories: Sequence[Category], protocol: str, table: str) -> None:
             )
 
 
-def _describe(category: Category) -> dict[str, Any]:
+def _describe(category: Category, truth: PixelTruth | None) -> dict[str, Any]:
     return {
         "n_train": len(category.train),
         "test": list(category.test),
         "is_anomaly": [kind != "good" for kind in category.kinds],
+        "n_masks": truth and truth.n_masks,
+        "left_out_of_pixels": list(truth.left_out) if truth else [],
     }
 
 
@@ -238,9 +244,13 @@ def _rows(
     variants: Sequence[Variant],
     protocol: str,
     network: dict[str, Any],
+    truths: dict[str, PixelTruth | None],
 ) -> list[dict[str, Any]]:
     """The report's rows of one network."""
-    measured = {one.category.name: _measure(one, variants, protocol) for one in images}
+    measured = {
+        one.category.name: _measure(one, variants, protocol, truths[one.category.name])
+        for one in images
+    }
     rows = []
     for i, variant in enumerate(variants):
         results = {category: found[i] for category, found in measured.items()}
@@ -251,7 +261,10 @@ def _rows(
 
 
 def _measure(
-    images: CategoryImages, variants: Sequence[Variant], protocol: str
+    images: CategoryImages,
+    variants: Sequence[Variant],
+    protocol: str,
+    truth: PixelTruth | None,
 ) -> list[dict[str, Any]]:
     """Figures of every variant on one category; variants that differ in the target share fits."""
     tested = np.arange(images.n_train, len(images.paths))
@@ -260,7 +273,7 @@ def _measure(
     for (recipe, levels), same in groupby(variants, key=lambda v: (v.recipe, v.levels)):
         targets = [variant.target for variant in same]
         chosen = images.at_levels(*levels) if levels else images
-        found = [evaluate(chosen, fold, tested, recipe, targets) for fold in folds]
+        found = [evaluate(chosen, fold, tested, recipe, targets, truth=truth) for fold in folds]
         for target in targets:
             judged = [(len(fold), at[target]) for fold, at in zip(folds, found, strict=True)]
             results.append(_summarise(images.is_anomaly[tested], judged))
@@ -288,6 +301,9 @@ def _summarise(
             "f1_max": f1_max(found.scores, is_anomaly),
             "fpr": rates[0],
             "tpr": rates[1],
+            "pixel_roc_auc": found.pixels and found.pixels.roc_auc,
+            "pixel_aupro": found.pixels and found.pixels.aupro,
+            "pixel_f1_max": found.pixels and found.pixels.f1_max,
         }
         about = {"n_fitted": n_fitted, "threshold": found.threshold, "reason": found.reason}
         folds.append(figures | about | {"scores": found.scores.tolist()})
@@ -296,7 +312,7 @@ def _summarise(
         metric: None
         if any(fold[metric] is None for fold in folds)
         else float(np.mean([fold[metric] for fold in folds]))
-        for metric in METRICS
+        for metric in METRICS | PIXEL_METRICS
     }
     return means | {"reason": reasons[0] if reasons else None, "folds": folds}
 
@@ -304,101 +320,8 @@ def _summarise(
 def _mean_over(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard error over the categories that have a figure."""
     means = {}
-    for metric in METRICS:
+    for metric in METRICS | PIXEL_METRICS:
         values = [result[metric] for result in results if result[metric] is not None]
         mean, sem = mean_and_sem(values)
         means[metric] = {"mean": mean, "sem": sem, "n": len(values)}
     return means
-
-
-def as_text(report: dict[str, Any]) -> str:
-    """A report as aligned text, for a terminal of 100 columns."""
-    p = report["parameters"]
-    ran = [row for row in report["rows"] if not row["not_run"]]
-    missing = [row for row in report["rows"] if row["not_run"]]
-    lines = [_header(report, ran), "", _table(report, ran), ""]
-    for row in missing:
-        reason = row["not_run"].removeprefix(f"{row['name']}: ")
-        lines.append(f"not run: {row['name']}: {reason}")
-    if missing:
-        lines.append("")
-    reasons = [result["reason"] for row in ran for result in row["categories"].values()]
-    if p["table"] == "thresholds":
-        lines.append("FPR, TPR: achieved on the test set, against the rate asked for.")
-    else:
-        lines.append(
-            f"FPR, TPR: shares of good and bad test images above the {p['threshold']} threshold "
-            f"for {percent(p['fpr'])} %."
-        )
-        lines.append("* F1-max is tuned on the test labels: a bound, not what a detector reaches.")
-    lines += footnotes(reasons)
-    return "\n".join(lines)
-
-
-def _header(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
-    p = report["parameters"]
-    networks = {row["network"]["backbone"]: row["network"] for row in ran}
-    described = [
-        f"{name} at {record['input_size']} px, weights from {record['weights_source']}"
-        for name, record in networks.items()
-    ]
-    scorer = "one per row" if p["table"] == "distances" else p["scorer"]
-    copies = f", {p['n_augment']} augmented copies" if p["n_augment"] else ""
-    rows = [
-        ("protocol", PROTOCOLS[p["protocol"]]),
-        *(("network", text) for text in described),
-        ("scorer", f"{scorer}, reduction {p['reduction'] or 'none'}{copies}; raw scores"),
-        ("data", ", ".join(map(str, p["roots"]))),
-        ("figures", "in %; ± is the standard error of the mean over categories"),
-    ]
-    return "\n".join([f"bench mvtec: {p['table']}", *(f"  {k:9} {v}" for k, v in rows)])
-
-
-def _table(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
-    p = report["parameters"]
-    n = len(report["images"])
-    metrics = [m for m in METRICS if p["table"] != "thresholds" or m in ("fpr", "tpr")]
-    titles = [METRICS[metric] for metric in metrics]
-    if p["table"] == "categories":
-        rows = []
-        for name, result in ran[0]["categories"].items():
-            about = report["images"][name]
-            n_bad = sum(about["is_anomaly"])
-            counts = [about["n_train"], len(about["test"]) - n_bad, n_bad]
-            rows.append([name, *map(str, counts), *(_cell(result, m) for m in metrics)])
-        blank = ["", "", ""]
-        means = [ran[0]["mean"][metric] for metric in metrics]
-        rows.append([_over(n), *blank, *(_mean_cell(mean, n, spread=False) for mean in means)])
-        rows.append(["± standard error", *blank, *(percent(mean["sem"]) for mean in means)])
-        return format_table(["category", "train", "good", "bad", *titles], rows)
-    means = [
-        [row["name"], "not run", *[""] * (len(metrics) - 1)]
-        if row["not_run"]
-        else [row["name"], *(_mean_cell(row["mean"][metric], n) for metric in metrics)]
-        for row in report["rows"]
-    ]
-    tables = [format_table([_over(n), *titles], means)]
-    for metric in ("fpr", "tpr") if p["table"] == "thresholds" else ("roc_auc",):
-        rows = [
-            [row["name"], *(_cell(result, metric) for result in row["categories"].values())]
-            for row in ran
-        ]
-        tables.append(format_table([f"{METRICS[metric]} per category", *report["images"]], rows))
-    return "\n\n".join(tables)
-
-
-def _over(n: int) -> str:
-    return f"mean over {n} categor{'y' if n == 1 else 'ies'}"
-
-
-def _cell(result: dict[str, Any], metric: str) -> str:
-    value = result[metric]
-    return not_available(result["reason"]) if value is None else percent(value)
-
-
-def _mean_cell(mean: dict[str, Any], n: int, spread: bool = True) -> str:
-    """Mean ± SEM, with the number of categories where some have no figure."""
-    if not mean["n"]:
-        return "n/a"
-    text = percent(mean["mean"], mean["sem"] if spread else None)
-    return text if mean["n"] == n else f"{text} (of {mean['n']})"

@@ -68,10 +68,10 @@ def from_arrays(X: Any, salt: int) -> tuple[list[ReadImage], dict[str, NDArray[A
     for name, array in arrays.items():
         if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise InputError(f"features of {name!r} must be finite numbers ({array.dtype})")
-    n = len(next(iter(arrays.values())))
     images = []
-    for i in range(n):
+    for i, values in enumerate(next(iter(arrays.values()))):
+        # Hashed as float64 whatever is given; not kept, since maps have 200,000 numbers an image.
         row = np.concatenate([array[i].astype(np.float64).ravel() for array in arrays.values()])
-        source = ImageSource(f"X[{i}]", None, row)
-        images.append(ReadImage(source, row, content_key(row, salt), None))
+        source = ImageSource(f"X[{i}]", None, values)
+        images.append(ReadImage(source, values, content_key(row, salt), None))
     return images, {name: array[:, None] for name, array in arrays.items()}

@@ -51,11 +51,11 @@ def draw_fpr(report: dict[str, Any]) -> Figure:
         ]
         for name, one in report["categories"].items()
     }
-    network = report["network"]
+    network, p = report["network"], report["parameters"]
     title = (
-        f"False-positive rate asked and achieved, {report['parameters']['splits']} random splits\n"
-        f"{network['backbone']}, {network['input_size']} px; bars: standard deviation over splits;"
-        " hollow: official split"
+        f"False-positive rate asked and achieved, {p['splits']} random splits\n"
+        f"{network['backbone']}, {network['input_size']} px, scope {p['scope']}; "
+        "bars: standard deviation over splits; hollow: official split"
     )
     return _draw_rates(panels, title)
 
@@ -104,9 +104,11 @@ def _draw_categories(report: dict[str, Any]) -> Figure:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     network, p = row["network"], report["parameters"]
+    how = f"scope {p['scope']}"
+    if p["scope"] == "image":
+        how += f", {p['scorer']}, reduction {p['reduction'] or 'none'}"
     figure.suptitle(
-        f"{network['backbone']}, {network['input_size']} px, {p['scorer']}, reduction "
-        f"{p['reduction'] or 'none'}, {p['protocol']} protocol",
+        f"{network['backbone']}, {network['input_size']} px, {how}, {p['protocol']} protocol",
         fontsize=10,
     )
     return figure

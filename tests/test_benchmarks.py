@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 import timm
 from click.testing import CliRunner
+from conftest import make_picture
 from numpy.typing import NDArray
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit, KFold
 
@@ -26,9 +30,11 @@ from mahalad.bench_features import (
     format_table,
     no_progress,
 )
+from mahalad.bench_pixels import compare_maps, read_truth
 from mahalad.cli import main
 from mahalad.datasets import Category, find_categories
 from mahalad.errors import InputError, WeightsError
+from mahalad.localization import pixel_figures, resize_map
 from mahalad.rendered import write_dataset
 from mahalad.scorers import make_scorer
 from mahalad.store import own_groups
@@ -36,6 +42,8 @@ from mahalad.thresholds import RULES
 
 LEVELS = ["stem", "blocks.0"]
 NETWORK: dict[str, Any] = {"levels": LEVELS, "input_size": 64}
+IMAGE: dict[str, Any] = {"scope": "image", **NETWORK}
+POSITIONS: dict[str, Any] = {"levels": ["blocks.1", "blocks.2"], "input_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +58,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_mvtec(root: Path, folder: Path, **options: Any) -> tuple[dict[str, Any], str]:
     """Run `bench mvtec`; return what it wrote as JSON, and its text."""
     file = folder / "report.json"
-    text = bench_mvtec.run(roots=[root], json_file=file, **(NETWORK | options))
+    text = bench_mvtec.run(roots=[root], json_file=file, **(IMAGE | options))
     return json.loads(file.read_text()), text
 
 
@@ -61,7 +69,7 @@ def labels_of(category: Category) -> NDArray[np.bool_]:
 def detector_fit(X: Any, **options: Any) -> MahalanobisDetector:
     with warnings.catch_warnings():  # too few images for some rates
         warnings.simplefilter("ignore")
-        return MahalanobisDetector(**(NETWORK | options)).fit(X)
+        return MahalanobisDetector(**(IMAGE | options)).fit(X)
 
 
 def test_official_protocol_is_the_detector_on_all_of_train(root: Path, tmp_path: Path) -> None:
@@ -111,7 +119,7 @@ def test_paper_protocol_is_the_mean_over_five_folds(root: Path, tmp_path: Path) 
 def test_report_holds_all_that_is_needed_to_redraw(root: Path, tmp_path: Path) -> None:
     report, text = run_mvtec(root, tmp_path, reduction="npca", fpr=0.2, seed=3)
     assert (
-        report["parameters"] | {"reduction": "npca", "fpr": 0.2, "seed": 3, **NETWORK}
+        report["parameters"] | {"reduction": "npca", "fpr": 0.2, "seed": 3, **IMAGE}
         == (report["parameters"])
     )
     assert report["versions"]["timm"] == timm.__version__
@@ -241,7 +249,7 @@ def test_default_networks_start_with_the_backbone(root: Path, no_hub: list[str])
 
 def test_no_network_at_all_is_an_error(root: Path, no_hub: list[str]) -> None:
     with pytest.raises(WeightsError, match=r"resnet18\.tv_in1k.*hub out of reach"):
-        bench_mvtec.run(roots=[root], backbone="resnet18.tv_in1k")
+        bench_mvtec.run(roots=[root], backbone="resnet18.tv_in1k", scope="image")
 
 
 @pytest.mark.parametrize(
@@ -251,6 +259,10 @@ def test_no_network_at_all_is_an_error(root: Path, no_hub: list[str]) -> None:
         ({"networks": ["a"], "weights": "w.pth", "table": "networks"}, "NAME=WEIGHTS"),
         ({"protocol": "mine"}, "unknown protocol 'mine'; one of paper, official"),
         ({"table": "mine"}, "unknown table 'mine'; one of categories"),
+        ({"scope": "mine"}, "unknown scope 'mine'; one of positions, image"),
+        ({"scope": "positions", "table": "levels"}, "'levels' .* needs scope='image'"),
+        ({"scope": "positions", "table": "distances"}, "'distances' .* needs scope='image'"),
+        ({"scope": "positions", "threshold": "chi2-nominal"}, "chi2-nominal.* scope='image'"),
         ({"categories": ["nut"]}, "no category nut"),
         ({"plot_file": "plot.gif"}, r"plot.gif: a plot is written as \.png, \.svg, \.pdf"),
         ({"json_file": "missing/report.json"}, "missing/report.json: its folder is missing"),
@@ -260,7 +272,22 @@ def test_usage_errors_come_before_the_work(
     root: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        bench_mvtec.run(roots=[root], **(NETWORK | options))
+        bench_mvtec.run(roots=[root], **(IMAGE | options))
+
+
+@pytest.mark.parametrize("run", [bench_mvtec.run, bench_fpr.run])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"scorer": "knn"}, "scorer='knn' is for features pooled .* scope='image'"),
+        ({"reduction": "npca"}, "reduction='npca' is for features pooled .* scope='image'"),
+    ],
+)
+def test_positions_have_one_scorer(
+    root: Path, run: Any, option: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run(roots=[root], **option)
 
 
 def test_unreadable_images_are_named_not_left_out(tmp_path: Path) -> None:
@@ -269,7 +296,7 @@ def test_unreadable_images_are_named_not_left_out(tmp_path: Path) -> None:
     for name in ("train/good/001.png", "test/good/000.png"):
         (folder / name).write_bytes(b"no image")
     with pytest.raises(InputError, match=r"2 of 11 .*001\.png.*test/good/000\.png"):
-        bench_mvtec.run(roots=[folder], **NETWORK)
+        bench_mvtec.run(roots=[folder], **IMAGE)
 
 
 def test_category_without_good_test_images_is_refused(tmp_path: Path) -> None:
@@ -277,13 +304,164 @@ def test_category_without_good_test_images_is_refused(tmp_path: Path) -> None:
         tmp_path / "cog", n_train=4, n_test_good=0, n_test_per_defect=1, seed=0, size=64
     )
     with pytest.raises(InputError, match="cog: 0 of its 6 test images are good"):
-        bench_mvtec.run(roots=[folder], **NETWORK)
+        bench_mvtec.run(roots=[folder], **IMAGE)
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two categories of pictures; "spots" has masks, one of them empty, and "bare" has none."""
+    folder = tmp_path_factory.mktemp("marked")
+    for k, name in enumerate(("bare", "spots")):
+        for i in range(18):
+            kind = "train/good" if i < 10 else "test/good" if i < 14 else "test/spot"
+            file = folder / name / kind / f"{i:02}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # Not square: a mask is compared in the image's own size.
+            make_picture(100 * k + i, spot=i >= 14).resize((96, 80)).save(file)
+    truth = folder / "spots" / "ground_truth" / "spot"
+    truth.mkdir(parents=True)
+    for i in range(14, 18):
+        mask = np.zeros((80, 96), np.uint8)
+        mask[26:40, 31:48] = 0 if i == 16 else 255  # the spot of `make_picture`, stretched
+        Image.fromarray(mask).save(truth / f"{i:02}_mask.png")
+    return folder
+
+
+def fit_by_hand(X: Any, **options: Any) -> AnomalyDetector:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return MahalanobisDetector(**(POSITIONS | options)).fit(X)
+
+
+def pixel_figures_by_hand(category: Category, detector: AnomalyDetector) -> dict[str, float]:
+    """Every map at once, from the scorer's own grid; without the image that has no mask."""
+    extractor = detector.features_
+    maps, masks = [], []
+    for path, mask in zip(category.test, category.masks, strict=True):
+        if path.stem == "16":
+            continue
+        features = extractor.transform([extractor.prepare(Image.open(path).convert("RGB"))])
+        (values,) = detector.scorer_.anomaly_maps(features)
+        maps.append(resize_map(values, (80, 96)))
+        masks.append(None if mask is None else np.asarray(Image.open(mask)) > 0)
+    found = pixel_figures(maps, masks, fpr_limit=0.3)
+    names = ("pixel_roc_auc", "pixel_aupro", "pixel_f1_max")
+    return dict(zip(names, (found.roc_auc, found.aupro, found.f1_max), strict=True))
+
+
+def test_positions_are_the_detector_and_its_maps(marked: Path, tmp_path: Path) -> None:
+    plot = tmp_path / "plot.png"
+    options = {"scope": "positions", "fpr": 0.2, "plot_file": plot, **POSITIONS}
+    report, text = run_mvtec(marked, tmp_path, **options)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert report["parameters"]["scope"] == "positions"
+    (row,) = report["rows"]
+    assert row["network"]["maps"] == POSITIONS["levels"]
+    for category in find_categories([marked]):
+        detector = fit_by_hand(list(category.train), fpr=0.2)
+        (fold,) = row["categories"][category.name]["folds"]
+        expected = detector.anomaly_score(list(category.test))
+        np.testing.assert_allclose(fold["scores"], expected, rtol=1e-5)
+        assert fold["threshold"] == pytest.approx(detector.threshold_, rel=1e-5)
+    spots = row["categories"]["spots"]
+    expected = pixel_figures_by_hand(category, detector)
+    assert {name: spots[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert spots["pixel_roc_auc"] > 0.8
+    assert all(row["categories"]["bare"][name] is None for name in expected)
+    for name, value in expected.items():
+        assert row["mean"][name] == {"mean": pytest.approx(value, abs=1e-5), "sem": None, "n": 1}
+    assert (report["images"]["spots"]["n_masks"], report["images"]["bare"]["n_masks"]) == (3, None)
+    assert "scope positions" in text
+    assert "pixels: spots: 1 of 4 bad images left out, because their masks mark nothing" in text
+    assert "spot/16.png" in text.splitlines()[-1]
+    lines = [line.split() for line in text.splitlines() if line.startswith(("bare", "spots"))]
+    assert lines[2] == ["bare", "-", "-", "-", "-"]
+    assert lines[3] == ["spots", "3", *(f"{100 * value:.1f}" for value in expected.values())]
+
+
+def test_pixel_figures_of_the_paper_protocol_are_means(marked: Path, tmp_path: Path) -> None:
+    options = {"scope": "positions", "protocol": "paper", "categories": ["spots"], **POSITIONS}
+    report, _ = run_mvtec(marked, tmp_path, **options)
+    (category,) = find_categories([marked], ["spots"])
+    train = np.array(category.train)
+    result = report["rows"][0]["categories"]["spots"]
+    assert len(result["folds"]) == 5
+    (fitted, _), *_ = KFold(5, shuffle=True, random_state=0).split(train)
+    expected = pixel_figures_by_hand(category, fit_by_hand(list(train[fitted])))
+    for name, value in expected.items():
+        values = [fold[name] for fold in result["folds"]]
+        assert values[0] == pytest.approx(value, abs=1e-5)
+        assert result[name] == pytest.approx(np.mean(values))
+
+
+def test_without_usable_masks_there_are_no_pixel_figures(marked: Path, tmp_path: Path) -> None:
+    _, text = run_mvtec(marked, tmp_path, scope="image")
+    assert "AUPRO" not in text
+    _, text = run_mvtec(marked, tmp_path, scope="positions", categories=["bare"], **POSITIONS)
+    assert "AUPRO" not in text
+    for name in ("spots", "bare"):
+        (category,) = find_categories([marked], [name])
+        only = tuple(m for m in category.masks if m is None or m.stem == "16_mask")
+        truth = read_truth(replace(category, test=category.test[: len(only)], masks=only))
+        assert truth is None or compare_maps(truth, None, {}, np.arange(len(only))) is None
+        assert (truth is None) == (name == "bare")
+
+
+def test_damaged_mask_comes_before_the_work(marked: Path, tmp_path: Path) -> None:
+    shutil.copytree(marked / "spots", tmp_path / "spots")
+    (tmp_path / "spots/ground_truth/spot/15_mask.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"15_mask\.png: cannot be read as a mask"):
+        bench_mvtec.run(roots=[tmp_path], weights="missing.pth")
+
+
+def test_thresholds_of_positions(marked: Path, tmp_path: Path) -> None:
+    report, text = run_mvtec(
+        marked, tmp_path, scope="positions", table="thresholds", categories=["spots"], **POSITIONS
+    )
+    (category,) = find_categories([marked], ["spots"])
+    detector = fit_by_hand(list(category.train), fpr=0.1, threshold="chi2")
+    flagged = detector.predict(list(category.test)) == -1
+    results = {row["name"]: row["categories"]["spots"] for row in report["rows"]}
+    is_bad = labels_of(category)
+    assert results["chi2 at 10 %"]["fpr"] == pytest.approx(flagged[~is_bad].mean())
+    assert results["chi2 at 10 %"]["tpr"] == pytest.approx(flagged[is_bad].mean())
+    assert results["chi2-nominal at 10 %"]["fpr"] is None
+    assert "is for Mahalanobis distances" in results["chi2-nominal at 10 %"]["reason"]
+    assert "AUPRO" not in text
+
+
+def test_nominal_rule_alone_is_not_available_for_positions(rng: np.random.Generator) -> None:
+    images = synthetic(20, 5, 5)
+    images = replace(images, features={"maps/a": rng.normal(size=(30, 2, 2, 3))})
+    found = evaluate(
+        images, np.arange(20), np.arange(20, 30), Recipe(), [Target("chi2-nominal", 0.1)]
+    )
+    (judged,) = found.values()
+    assert judged.flagged is None
+    assert "is for Mahalanobis distances" in str(judged.reason)
+
+
+def test_rates_of_positions_hold(marked: Path, tmp_path: Path) -> None:
+    report, text = run_fpr(
+        marked, tmp_path, scope="positions", splits=2, alphas=[0.2], categories=["spots"],
+        **POSITIONS,
+    )  # fmt: skip
+    assert report["parameters"]["scope"] == "positions"
+    rates = {result["rule"]: result for result in report["categories"]["spots"]["results"]}
+    (category,) = find_categories([marked], ["spots"])
+    detector = fit_by_hand(list(category.train), fpr=0.2)
+    flagged = detector.predict(list(category.test)) == -1
+    is_bad = labels_of(category)
+    assert rates["conformal"]["official_fpr"] == pytest.approx(flagged[~is_bad].mean())
+    assert rates["conformal"]["official_tpr"] == pytest.approx(flagged[is_bad].mean())
+    assert rates["chi2-nominal"]["fpr"] is None
+    assert "scope positions" in text
 
 
 def run_fpr(root: Path, folder: Path, **options: Any) -> tuple[dict[str, Any], str]:
     """Run `bench fpr`; return what it wrote as JSON, and its text."""
     file = folder / "fpr.json"
-    text = bench_fpr.run(roots=[root], json_file=file, **(NETWORK | options))
+    text = bench_fpr.run(roots=[root], json_file=file, **(IMAGE | options))
     return json.loads(file.read_text()), text
 
 
@@ -362,7 +540,7 @@ def test_groups_stay_on_one_side_and_reach_calibration(
 )
 def test_unusable_groups_are_refused(root: Path, groups: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        bench_fpr.run(roots=[root], groups=groups, **NETWORK)
+        bench_fpr.run(roots=[root], groups=groups, **IMAGE)
 
 
 def synthetic(n_train: int, n_good: int, n_bad: int, seed: int = 0) -> CategoryImages:
@@ -384,7 +562,7 @@ def synthetic(n_train: int, n_good: int, n_bad: int, seed: int = 0) -> CategoryI
 def test_asked_rate_is_achieved_on_average() -> None:
     """200 good images, 40 splits: the mean's own error is below 1.5 %."""
     targets = [Target(rule, 0.1) for rule in RULES]
-    measured = bench_fpr._measure(synthetic(150, 50, 20), None, Recipe(), targets, 40)
+    measured = bench_fpr._measure(synthetic(150, 50, 20), None, Recipe("image"), targets, 40)
     achieved = {result["rule"]: result["fpr"] for result in measured["results"]}
     for rule in ("conformal", "chi2", "holdout"):
         assert achieved[rule] == pytest.approx(0.1, abs=0.04)
@@ -397,7 +575,7 @@ def test_other_test_normals_show_in_the_official_split() -> None:
     images = synthetic(150, 50, 20)
     for values in images.features.values():
         values[150:200] += 1.5
-    (result,) = bench_fpr._measure(images, None, Recipe(), [Target("conformal", 0.1)], 20)[
+    (result,) = bench_fpr._measure(images, None, Recipe("image"), [Target("conformal", 0.1)], 20)[
         "results"
     ]
     assert result["fpr"] == pytest.approx(0.1, abs=0.05)
@@ -414,13 +592,15 @@ def test_the_same_picture_twice_stays_on_one_side(monkeypatch: pytest.MonkeyPatc
         return evaluate(images, fitted, tested, *rest)
 
     monkeypatch.setattr(bench_fpr, "evaluate", spy)
-    bench_fpr._measure(images, None, Recipe(), [Target("chi2", 0.1)], 10)
+    bench_fpr._measure(images, None, Recipe("image"), [Target("chi2", 0.1)], 10)
     twins = set(range(20))
     assert all(twins <= fitted or twins <= tested for fitted, tested in sides[:-1])
 
 
 def test_without_bad_images_there_is_no_tpr() -> None:
-    measured = bench_fpr._measure(synthetic(30, 10, 0), None, Recipe(), [Target("chi2", 0.1)], 3)
+    measured = bench_fpr._measure(
+        synthetic(30, 10, 0), None, Recipe("image"), [Target("chi2", 0.1)], 3
+    )
     (result,) = measured["results"]
     assert math.isnan(result["tpr"])
     assert 0 <= result["fpr"] <= 1
@@ -428,13 +608,13 @@ def test_without_bad_images_there_is_no_tpr() -> None:
 
 def test_too_few_good_images_are_refused() -> None:
     with pytest.raises(InputError, match="3 independent good images"):
-        bench_fpr._measure(synthetic(2, 1, 1), None, Recipe(), [Target("chi2", 0.1)], 3)
+        bench_fpr._measure(synthetic(2, 1, 1), None, Recipe("image"), [Target("chi2", 0.1)], 3)
 
 
 def test_rule_that_a_scorer_has_not_is_not_available() -> None:
     images = synthetic(30, 10, 5)
     rows = np.arange(30), np.arange(30, 45)
-    found = evaluate(images, *rows, Recipe("l2"), [Target("chi2-nominal", 0.1)])
+    found = evaluate(images, *rows, Recipe("image", "l2"), [Target("chi2-nominal", 0.1)])
     (judged,) = found.values()
     assert judged.flagged is None
     assert judged.reason is not None
@@ -444,13 +624,14 @@ def test_rule_that_a_scorer_has_not_is_not_available() -> None:
 @pytest.mark.parametrize("table", ["categories", "distances", "thresholds"])
 def test_plots_are_written(root: Path, tmp_path: Path, table: str) -> None:
     file = tmp_path / f"{table}.png"
-    bench_mvtec.run(roots=[root], table=table, plot_file=file, fpr=0.1, **NETWORK)
+    bench_mvtec.run(roots=[root], table=table, plot_file=file, fpr=0.1, **IMAGE)
     assert file.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_command_line(root: Path, tmp_path: Path) -> None:
-    network = ["--root", str(root), "-C", "cog", "--size", "64", "--levels", "stem,1"]
+    network = ["--root", str(root), "-C", "cog", "--size", "64"]
+    network += ["--scope", "image", "--levels", "stem,1"]
     file = tmp_path / "plot.svg"
     fpr = CliRunner().invoke(
         main,

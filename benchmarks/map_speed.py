@@ -1,0 +1,96 @@
+"""What Gaussians per position cost beside the network, side by side in one process.
+
+    python benchmarks/map_speed.py CATEGORY_FOLDER [--size 320] [--backbone NAME --weights FILE]
+
+Two ratios, each the median over pairs of runs that alternate:
+
+* fit: a whole fit (decode, extract, sums, factorisation, calibration) against decoding and
+  extracting the same features alone;
+* score: scores and maps in image coordinates of decoded images against timm's own forward pass
+  (same threads, batch size and memory format) over tensors that are ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+import numpy as np
+import torch
+from speed import bare_forward, bare_network, timed
+
+from mahalad import MahalanobisDetector
+from mahalad.datasets import find_categories
+from mahalad.extraction import extract
+from mahalad.images import ImageSource, open_image
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("category", type=Path)
+    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--weights", default=None)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    [category] = find_categories([options.category])
+    train = list(category.train)
+    detector = MahalanobisDetector(
+        options.backbone, weights=options.weights, input_size=options.size
+    )
+
+    def fit() -> None:
+        detector._reset()  # what `fit` does, without making the network again
+        detector._add(*detector._ingest(train, None, 0))
+        detector._refresh()
+
+    def extract_only() -> None:
+        for _ in extract(train, detector.features_, 0):
+            pass
+
+    detector.fit(train)
+    extractor = detector.features_
+    prepared = [
+        extractor.prepare(open_image(ImageSource(str(path), path, path))) for path in category.test
+    ]
+    size = detector.batch_size
+    batches = [prepared[i : i + size] for i in range(0, len(prepared), size)]
+
+    def score() -> None:
+        for batch in batches:
+            features = {name: x[:, None] for name, x in extractor.transform(batch).items()}
+            detector._score_with_maps(features)
+
+    network = bare_network(options.backbone)
+    tensors = [
+        torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2).float().div_(255)
+        .to(memory_format=torch.channels_last)
+        for batch in batches
+    ]  # fmt: skip
+    for warm_up in (fit, extract_only, score):
+        warm_up()
+    bare_forward(network, tensors)
+    ratios: dict[str, list[float]] = {"fit": [], "score": []}
+    for _ in range(options.repeats):
+        a, b = timed(fit), timed(extract_only)
+        c, d = timed(score), timed(bare_forward, network, tensors)
+        ratios["fit"].append(a / b)
+        ratios["score"].append(c / d)
+        print(
+            f"fit {a:.2f} s, features alone {b:.2f} s, ratio {a / b:.3f}; "
+            f"score with maps {c:.2f} s, bare network {d:.2f} s, ratio {c / d:.3f}",
+            flush=True,
+        )
+    print(
+        f"{category.name}, {len(train)} + {len(prepared)} images, {options.backbone} at "
+        f"{options.size} px, {torch.get_num_threads()} threads: "
+        + ", ".join(
+            f"{name} {statistics.median(r):.3f} ({min(r):.3f}-{max(r):.3f})"
+            for name, r in ratios.items()
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

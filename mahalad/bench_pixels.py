@@ -1,0 +1,146 @@
+"""How well anomaly maps mark the defects of a category: maps against masks, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mahalad.datasets import Category
+from mahalad.errors import InputError
+from mahalad.localization import FloatMap, PixelFigures, pixel_figures, read_mask, resize_map
+from mahalad.metrics import Booleans
+from mahalad.protocols import Features
+
+FPR_LIMIT = 0.3
+"""False-positive rate of the pixels up to which AUPRO goes, as in the literature."""
+_BATCH = 32  # images whose maps are made at once
+_EMPTY = "this mask is empty"  # as `read_mask` says it
+
+
+@dataclass(frozen=True)
+class PixelTruth:
+    """Masks of a category's test images, by their files.
+
+    Attributes
+    ----------
+    rows : ndarray of int, shape (n,)
+        Test images that are compared: all but those left out.
+    images : tuple of Path
+        Files of these.
+    masks : tuple of (Path or None)
+        Their masks; None for good images.
+    left_out : tuple of Path
+        Defective images whose mask marks nothing.
+    """
+
+    rows: NDArray[np.intp]
+    images: tuple[Path, ...]
+    masks: tuple[Path | None, ...]
+    left_out: tuple[Path, ...]
+
+    @property
+    def n_masks(self) -> int:
+        """Masks that mark something."""
+        return sum(mask is not None for mask in self.masks)
+
+
+def read_truth(category: Category) -> PixelTruth | None:
+    """Read the masks of a category once, so that errors come before the work.
+
+    Returns
+    -------
+    PixelTruth or None
+        None where the category has no masks.
+
+    Raises
+    ------
+    InputError
+        A mask cannot be read. An empty one is no error: its image is left out.
+    """
+    if not category.has_masks:
+        return None
+    kept, left_out = [], []
+    for row, (path, mask) in enumerate(zip(category.test, category.masks, strict=True)):
+        if mask is not None and _is_empty(mask):
+            left_out.append(path)
+        else:
+            kept.append(row)
+    return PixelTruth(
+        rows=np.array(kept, dtype=np.intp),
+        images=tuple(category.test[row] for row in kept),
+        masks=tuple(category.masks[row] for row in kept),
+        left_out=tuple(left_out),
+    )
+
+
+def compare_maps(
+    truth: PixelTruth, scorer: Any, features: Features, tested: NDArray[np.intp]
+) -> PixelFigures | None:
+    """Figures of a fitted scorer's maps, enlarged to the size of the masks.
+
+    Parameters
+    ----------
+    truth : PixelTruth
+    scorer : fitted scorer with `anomaly_maps`
+    features : mapping of str to ndarray
+    tested : ndarray of int
+        Rows of `features` that hold the category's test images, in order.
+
+    Returns
+    -------
+    PixelFigures or None
+        None where no mask marks anything.
+
+    Notes
+    -----
+    Maps are made for 32 images at a time, and enlarged one at a time, to the size of the mask
+    (of a good image: to its own size). What is kept are 4 bytes per good pixel, and some 90 per
+    defect pixel: see `pixel_figures`.
+    """
+    if not truth.n_masks:
+        return None
+    for_maps, for_masks = tee(_pairs(truth, scorer, features, tested))
+    return pixel_figures(
+        (enlarged for enlarged, _ in for_maps),
+        (mask for _, mask in for_masks),
+        fpr_limit=FPR_LIMIT,
+    )
+
+
+def enlarge_to_truth(
+    values: NDArray[Any], image: Path, mask: Path | None
+) -> tuple[FloatMap, Booleans | None]:
+    """One image's map in the size of its mask, and the mask; a good image's in its own size."""
+    if mask is not None:
+        marked = read_mask(mask)
+        return resize_map(values, marked.shape), marked
+    with Image.open(image) as opened:  # reads the header only
+        width, height = opened.size
+    return resize_map(values, (height, width)), None
+
+
+def _pairs(
+    truth: PixelTruth, scorer: Any, features: Features, tested: NDArray[np.intp]
+) -> Iterator[tuple[FloatMap, Booleans | None]]:
+    for start in range(0, len(truth.rows), _BATCH):
+        rows = tested[truth.rows[start : start + _BATCH]]
+        maps = scorer.anomaly_maps({name: values[rows] for name, values in features.items()})
+        for i, values in enumerate(maps, start=start):
+            yield enlarge_to_truth(values, truth.images[i], truth.masks[i])
+
+
+def _is_empty(mask: Path) -> bool:
+    try:
+        read_mask(mask)
+    except InputError as error:
+        if _EMPTY not in str(error):
+            raise
+        return True
+    return False
