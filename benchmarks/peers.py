@@ -13,7 +13,8 @@ mahalad is `MahalanobisDetector()` with its defaults but network, weights and in
 peers are anomalib's model classes with the settings of their papers (PatchCore: 9 neighbours);
 `--padim-layers` and `--patchcore-layers` may be given several times, and each is a row, since
 timm's ``features_only`` reaches other levels than mahalad does. Greedy selection of PatchCore's
-coreset is very slow on a CPU for many images: `--coreset NAME=RATIO` gives a category its own.
+coreset is very slow on a CPU for many images: `--coreset NAME=RATIO` gives a category its own, and
+a number above 1 draws that many patches at random, without their selection.
 
 Every run is a process of its own, one after the other. Times have the making of the network, all
 decoding (as many threads on both sides) and, where images are scored, their maps; imports are not
@@ -160,8 +161,8 @@ def methods_for(name: str, options: Any) -> list[dict[str, Any]]:
             if method == "padim":
                 row["n_features"] = options.n_features
             else:
-                row["coreset"] = float(ratios.get(name, ratios.get("", "0.01")))
-                row["name"] += f" ({100 * row['coreset']:g} %)"
+                kept = row["coreset"] = float(ratios.get(name, ratios.get("", "0.01")))
+                row["name"] += f" ({100 * kept:g} %)" if kept <= 1 else f" ({kept:g} random)"
             found.append(row)
     return found
 
@@ -225,10 +226,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--method", dest="methods", action="append",
                         choices=["mahalad", *TITLES], help="only these; repeatable")  # fmt: skip
     parser.add_argument("--coreset", action="append", metavar="[NAME=]RATIO",
-                        help="share of PatchCore's patches kept; default 0.01")  # fmt: skip
+                        help="share of PatchCore's patches that its greedy selection keeps, or a "
+                             "number (> 1) of patches drawn at random; default 0.01")  # fmt: skip
     for method, title in TITLES.items():
         parser.add_argument(f"--{method}-layers", action="append", metavar="NAME,...",
-                            help=f"layers of {title}; default {LAYERS}; repeatable")  # fmt: skip
+                            help=f"layers of {title}; default {LAYERS}")  # fmt: skip
     parser.add_argument("--n-features", type=int, help="of PaDiM; default: all channels")
     parser.add_argument("--json", dest="json_file", type=Path)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)

@@ -83,8 +83,13 @@ def fit(job: dict[str, Any], n_channels: int) -> Any:
             model(x)
         if job["method"] == "padim":
             model.fit()
-        else:
+        elif job["coreset"] <= 1:
             model.subsample_embedding(job["coreset"])
+        else:
+            patches = torch.vstack(model.embedding_store)
+            model.embedding_store.clear()
+            chosen = torch.randperm(len(patches))[: int(job["coreset"])]
+            model.memory_bank = patches[chosen].clone()
     return model.eval()
 
 

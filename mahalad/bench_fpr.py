@@ -36,7 +36,7 @@ from mahalad.bench_features import (
     versions,
     write_json,
 )
-from mahalad.datasets import Category, find_categories, group_of
+from mahalad.datasets import Category, find_categories, grouping
 from mahalad.errors import InputError
 from mahalad.metrics import mean_and_deviation, mean_and_sem, rates_at
 from mahalad.plots import draw_fpr, save_figure
@@ -160,7 +160,8 @@ def _groups(category: Category, patterns: dict[str, str]) -> NDArray[Any] | None
     pattern = patterns[category.name]
     pairs = [(path, "good") for path in category.train]
     pairs += zip(category.test, category.kinds, strict=True)
-    return np.array([group_of(str(p), pattern) if kind == "good" else "" for p, kind in pairs])
+    group = grouping(pattern)
+    return np.array([group(str(path)) if kind == "good" else "" for path, kind in pairs])
 
 
 def _measure(

@@ -51,6 +51,8 @@ def leave_one_out_scores(
         groups = np.arange(n_images)
     labels = None if groups is None else np.repeat(groups, n_copies)
     scores = -scorer.leave_one_out_level_scores(rows(features), labels).sum(axis=1)
+    if hasattr(scorer, "map_maxima_"):  # of the images themselves, as the scores are
+        scorer.map_maxima_ = scorer.map_maxima_[::n_copies]
     return np.asarray(scores.reshape(n_images, n_copies)[:, 0])
 
 

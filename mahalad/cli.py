@@ -6,28 +6,36 @@ Exit codes: 0 all fine; 1 unexpected failure; 2 usage error (bad option, folder 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mahalad import __version__
-from mahalad.errors import MahaladError
+from mahalad.errors import InputError, MahaladError
+from mahalad.options import (
+    Fpr,
+    decorate,
+    detector_options,
+    fit_options,
+    fpr_option,
+    make_detector,
+    model_options,
+    network_options,
+    settle,
+    threshold_option,
+)
 
 if TYPE_CHECKING:
     from mahalad.detector import AnomalyDetector
+    from mahalad.mapfiles import MapFolder, MapUnits
     from mahalad.result import Result
-
-THRESHOLDS = ("conformal", "chi2", "holdout", "chi2-nominal")
-SCORERS = ("gaussian", "l2", "sed", "ocsvm", "knn")
+    from mahalad.rows import Counted, Row
 
 
 class _Group(click.Group):
@@ -45,75 +53,6 @@ class _Group(click.Group):
         except MahaladError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
-
-
-class _Fpr(click.ParamType[float]):
-    name = "rate"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        try:
-            rate = float(value)
-        except (TypeError, ValueError):
-            rate = -1.0
-        if not 0 < rate < 1:
-            self.fail(f"{value!r} is not a rate between 0 and 1 (exclusive), for example 0.05")
-        return rate
-
-
-def _apply(options: Iterable[Callable[[Any], Any]], command: Any) -> Any:
-    for option in reversed(list(options)):
-        command = option(command)
-    return command
-
-
-def network_options(command: Any) -> Any:
-    """Options that say which features are extracted."""
-    return _apply(
-        [
-            click.option("--backbone", default="tf_efficientnet_lite0", show_default=True,
-                         help="Any timm network, with a tag if wanted."),
-            click.option("--weights", metavar="FILE|hub", default=None,
-                         help="Weights file (.safetensors, .pth), or 'hub' for timm's. "
-                              "Default: from the backbone's package, else timm's hub."),
-            click.option("--levels", default="all", show_default=True,
-                         help="Names or indices, separated by commas."),
-            click.option("--size", type=click.IntRange(min=8), default=None,
-                         help="Squash images to this square. Default: the network's own size."),
-            click.option("--device", default="auto", show_default=True,
-                         help="auto (CUDA where there is one), cpu, cuda, cuda:1, ..."),
-            click.option("--batch-size", type=click.IntRange(min=1), default=32,
-                         show_default=True, help="Images per pass through the network."),
-        ],
-        command,
-    )  # fmt: skip
-
-
-def detector_options(command: Any) -> Any:
-    """Options that say how features are scored and judged."""
-    return _apply(
-        [
-            click.option("--reduction", default=None, metavar="pca|npca[:SHARE]",
-                         help="Keep the first (pca) or last (npca) principal components."),
-            click.option("--scorer", type=click.Choice(SCORERS), default="gaussian",
-                         show_default=True, help="Distance to the good images, per level."),
-            click.option("--augment", type=click.IntRange(min=0), default=0, show_default=True,
-                         help="Slightly changed copies of each image to fit as well."),
-            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-                         help="Salt of the splits that calibration draws."),
-        ],
-        command,
-    )  # fmt: skip
-
-
-threshold_option = click.option(
-    "--threshold", type=click.Choice(THRESHOLDS), default="conformal", show_default=True,
-    help="Rule that turns the rate into a threshold.",
-)  # fmt: skip
-fpr_option = click.option(
-    "--fpr", type=_Fpr(), default=None, metavar="RATE",
-    help="Share of good images that may be flagged, e.g. 0.05 (of images that come as those "
-         "of the fit came)."
-)  # fmt: skip
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -136,6 +75,7 @@ def _show_warning(message: Any, category: Any, *rest: Any, **options: Any) -> No
               help="Model file to write.")  # fmt: skip
 @network_options
 @detector_options
+@fit_options
 @threshold_option
 @fpr_option
 @click.option(
@@ -146,10 +86,11 @@ def _show_warning(message: Any, category: Any, *rest: Any, **options: Any) -> No
 )
 @click.option(
     "--group",
-    metavar="REGEX",
+    metavar="REGEX|FILE.csv",
     default=None,
-    help="Images whose path gives the same match (its first group, if any) show the "
-    "same part, and are left out together.",
+    help="Images whose path gives the same match (its first group, if any), or that have the same "
+    "group in a file with the columns path and group, show the same part, and are left out "
+    "together.",
 )
 @click.option("--without-weights", is_flag=True, help="Do not embed weights from a file or hub.")
 @click.option("--without-features", is_flag=True,
@@ -165,18 +106,16 @@ def fit(
     **options: Any,
 ) -> None:
     """Fit a detector to good IMAGES (folders, globs, files) and write it to a file."""
-    folder = Path(output).parent
-    if not os.access(folder, os.W_OK):
-        raise click.BadParameter(f"folder {folder} is missing or not writable", param_hint="-o")
-    detector = _make_detector(options, fpr)
+    _check_output(output)
+    detector = make_detector(settle(options), fpr)
     groups = None
     sources: Any = list(images)
     if group is not None:
-        from mahalad.datasets import group_of
-        from mahalad.images import iter_sources
+        from mahalad.datasets import grouping
 
-        sources = [source.path for source in iter_sources(sources)]
-        groups = [group_of(str(path), group) for path in sources]
+        group_of = grouping(group)
+        sources = _names_of(sources)
+        groups = [group_of(str(Path(name))) for name in sources]
     _fit(detector, _with_progress(sources, "fit"), groups=groups, calibration=calibration)
     detector.save(
         output, include_features=not without_features, include_weights=not without_weights
@@ -188,14 +127,7 @@ def fit(
 
 @main.command()
 @click.argument("images", nargs=-1, required=True)
-@click.option("-m", "--model", type=click.Path(), default=None, help="Model file of `fit`.")
-@click.option(
-    "--normals",
-    metavar="IMAGES",
-    default=None,
-    help="Good images to fit to first, instead of a model file.",
-)
-@fpr_option
+@model_options
 @click.option(
     "--format",
     "style",
@@ -211,49 +143,101 @@ def fit(
     default=None,
     help="Write results to a file (whole or not at all) instead of stdout.",
 )
-@click.option("--fail-on-anomaly", is_flag=True, help="Exit with 4 when anything is flagged.")
 @click.option(
-    "--weights", metavar="FILE", default=None, help="Weights file, for a model saved without them."
+    "--maps",
+    type=click.Path(file_okay=False),
+    default=None,
+    metavar="DIR",
+    help="Write for each image where it is abnormal: PATH.overlay.png, the image with colour "
+    "where its map is above the map's threshold, and PATH.map.png, the raw map. PATH is as below "
+    "the folder that was given.",
 )
-@click.option("--device", default=None, help="Device to score on. Default: as at fit.")  # fmt: skip
+@click.option(
+    "--map-format",
+    type=click.Choice(["png", "npy"]),
+    default="png",
+    show_default=True,
+    help="Of raw maps. png: 16-bit grey, white = 1000 standard deviations of good images, black = "
+    "0 or less (models of --scope image: other units, in maps.json). npy: float32, unclipped.",
+)
+@click.option("--fail-on-anomaly", is_flag=True, help="Exit with 4 when anything is flagged.")
 def score(
     images: tuple[str, ...],
-    model: str | None,
-    normals: str | None,
-    fpr: float | None,
     style: str,
     output: str | None,
+    maps: str | None,
+    map_format: str,
     fail_on_anomaly: bool,
-    weights: str | None,
-    device: str | None,
+    **options: Any,
 ) -> None:
     """Score IMAGES (folders, globs, files) and flag those that are not good.
 
     A row has the path, the anomaly score (up = abnormal), the threshold, the p-value and
     whether it is flagged. An unreadable image is a row with an error and no score.
+
+    With --maps, rows of csv and jsonl have the paths of both files as well, and DIR/maps.json says
+    what a map's values are. A map that cannot be written is reported, and the exit code is 1.
     """
-    if (model is None) == (normals is None):
-        raise click.UsageError("give either a model (-m FILE) or good images (--normals DIR)")
-    if output is not None and not os.access(Path(output).parent, os.W_OK):
-        raise click.BadParameter(f"folder of {output} is missing or not writable", param_hint="-o")
-    unreadable_normals = 0
-    if model is not None:
-        from mahalad.mahalanobis import load
+    from mahalad.rows import Counted
 
-        detector = load(model, weights=weights, device=device)
-    else:
-        from mahalad.mahalanobis import MahalanobisDetector
+    _check_source(options)
+    if output is not None:
+        _check_output(output)
+    X: Any = list(images)
+    if maps is not None:
+        X = _names_of(X)
+        _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
+    detector, unreadable_normals = _read_detector(options)
+    folder = None if maps is None else _map_folder(detector, Path(maps), map_format, images, X)
+    results = Counted(detector.inspect(_with_progress(X, "score"), maps=folder is not None))
+    _write_rows(_rows(results, folder), style, output, with_maps=folder is not None)
+    code = _summary(results.n_scored, results.n_flagged, results.unreadable, unreadable_normals)
+    if fail_on_anomaly and code == 0 and results.n_flagged:
+        code = 4
+    for failure in [] if folder is None else folder.failures:
+        click.echo(f"Error: {failure}", err=True)
+        code = 1
+    sys.exit(code)
 
-        detector = MahalanobisDetector(
-            weights=weights, device=device or "auto", fpr=0.05 if fpr is None else fpr
-        )
-        _fit(detector, _with_progress(normals, "fit"))
-        unreadable_normals = len(detector.unreadable_)
-    if fpr is not None:
-        detector.set_fpr(fpr)
-    results = _Counted(detector.inspect(_with_progress(list(images), "score")))
-    _write_rows(results, style, output)
-    sys.exit(_summary(results, unreadable_normals, fail_on_anomaly))
+
+@main.command()
+@click.argument("images", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
+              help="HTML file to write (whole or not at all).")  # fmt: skip
+@model_options
+@click.option("--title", default="Anomaly report", show_default=True, help="Heading of the page.")
+def report(images: tuple[str, ...], output: str, title: str, **options: Any) -> None:
+    """Judge IMAGES (folders, globs, files) and write one page that shows them.
+
+    The page needs no other file: thumbnails with what is abnormal in colour, a histogram of the
+    scores with the threshold, and a ROC curve where both kinds of images are known.
+
+    Images below a folder named good are good, those in sibling folders of it are defects of that
+    kind (folders from the given ones downwards count); of all others the kind is unknown.
+
+    Each image takes some 50 kB of the page. Exit codes are those of score.
+    """
+    from mahalad.layout import common_folder, kinds_of
+    from mahalad.modelfile import write_atomically
+    from mahalad.reporting import facts_of, make_page, picture_results
+
+    _check_source(options)
+    _check_output(output)
+    names = _names_of(list(images))
+    if os.path.realpath(output) in map(os.path.realpath, names):
+        raise click.BadParameter(f"{output} is one of the images", param_hint="-o")
+    detector, unreadable_normals = _read_detector(options)
+    units = _units_of_overlays(detector)
+    threshold = None if units is None else units.threshold
+    results = detector.inspect(_with_progress(names, "judge"), maps=threshold is not None)
+    kinds = kinds_of(common_folder(images, names), names)
+    pictured, errors = picture_results(results, kinds, threshold)
+    source = options["model"] or f"fitted to {options['normals']}"
+    about = facts_of(detector, units, source)
+    page = make_page(detector, pictured, errors, title=title, about=about)
+    write_atomically(output, page.encode())
+    n_flagged = sum(image.flagged for image in pictured)
+    sys.exit(_summary(len(pictured), n_flagged, errors, unreadable_normals))
 
 
 @main.command()
@@ -280,7 +264,10 @@ def info(model: str, as_json: bool) -> None:
         f"(sha256 {features['weights_sha256'][:16]}, licence {features['licence']}, "
         f"{'embedded' if features.get('weights_embedded') else 'not embedded'})",
         "input": features and f"{features['input_size']} px, {features['resize']}",
-        "levels": ", ".join(f"{n} ({size})" for n, size in header["fit"]["levels"].items()),
+        "region": features.get("region")
+        and f"{header['params'].get('roi') or 'given'} (in the model file)",
+        "scope": _scope(header),
+        "levels": ", ".join(f"{n} ({_size(size)})" for n, size in header["fit"]["levels"].items()),
         "reduction": header["params"].get("reduction"),
         "threshold": header["params"]["threshold"],
         "fpr": header["params"]["fpr"],
@@ -290,6 +277,24 @@ def info(model: str, as_json: bool) -> None:
     for name, value in lines.items():
         if value not in (None, {}, ""):
             click.echo(f"{name:12} {value}")
+
+
+def _scope(header: dict[str, Any]) -> str | None:
+    """How features are scored; a header need not have the parameter (format 1, other scorers)."""
+    if header["features"] is None:
+        return None
+    params: dict[str, Any] = header["params"]
+    scope = params.get("scope", "image" if header.get("scorer") is None else "positions")
+    if scope == "positions" and "top_fraction" in params:
+        own = ("top_fraction", "image_weight")
+        more = [f"{name.replace('_', ' ')} {params[name]:g}" for name in own]
+        return f"{scope} ({', '.join(more)})"
+    return str(scope)
+
+
+def _size(shape: int | list[int]) -> str:
+    """Shape of a level; a number in files of format 1."""
+    return "x".join(map(str, [shape] if isinstance(shape, int) else shape))
 
 
 @main.command()
@@ -308,7 +313,7 @@ def bench() -> None:
 
 
 def _root_options(command: Any) -> Any:
-    return _apply(
+    return decorate(
         [
             click.option("--root", "roots", multiple=True, required=True,
                          type=click.Path(exists=True, file_okay=False),
@@ -343,7 +348,8 @@ def _root_options(command: Any) -> Any:
     default="categories",
     show_default=True,
     help="Which experiment. distances compares all scorers (instead of --scorer), networks and "
-    "sizes the networks of --network (instead of --backbone), thresholds all rules.",
+    "sizes the networks of --network (instead of --backbone), thresholds all rules; levels and "
+    "distances imply --scope image.",
 )
 @click.option("--network", "networks", multiple=True, metavar="NAME[=WEIGHTS]",
               help="Network for --table networks/sizes; repeatable.")  # fmt: skip
@@ -362,7 +368,7 @@ def bench_mvtec(**options: Any) -> None:
     "--alpha",
     "alphas",
     multiple=True,
-    type=_Fpr(),
+    type=Fpr(),
     default=(0.01, 0.05, 0.1),
     show_default=True,
     help="Target rate; repeatable.",
@@ -374,7 +380,7 @@ def bench_mvtec(**options: Any) -> None:
     show_default=True,
     help="Random re-splits of the pooled good images.",
 )
-@click.option("--group", "groups", multiple=True, metavar="[CATEGORY=]REGEX",
+@click.option("--group", "groups", multiple=True, metavar="[CATEGORY=]REGEX|FILE.csv",
               help="Images whose path gives the same match (its first group, if any) show the "
                    "same part: kept on one side of every split, and left out together in "
                    "calibration. For all categories, or for one; repeatable.")  # fmt: skip
@@ -387,50 +393,12 @@ def bench_fpr(**options: Any) -> None:
 
 def _bench_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Rename and parse command-line options into the benchmarks' arguments."""
-    options["levels"] = _parse_levels(options["levels"])
+    options = settle(options)
     options["input_size"] = options.pop("size")
     options["n_augment"] = options.pop("augment")
     if "fpr" in options and options["fpr"] is None:
         options["fpr"] = 0.05
     return options
-
-
-def _make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector:
-    """A detector from the command line's options."""
-    from mahalad.detector import AnomalyDetector
-    from mahalad.features import BackboneFeatures
-    from mahalad.mahalanobis import MahalanobisDetector
-    from mahalad.scorers import make_scorer
-
-    network: dict[str, Any] = {
-        "weights": options["weights"],
-        "levels": _parse_levels(options["levels"]),
-        "input_size": options["size"],
-        "device": options["device"],
-        "batch_size": options["batch_size"],
-    }
-    rule: dict[str, Any] = {
-        "threshold": options["threshold"],
-        "fpr": 0.05 if fpr is None else fpr,
-        "n_augment": options["augment"],
-        "random_state": options["seed"],
-    }
-    if options["scorer"] == "gaussian":
-        return MahalanobisDetector(
-            options["backbone"], reduction=options["reduction"], **network, **rule
-        )
-    return AnomalyDetector(
-        BackboneFeatures(options["backbone"], **network),
-        make_scorer(options["scorer"], options["reduction"]),
-        **rule,
-    )
-
-
-def _parse_levels(text: str) -> list[str | int] | None:
-    if text.strip() == "all":
-        return None
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return [int(name) if name.lstrip("-").isdigit() else name for name in names]
 
 
 def _fit(detector: AnomalyDetector, images: Any, **options: Any) -> None:
@@ -459,96 +427,121 @@ def _with_progress(X: Any, label: str) -> Any:
     """The sources in `X` as an iterator under a progress bar."""
     if not sys.stderr.isatty():
         return X
+    names = _names_of(X)
+    return iter(_bar(label)(names, len(names)))
+
+
+def _names_of(X: Any) -> list[str]:
+    """The paths in `X`, written as they are in results."""
     from mahalad.images import iter_sources
 
-    paths = [source.path for source in iter_sources(X)]
-    return iter(_bar(label)(paths, len(paths)))
+    return [source.name for source in iter_sources(X)]
 
 
-class _Counted:
-    """Results as they come, counted."""
-
-    def __init__(self, results: Iterator[Result]) -> None:
-        self._results = results
-        self.n_scored = self.n_flagged = 0
-        self.unreadable: list[Result] = []
-
-    def __iter__(self) -> Iterator[Result]:
-        for result in self._results:
-            if result.error is not None:
-                self.unreadable.append(result)
-            else:
-                self.n_scored += 1
-                self.n_flagged += bool(result.anomaly)
-            yield result
+def _check_output(path: str) -> None:
+    """Refuse an output file in a folder that is missing or not writable, before the work."""
+    folder = Path(path).parent
+    if not os.access(folder, os.W_OK):
+        raise click.BadParameter(f"folder {folder} is missing or not writable", param_hint="-o")
 
 
-def _row(result: Result) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "path": result.name,
-        "score": result.score,
-        "threshold": result.threshold,
-        "p_value": result.p_value,
-        "anomaly": result.anomaly,
-    }
-    if result.error is not None:
-        row["error"] = result.error
-    return row
+def _check_map_folder(folder: Path, given: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a folder that holds images, or could not be made or written to, before the work."""
+    from mahalad.layout import check_apart
+
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        what = "not writable" if nearest.is_dir() else "a file, not a folder"
+        raise click.BadParameter(f"{folder}: {nearest} is {what}", param_hint="--maps")
+    check_apart(folder, given, names)
 
 
-def _lines(results: Iterable[Result], style: str) -> Iterator[str]:
-    """Results as lines of text, one at a time; none at all if there is no first result."""
-    results = iter(results)
-    results = chain([next(results)], results)
-    if style == "jsonl":
-        for result in results:
-            yield json.dumps(_row(result))
-        return
-    columns = ["path", "score", "threshold", "p_value", "anomaly", "error"]
-    if style == "csv":
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, columns, lineterminator="")
-        writer.writeheader()
-        yield buffer.getvalue()
-        for result in results:
-            buffer.seek(0)
-            buffer.truncate()
-            writer.writerow({**_row(result), "error": result.error})
-            yield buffer.getvalue()
-        return
-    yield f"{'score':>10}  {'threshold':>10}  {'p-value':>8}  {'verdict':<10}  path"
+def _check_source(options: dict[str, Any]) -> None:
+    if (options["model"] is None) == (options["normals"] is None):
+        raise click.UsageError("give either a model (-m FILE) or good images (--normals DIR)")
+
+
+def _read_detector(options: dict[str, Any]) -> tuple[AnomalyDetector, int]:
+    """The detector that `model_options` ask for, and how many of its images were unreadable."""
+    weights, device, fpr = options["weights"], options["device"], options["fpr"]
+    if options["model"] is not None:
+        from mahalad.mahalanobis import load
+
+        detector = load(options["model"], weights=weights, device=device)
+        if fpr is not None:
+            detector.set_fpr(fpr)
+        return detector, 0
+    from mahalad.mahalanobis import MahalanobisDetector
+
+    detector = MahalanobisDetector(
+        weights=weights, device=device or "auto", fpr=0.05 if fpr is None else fpr
+    )
+    _fit(detector, _with_progress(options["normals"], "fit"))
+    return detector, len(detector.unreadable_)
+
+
+def _map_folder(
+    detector: AnomalyDetector, folder: Path, style: str, given: Sequence[str], names: Sequence[str]
+) -> MapFolder:
+    """A folder that is ready for the maps of images, with everything checked that can be."""
+    from mahalad.layout import common_folder, stems_below
+    from mahalad.mapfiles import MapFolder, units_of
+
+    _ = detector.threshold_  # too few calibration images: better before anything is written
+    units = units_of(detector)
+    maps = MapFolder(folder, stems_below(common_folder(given, names), names), units, style)
+    maps.prepare(detector.fpr)
+    if units.threshold is None:
+        click.echo(units.no_threshold, err=True)
+    return maps
+
+
+def _units_of_overlays(detector: AnomalyDetector) -> MapUnits | None:
+    """Units of a detector's maps, or None; why there are no overlays goes to stderr."""
+    from mahalad.mapfiles import units_of
+
+    try:
+        units = units_of(detector)
+    except InputError as error:
+        click.echo(f"no overlays: {error}", err=True)
+        return None
+    if units.threshold is None:
+        click.echo(units.no_threshold, err=True)
+    return units
+
+
+def _rows(results: Counted, folder: MapFolder | None) -> Iterator[Row]:
+    """Results as rows; their maps are written as they come."""
+    from mahalad.rows import row_of
+
     for result in results:
-        if result.error is not None:
-            yield f"{'-':>10}  {'-':>10}  {'-':>8}  {'UNREADABLE':<10}  {result.error}"
-            continue
-        limit = "-" if result.threshold is None else f"{result.threshold:.4g}"
-        verdict = "ANOMALY" if result.anomaly else "good"
-        yield (
-            f"{result.score:>10.4g}  {limit:>10}  {result.p_value:>8.4f}  {verdict:<10}  "
-            f"{result.name}"
-        )
+        yield row_of(result) | ({} if folder is None else folder.write(result))
 
 
-def _write_rows(results: Iterable[Result], style: str, output: str | None) -> None:
+def _write_rows(rows: Iterator[Row], style: str, output: str | None, *, with_maps: bool) -> None:
+    from mahalad.rows import lines
+
+    text = lines(rows, style, more=("map", "overlay") if with_maps else ())
     if output is None:
-        for line in _lines(results, style):
+        for line in text:
             click.echo(line)
         return
     from mahalad.modelfile import write_atomically
 
-    text = "".join(line + "\n" for line in _lines(results, style))
-    write_atomically(output, text.encode(errors="surrogateescape"))
+    whole = "".join(line + "\n" for line in text)
+    write_atomically(output, whole.encode(errors="surrogateescape"))
 
 
-def _summary(results: _Counted, unreadable_normals: int, fail_on_anomaly: bool) -> int:
+def _summary(
+    n_scored: int, n_flagged: int, unreadable: Sequence[Result], unreadable_normals: int
+) -> int:
     """Say on stderr what happened; return the exit code."""
-    n_unreadable = len(results.unreadable)
-    text = f"{results.n_scored} images scored, {results.n_flagged} flagged"
-    if n_unreadable:
-        text += f", {n_unreadable} unreadable:"
+    text = f"{n_scored} images scored, {n_flagged} flagged"
+    if unreadable:
+        text += f", {len(unreadable)} unreadable:"
     click.echo(text, err=True)
-    for result in results.unreadable:
+    for result in unreadable:
         click.echo(f"  {result.error}", err=True)
-    if n_unreadable or unreadable_normals:
-        return 3
-    return 4 if fail_on_anomaly and results.n_flagged else 0
+    return 3 if unreadable or unreadable_normals else 0

@@ -214,6 +214,7 @@ class AnomalyDetector(BaseEstimator):
                 f"cannot merge fits with different {name}: {self._fitted_params[name]} and "
                 f"{other._fitted_params[name]}"
             )
+        other._ensure_sums()
         self._held_out.merge(other._held_out)
         self._grouped |= other._grouped
         self.unreadable_ = self.unreadable_ + other.unreadable_
@@ -471,8 +472,7 @@ class AnomalyDetector(BaseEstimator):
             return
         if self._is_mergeable():
             if self._store.n_seen:
-                if not getattr(self._scorer, "has_sums_", True):  # loaded without its sums
-                    self._fit_from_store()
+                self._ensure_sums()
                 self._scorer.merge(scorer)
             else:
                 self._scorer = scorer
@@ -510,10 +510,22 @@ class AnomalyDetector(BaseEstimator):
         self._calibration_method, self._calibration_scores = self._calibrate()
         self._stale = False
 
+    def _ensure_sums(self) -> None:
+        """Sum anew what a model file keeps as features only."""
+        if not getattr(self._scorer, "has_sums_", True):
+            self._fit_from_store()
+            self._stale = True
+
     def _fit_from_store(self) -> None:
         self._scorer = self._make_parts()[1]
-        training = take(self._store.features, np.flatnonzero(~self._split_off()))
+        fitted = np.flatnonzero(~self._split_off())
+        training = take(self._store.features, fitted)
         self._scorer.fit(as_input_of(self._scorer, rows(training)))
+        apart = _repeated(self._store.groups[fitted])
+        n_copies = next(iter(training.values())).shape[1]
+        if hasattr(self._scorer, "map_maxima_") and (apart is not None or n_copies > 1):
+            # `fit` knows neither groups nor copies, and standardized as if there were none.
+            leave_one_out_scores(self._scorer, training, apart)
 
     def _split_off(self) -> NDArray[np.bool_]:
         """True for the images that `fit` holds out for the threshold."""
@@ -529,6 +541,11 @@ class AnomalyDetector(BaseEstimator):
                 held = take(self._store.features, np.flatnonzero(self._split_off()))
             return "holdout", self._score(held)[0]
         if self.threshold == "chi2-nominal":
+            if hasattr(self._scorer, "anomaly_maps"):
+                raise InputError(
+                    "threshold='chi2-nominal' is for Mahalanobis distances per level; the "
+                    "per-position scorer has none: use threshold='conformal'"
+                )
             self._score(take(self._store.features, np.arange(1)))  # a degenerate fit shows here
             return "none", np.empty(0)
         features, groups = self._store.features, self._store.groups
@@ -537,9 +554,7 @@ class AnomalyDetector(BaseEstimator):
         if hasattr(self._scorer, "anomaly_maps") and not whole:
             leave_one_out_scores(self._scorer, features)  # standardizes the scorer itself
         if has_leave_one_out(self._scorer) and whole:
-            # Exact copies of a picture count as one group: they say nothing of new pictures.
-            apart = groups if len(np.unique(groups)) < len(groups) else None
-            return "leave-one-out", leave_one_out_scores(self._scorer, features, apart)
+            return "leave-one-out", leave_one_out_scores(self._scorer, features, _repeated(groups))
         scorer = self._make_parts()[1]
         return "cross-fit", cross_fit_scores(
             scorer, features, self._store.keys, groups, self.n_folds
@@ -699,6 +714,11 @@ class AnomalyDetector(BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_store")
+
+
+def _repeated(groups: NDArray[Any]) -> NDArray[Any] | None:
+    """Groups where they matter. Exact copies of a picture are one: they tell nothing new."""
+    return groups if len(np.unique(groups)) < len(groups) else None
 
 
 def _raise_first_error(images: Sequence[ReadImage]) -> None:

@@ -39,13 +39,14 @@ class MahalanobisDetector(AnomalyDetector):
         Levels by name or index. None: all of them for ``scope="image"`` (also ``"all"``), and
         the maps of strides 4, 8 and 16 for ``scope="positions"``.
     input_size : int or None, default=None
-        Images are squashed to this square; None for the network's native size.
+        Images are squashed to this square. None: 320 pixels for ``scope="positions"`` (small
+        defects need them), the network's native size for ``scope="image"``.
     reduction : str, PrincipalComponents or None, default=None
         ``"pca"`` or ``"npca"``, with ``":0.95"`` for another share of variance than 0.99; for
         ``scope="image"``.
     roi : str, Path, array or None, default=None
         Region of interest: a picture (white = inspect), squashed as the images are.
-    top_fraction, image_weight, smoothing
+    top_fraction, image_weight, smoothing, neighbourhood
         See `PatchScorer`; for ``scope="positions"``.
     fpr : float, default=0.05
         Share of good images that may be flagged, if they are exchangeable with those fitted.
@@ -97,6 +98,7 @@ class MahalanobisDetector(AnomalyDetector):
         top_fraction: float = 0.03,
         image_weight: float = 0.2,
         smoothing: float = 0.0,
+        neighbourhood: int | str = 0,
         fpr: float = 0.05,
         threshold: str | Threshold = "conformal",
         n_augment: int = 0,
@@ -117,6 +119,7 @@ class MahalanobisDetector(AnomalyDetector):
         self.top_fraction = top_fraction
         self.image_weight = image_weight
         self.smoothing = smoothing
+        self.neighbourhood = neighbourhood
         self.fpr = fpr
         self.threshold = threshold
         self.n_augment = n_augment
@@ -175,7 +178,10 @@ class MahalanobisDetector(AnomalyDetector):
             top_fraction=self.top_fraction,
             image_weight=self.image_weight,
             smoothing=self.smoothing,
+            neighbourhood=self.neighbourhood,
         )
+        if self.input_size is None:
+            network["input_size"] = POSITIONS_SIZE
         pooled = [-1] if self.image_weight else []
         return BackboneFeatures(self.backbone, levels=pooled, maps=self.levels, **network), scorer
 
@@ -200,6 +206,7 @@ class MahalanobisDetector(AnomalyDetector):
 
 
 SCOPES = ("positions", "image")
+POSITIONS_SIZE = 320
 CLASSES = {cls.__name__: cls for cls in (AnomalyDetector, MahalanobisDetector)}
 
 

@@ -23,6 +23,7 @@ from mahalad.moments import Floats, Moments, ledoit_wolf_shrinkage
 MIN_SAMPLES = 5
 _BUFFERED = 256  # samples summed at once: one pass over the large sums instead of one per batch
 _CHUNK = 2**21  # numbers held at once, per working array
+_NO_SUMS = "this fit was read from a file without its sums: it can only score"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,14 @@ class _Spectra:
         C = self.moments.at(rows).covariance()
         C *= (scale * (1 - self.shrinkage[rows]))[:, None, None]
         np.einsum("pii->pi", C)[...] += self.ridge[rows, None]
-        L: Tensor = torch.linalg.cholesky(torch.from_numpy(C))
+        L: Tensor
+        L, failed = torch.linalg.cholesky_ex(torch.from_numpy(C))
+        if failed.any():
+            position = rows.start + int(failed.nonzero()[0])
+            raise DegenerateDataError(
+                f"the samples at position {position} have no spread in some direction, and "
+                "nothing is added to it: give floor > 0"
+            )
         return L
 
 
@@ -133,17 +141,19 @@ class PatchGaussian(BaseEstimator):
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Add samples to the fit; any number, from 1 up."""
         X = np.asarray(X)
-        if X.ndim != 3 or not len(X) or X.dtype.kind not in "fiu":
+        if X.ndim != 3 or not X.size or X.dtype.kind not in "fiu" or not np.isfinite(X).all():
             raise InputError(
-                "samples must be numbers of shape (n_samples, n_positions, n_features), got "
+                "samples must be finite numbers of shape (n_samples, n_positions, n_features), got "
                 f"{X.dtype} of shape {X.shape}"
             )
         if not hasattr(self, "_pending"):
             self._restart()
+        elif self._shape and not self.has_sums_:
+            raise InputError(_NO_SUMS)
         elif self._shape and X.shape[1:] != self._shape:
             raise InputError(f"samples of shape {X.shape[1:]} added to a fit of {self._shape}")
         self._shape = X.shape[1:]
-        self._pending.append(X)
+        self._pending.append(X.copy())  # the caller may reuse the memory
         self._spectra = self._location = self._whitening = None
         if sum(map(len, self._pending)) >= _BUFFERED:
             self._flush()
@@ -262,10 +272,10 @@ class PatchGaussian(BaseEstimator):
     @property
     def moments_(self) -> Moments:
         if not hasattr(self, "_pending"):
-            check_is_fitted(self, "moments_")
+            check_is_fitted(self)
         self._flush()
         if self._moments is None:
-            raise InputError("this fit was read from a file without its sums: it can only score")
+            raise InputError(_NO_SUMS)
         return self._moments
 
     @moments_.setter
@@ -330,6 +340,8 @@ class PatchGaussian(BaseEstimator):
         X = np.asarray(X)
         if X.ndim != 3 or X.shape[1:] != self._shape:
             raise InputError(f"samples of shape {X.shape[1:]} given to a fit of {self._shape}")
+        if X.dtype.kind not in "fiu" or not np.isfinite(X).all():
+            raise InputError(f"samples must be finite numbers ({X.dtype})")
         return X
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -358,17 +370,18 @@ def _squared_norms(y: NDArray[Any]) -> Floats:
 def _without_groups(b: Tensor, g: int, n: int, kept: Tensor) -> Tensor:
     """Squared distances of whitened samples b (p, D, n_samples), consecutive `g` left out.
 
-    The identity is that of `gaussian._leave_group_out`, at p positions at once.
+    The identity is that of `gaussian._leave_group_out`, at p positions at once, with its middle
+    matrix times 1 - rho: that may be 0.
     """
     rest = n - g
     found = torch.empty(b.shape[0], b.shape[2], dtype=b.dtype)
-    fixed = (rest / kept)[:, :, None] * (torch.eye(g, dtype=b.dtype) - 1 / n)
+    fixed = rest * (torch.eye(g, dtype=b.dtype) - 1 / n)
     for start in range(0, b.shape[2], g):
         c = b[:, :, start : start + g]  # (p, D, g)
         z = c + c.sum(2, keepdim=True) / rest
-        L, failed = torch.linalg.cholesky_ex(fixed - c.mT @ c)
+        L, failed = torch.linalg.cholesky_ex(fixed - kept[:, :, None] * (c.mT @ c))
         half = torch.linalg.solve_triangular(L, c.mT @ z, upper=False)
-        d2 = (z**2).sum(1) + (half**2).sum(1)
+        d2 = (z**2).sum(1) + kept * (half**2).sum(1)
         d2[failed != 0] = -1.0
         found[:, start : start + g] = d2
     return found

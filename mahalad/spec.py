@@ -44,6 +44,10 @@ _LAZY = {"PatchScorer": "mahalad.patch_scorer", "PatchGaussian": "mahalad.patche
 """Classes whose modules import torch: loaded when a file or an object asks for them."""
 
 
+EMBEDDED = "embedded in the model file"
+"""What stands for a region of interest that was given as a picture or an array."""
+
+
 def _class_named(name: str) -> type | None:
     if name in _LAZY:
         return cast(type, getattr(importlib.import_module(_LAZY[name]), name))
@@ -63,7 +67,7 @@ def to_spec(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, (np.ndarray, Image.Image)):
-        return "embedded in the model file"  # a region of interest
+        return EMBEDDED
     if type(value) in RULES.values():
         return {"class": type(value).__name__, "params": {}}
     if isinstance(value, (list, tuple)):

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 
+import mahalad.backbones as backbones
 from mahalad.backbones import build_backbone
 from mahalad.errors import BackboneError
 from mahalad.features import BackboneFeatures
@@ -194,3 +195,164 @@ def test_other_families_through_timms_intermediates():
         pooled = backbone.extract(images)
         assert len(pooled) == n_levels
         assert all(v.ndim == 2 and np.isfinite(v).all() for v in pooled.values())
+
+
+# -- maps ----------------------------------------------------------------------------------
+
+
+def random_state(name, seed=1):
+    torch.manual_seed(seed)
+    return timm.create_model(name, pretrained=False).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "names", "sides"),
+    [
+        # two of stride 16; stride 4 is averaged to stride 8
+        (
+            "tf_efficientnet_lite0",
+            64,
+            ["blocks.1", "blocks.2", "blocks.3", "blocks.4"],
+            [8, 8, 4, 4],
+        ),
+        ("test_efficientnet", 64, ["blocks.1", "blocks.2", "blocks.3"], [8, 8, 4]),
+        ("resnet18", 64, ["stem", "layer1", "layer2", "layer3"], [8, 8, 8, 4]),
+        ("test_resnet", 64, ["stem", "layer1", "layer2", "layer3"], [8, 8, 8, 4]),
+        # all blocks of one stride: half and three quarters deep
+        ("test_vit", 160, ["blocks.3", "blocks.4"], [10, 10]),
+        ("convnext_atto", 64, ["stages.0", "stages.1", "stages.2"], [8, 8, 4]),
+    ],
+)
+def test_levels_of_maps_chosen_by_stride(name, size, names, sides):
+    for maps in ("auto", None):
+        chosen = build_backbone(
+            name, weights=random_state(name), levels=(), maps=maps, input_size=size
+        )
+        found = chosen.extract(np.zeros((1, size, size, 3), np.uint8))
+        assert chosen.level_names == ()
+        assert list(found) == [f"maps/{n}" for n in chosen.map_names]
+        assert list(chosen.map_names) == names
+        assert [v.shape[1:3] for v in found.values()] == [(s, s) for s in sides]
+
+
+def test_pooled_and_mapped_levels_are_chosen_apart(small_weights):
+    chosen = build_backbone(
+        "test_efficientnet", weights=small_weights, levels=[-1], maps=["blocks.2", 0]
+    )
+    assert (chosen.level_names, chosen.map_names) == (("head",), ("stem", "blocks.2"))
+    both = build_backbone("test_efficientnet", weights=small_weights, levels="stem", maps="stem")
+    assert (both.level_names, both.map_names) == (("stem",), ("stem",))
+    with pytest.raises(BackboneError, match=r"has no level 'layer1'; it has stem, blocks\.0"):
+        build_backbone("test_efficientnet", weights=small_weights, maps=["layer1"])
+    with pytest.raises(BackboneError, match="at 24 px has no feature map of at least 2 x 2"):
+        build_backbone("test_efficientnet", weights=small_weights, maps="auto", input_size=24)
+
+
+def averaged(x):
+    """Mean over each position and its neighbours, those beyond the edge not counted: loops."""
+    h, w = x.shape[2:]
+    found = np.empty_like(x)
+    for i in range(h):
+        for j in range(w):
+            around = x[:, :, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2]
+            found[:, :, i, j] = around.mean(axis=(2, 3))
+    return found
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "resnet18"])
+def test_maps_are_timms_own_averaged_projected_and_on_a_bounded_grid(name, rng):
+    torch.manual_seed(1)
+    network = timm.create_model(name, pretrained=False).eval()
+    images = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    backbone = build_backbone(name, weights=network.state_dict(), maps="all", input_size=64)
+    mean = np.array(backbone.mean)[:, None, None]
+    std = np.array(backbone.std)[:, None, None]
+    x = (images.transpose(0, 3, 1, 2) / 255.0 - mean) / std
+    own = oracle_maps(network.double(), torch.from_numpy(x))
+    found = backbone.extract(images)
+    for level, raw in zip(backbone.map_names, own, strict=True):
+        raw = raw.numpy()
+        smooth = averaged(raw)
+        np.testing.assert_allclose(
+            smooth,
+            torch.nn.functional.avg_pool2d(
+                torch.from_numpy(raw), 3, stride=1, padding=1, count_include_pad=False
+            ),
+            rtol=1e-12,
+        )
+        side = smooth.shape[2]
+        if side > 8:  # 64 pixels / 8: blocks of positions are averaged
+            k = side // 8
+            smooth = smooth.reshape(2, -1, 8, k, 8, k).mean(axis=(3, 5))
+        want = smooth.transpose(0, 2, 3, 1)
+        if want.shape[-1] > 128:
+            want = want @ backbone._projections[level].numpy().astype(float)
+        values = found[f"maps/{level}"]
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, want, rtol=3e-4, atol=2e-5 * np.abs(want).max())
+        pooled = raw.mean(axis=(2, 3))
+        np.testing.assert_allclose(
+            found[level], pooled, rtol=2e-4, atol=2e-5 * np.abs(pooled).max()
+        )
+
+
+def test_projections_are_orthonormal_and_the_same_every_time():
+    state, other = random_state("resnet18"), random_state("resnet18", seed=2)
+    first, again, elsewhere = (
+        build_backbone("resnet18", weights=weights, levels=(), maps="all", input_size=size)
+        for weights, size in ((state, 64), (state, 64), (other, 96))
+    )
+    assert list(first._projections) == ["layer3", "layer4"]  # 256 and 512 channels
+    for name, basis in first._projections.items():
+        n_channels = {"layer3": 256, "layer4": 512}[name]
+        assert basis.shape == (n_channels, 128)
+        np.testing.assert_allclose(basis.T.double() @ basis.double(), np.eye(128), atol=1e-6)
+        np.testing.assert_array_equal(basis, again._projections[name])
+        np.testing.assert_array_equal(basis, elsewhere._projections[name])
+    single = build_backbone("resnet18", weights=state, levels=(), maps="layer3", input_size=64)
+    np.testing.assert_array_equal(single._projections["layer3"], first._projections["layer3"])
+    np.testing.assert_allclose(  # pinned: stored models depend on it
+        first._projections["layer3"][:2, :2],
+        [[-0.0076774, -0.0089916], [0.0347169, -0.0689961]],
+        atol=1e-6,
+    )
+
+
+def test_maps_do_not_change_what_is_pooled_nor_levels_the_maps(small_weights, rng):
+    images = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    options = {"weights": small_weights, "input_size": 64}
+    plain = build_backbone("test_efficientnet", **options).extract(images)
+    both = build_backbone("test_efficientnet", maps="auto", **options)
+    alone = build_backbone("test_efficientnet", levels=(), maps="auto", **options)
+    found = both.extract(images)
+    assert list(found) == [*plain, *alone.extract(images)]
+    for name, values in (plain | alone.extract(images)).items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)
+
+
+def test_unpooled_maps_and_weights_give_what_is_pooled(small_weights, rng):
+    images = rng.integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    roi = np.zeros((64, 64), bool)
+    roi[5:40, 9:50] = True  # cuts through positions: these count by their share
+    backbone = build_backbone("test_efficientnet", weights=small_weights, input_size=64)
+    for region in (None, roi):
+        pooled = backbone.extract(images, region)
+        for name, (maps, weights) in backbone.unpooled(images, region).items():
+            h, w = weights.shape
+            share = np.ones((h, w))
+            if region is not None:
+                share = region.reshape(h, 64 // h, w, 64 // w).mean(axis=(1, 3))
+            np.testing.assert_allclose(weights, share / share.sum(), rtol=1e-5)
+            want = (maps.astype(float) * weights).sum(axis=(2, 3))
+            scale = np.abs(maps).max()
+            np.testing.assert_allclose(pooled[name], want, rtol=1e-4, atol=1e-6 * scale)
+
+
+def test_the_largest_maps_are_on_a_grid_of_an_eighth_of_the_size(small_weights):
+    for size in (64, 100):
+        backbone = build_backbone(
+            "test_efficientnet", weights=small_weights, levels=(), maps="stem", input_size=size
+        )
+        values = backbone.extract(np.zeros((1, size, size, 3), np.uint8))["maps/stem"]
+        assert values.shape[1:3] == (size // 8, size // 8)
+    assert (backbones.FINEST_STRIDE, backbones.MAX_MAP_FEATURES) == (8, 128)

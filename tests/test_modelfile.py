@@ -18,6 +18,7 @@ import mahalad.persistence as persistence
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector, load
 from mahalad.errors import InputError, ModelFileError
 from mahalad.modelfile import read_header, read_model, write_atomically, write_model
+from mahalad.patch_scorer import PatchScorer
 from mahalad.scorers import SCORERS, make_scorer
 from mahalad.thresholds import ChiSquareThreshold
 
@@ -27,7 +28,7 @@ DATA = Path(__file__).parent / "data"
 @pytest.fixture
 def detector(small_weights, picture_folder):
     detector = MahalanobisDetector(
-        "test_efficientnet", weights=small_weights, input_size=64, fpr=0.1
+        "test_efficientnet", weights=small_weights, scope="image", input_size=64, fpr=0.1
     )
     return detector.fit(picture_folder / "good")
 
@@ -145,7 +146,7 @@ def test_other_weights_are_refused(detector, tmp_path, small_weights):
 
 
 def test_package_weights_are_recorded_by_hash(picture_folder, tmp_path):
-    detector = MahalanobisDetector(levels=["stem", "blocks.0"], input_size=64)
+    detector = MahalanobisDetector(scope="image", levels=["stem", "blocks.0"], input_size=64)
     detector.fit(picture_folder / "good").save(tmp_path / "m")
     record = read_header(tmp_path / "m")["features"]
     assert record["weights_source"] == "package"
@@ -191,18 +192,19 @@ def test_bfloat16_is_found_out(detector, tmp_path, monkeypatch):
     detector.save(tmp_path / "m")
     import mahalad.backbones as backbones
 
-    def in_bfloat16(stages, chosen):
+    def in_bfloat16(*options):
         import torch
 
-        maps = run_stages(stages, chosen)
+        run = runner(*options)
 
         def rounded(x):
-            return [m.to(torch.bfloat16).float() for m in maps(x.to(torch.bfloat16).float())]
+            found = run(x.to(torch.bfloat16).float())
+            return {name: m.to(torch.bfloat16).float() for name, m in found.items()}
 
         return rounded
 
-    run_stages = backbones._run_stages
-    monkeypatch.setattr(backbones, "_run_stages", in_bfloat16)
+    runner = backbones._runner
+    monkeypatch.setattr(backbones, "_runner", in_bfloat16)
     with pytest.raises(ModelFileError, match="does not score here"):
         load(tmp_path / "m")
 
@@ -316,11 +318,82 @@ def test_format_1_stays_readable(picture_folder):
     )
     assert arrays.threshold_ == pytest.approx(expected["arrays"]["threshold"], rel=1e-9)
     images = load(DATA / "format1_images.mahalad")
+    assert images.scope == "image"  # what all detectors were when format 1 was new
+    assert read_header(DATA / "format1_images.mahalad")["format_version"] == 1
+    assert images.threshold_ == pytest.approx(expected["images"]["threshold"], rel=1e-9)
     np.testing.assert_allclose(
         images.anomaly_score(picture_folder / "test" / "spot"),
         expected["images"]["scores"],
         rtol=1e-3,
     )
+
+
+def test_format_1_is_updated_and_saved_as_the_present_format(picture_folder, tmp_path):
+    good = sorted((picture_folder / "good").iterdir())
+    images = load(DATA / "format1_images.mahalad").partial_fit(good[:3])
+    assert images.n_images_ == 43
+    images.save(tmp_path / "new")
+    again = load(tmp_path / "new")
+    assert read_header(tmp_path / "new")["format_version"] == 2
+    assert again.scope == "image"
+    assert_same(again, images, picture_folder / "test")
+
+
+@pytest.mark.parametrize("name", ["whole", "reservoir", "slim"])
+def test_format_2_stays_readable(name):
+    """Per-position Gaussians over maps, with all features, a part of them, or none."""
+    sys.path.insert(0, str(DATA))
+    try:
+        from make_format2 import features
+    finally:
+        sys.path.remove(str(DATA))
+    expected = json.loads((DATA / "format2.json").read_text())[name]
+    assert read_header(DATA / f"format2_{name}.mahalad")["format_version"] == 2
+    detector = load(DATA / f"format2_{name}.mahalad")
+    X = features(2, 6)
+    np.testing.assert_allclose(detector.anomaly_score(X), expected["scores"], rtol=1e-5, atol=1e-5)
+    maxima = detector.anomaly_map(X).max(axis=(1, 2))
+    np.testing.assert_allclose(maxima, expected["maxima"], rtol=1e-5, atol=1e-5)
+    assert detector.threshold_ == pytest.approx(expected["threshold"], rel=1e-9)
+    assert detector.map_threshold_ == pytest.approx(expected["map_threshold"], rel=1e-9)
+    assert detector.predict(X)[0] == -1
+    assert detector.n_images_ == 40
+    if name == "slim":
+        with pytest.raises(InputError, match="without the features of its images"):
+            detector.partial_fit(features(3, 5))
+    else:
+        added = detector.partial_fit(features(3, 20))
+        assert added.n_images_ == 60
+        whole = AnomalyDetector(scorer=PatchScorer(top_fraction=0.5), fpr=0.1, max_stored=10_000)
+        both = [features(1, 40), features(3, 20)]
+        joined = {level: np.concatenate([F[level] for F in both]) for level in both[0]}
+        whole.fit(joined)
+        for level, gaussian in whole.scorer_.patch_gaussians_.items():
+            values = added.scorer_.patch_gaussians_[level].distances(
+                np.zeros((1, *gaussian._shape))
+            )
+            want = gaussian.distances(np.zeros((1, *gaussian._shape)))
+            np.testing.assert_allclose(values, want, rtol=1e-10)
+
+
+def test_scores_near_zero_do_not_stop_a_load(rng, tmp_path):
+    """Standardized scores pass through 0: the golden ones are compared in their own unit."""
+    X = {"m": rng.normal(size=(40, 3, 3, 8))}
+    detector = AnomalyDetector(scorer=PatchScorer(), fpr=0.1).fit(X)
+    golden = persistence.golden(detector)
+    # Moved so that the first golden score is all but 0.
+    location, scale = detector.scorer_.joint_
+    detector.scorer_.joint_ = (location + golden[0] * scale * detector.scorer_.scale_[0], scale)
+    assert abs(persistence.golden(detector)[0]) < 1e-6
+    detector.save(tmp_path / "m")
+    header, arrays = read_model(tmp_path / "m")
+    assert header["golden"]["atol"] == persistence.GOLDEN_RTOL
+    loaded = load(tmp_path / "m")
+    np.testing.assert_allclose(persistence.golden(loaded), persistence.golden(detector), atol=1e-5)
+    header["golden"]["scores"][0] += 1e-3
+    write_model(tmp_path / "changed", header, arrays)
+    with pytest.raises(ModelFileError, match="does not score here as it did where"):
+        load(tmp_path / "changed")
 
 
 @pytest.mark.parametrize(
@@ -368,4 +441,14 @@ def test_info(detector, tmp_path):
     assert info["fit"]["n_images"] == 40
     assert info["size"] == (tmp_path / "m").stat().st_size
     assert info["calibration"] == {"method": "leave-one-out", "n": 40}
-    assert list(info["fit"]["levels"]) == list(detector.features_.backbone_.level_names)
+    names = detector.features_.backbone_.level_names
+    channels = [e.n_features_in_ for e in detector.scorer_.estimators_.values()]
+    assert info["fit"]["levels"] == {n: [c] for n, c in zip(names, channels, strict=True)}
+
+
+def test_slim_files_with_groups_can_be_saved_again(rng, tmp_path):
+    X, groups = rng.normal(size=(40, 3)), np.arange(40) // 2
+    detector = AnomalyDetector(fpr=0.1).fit(X, groups=groups)
+    detector.save(tmp_path / "slim", include_features=False)
+    load(tmp_path / "slim").save(tmp_path / "again")
+    assert_same(load(tmp_path / "again"), detector, X)

@@ -1,0 +1,112 @@
+"""What the folders of images tell: names for files made from them, and the kinds of parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mahalad.errors import InputError
+
+GOOD = "good"
+
+
+def common_folder(given: Sequence[str], names: Sequence[str]) -> Path | None:
+    """Folder that holds everything that was given, absolute; None where there is none.
+
+    Parameters
+    ----------
+    given : sequence of str
+        Folders, files and patterns as the user gave them.
+    names : sequence of str
+        Paths of the images found there.
+
+    Examples
+    --------
+    >>> common_folder([], ["/parts/test/good/1.png", "/parts/test/cut/2.png"]).as_posix()
+    '/parts/test'
+    """
+    folders = {os.path.abspath(path) for path in given if os.path.isdir(path)}
+    folders |= {os.path.dirname(os.path.abspath(name)) for name in names}
+    try:
+        return Path(os.path.commonpath(sorted(folders)))
+    except ValueError:  # two drives on Windows
+        return None
+
+
+def stems_below(base: Path | None, names: Sequence[str]) -> dict[str, str]:
+    """A stem for files made from each image: its path below `base`, without the extension.
+
+    Two images of one folder whose names differ in the extension only would share a stem; the
+    later one gets a number (``part-2``).
+
+    Examples
+    --------
+    >>> stems_below(Path("/test"), ["/test/good/1.png", "/test/cut/1.png", "/test/cut/1.jpg"])
+    {'/test/good/1.png': 'good/1', '/test/cut/1.png': 'cut/1', '/test/cut/1.jpg': 'cut/1-2'}
+    """
+    stems: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        if name in stems:
+            continue
+        path = Path(os.path.abspath(name))
+        below = Path(path.name) if base is None else path.relative_to(base)
+        stem = first = below.with_name(below.stem).as_posix()
+        number = 1
+        while stem.casefold() in taken:  # some file systems do not tell cases apart
+            number += 1
+            stem = f"{first}-{number}"
+        taken.add(stem.casefold())
+        stems[name] = stem
+    return stems
+
+
+def check_apart(folder: Path, given: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a folder for new pictures that would be taken for images the next time.
+
+    Raises
+    ------
+    InputError
+        It holds one of the images, or is or lies below a folder that was searched for them.
+    """
+    real = Path(os.path.realpath(folder))
+    searched = {Path(os.path.realpath(path)) for path in given if os.path.isdir(path)}
+    holding = {Path(os.path.realpath(os.path.dirname(name) or ".")) for name in names}
+    found = min((searched & {real, *real.parents}) | (holding & {real}), default=None)
+    if found is not None:
+        raise InputError(
+            f"{folder}: what is written there would be taken for images of {found} next time; "
+            "give another folder"
+        )
+
+
+def kinds_of(base: Path | None, names: Sequence[str]) -> dict[str, str | None]:
+    """Kind of each image by its folders: ``"good"``, the name of a defect, or None = not known.
+
+    Images below a folder named ``good`` are good; those below a folder that lies beside such a
+    folder are defects of that kind. Only folders from `base` downwards count.
+
+    Examples
+    --------
+    >>> names = ["/parts/test/good/1.png", "/parts/test/cut/2.png", "/parts/3.png"]
+    >>> list(kinds_of(Path("/parts"), names).values())
+    ['good', 'cut', None]
+    """
+    parents = {name: os.path.dirname(os.path.abspath(name)) for name in names}
+    chains = {parent: list(_folders(parent, base)) for parent in set(parents.values())}
+    beside_good = {f.parent for chain in chains.values() for f in chain if f.name == GOOD}
+    kinds: dict[str, str | None] = {}
+    for parent, chain in chains.items():
+        defects = [folder.name for folder in chain if folder.parent in beside_good]
+        is_good = any(folder.name == GOOD for folder in chain)
+        kinds[parent] = GOOD if is_good else defects[0] if defects else None
+    return {name: kinds[parent] for name, parent in parents.items()}
+
+
+def _folders(folder: str, base: Path | None) -> Iterator[Path]:
+    """The folders from `base` down to `folder`, both included."""
+    path = Path(folder)
+    for one in (*reversed(path.parents), path):
+        if base is None or one == base or base in one.parents:
+            yield one

@@ -1,0 +1,185 @@
+"""Anomaly maps as files: beside each raw map an overlay for the eye, and a note for both."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from mahalad.errors import CalibrationError, InputError, MahaladError
+from mahalad.images import FloatImage, ImageSource, open_image
+from mahalad.modelfile import write_atomically
+from mahalad.moments import Floats
+from mahalad.pictures import overlay, save_map, thumbnail
+from mahalad.result import Result
+
+if TYPE_CHECKING:
+    from mahalad.detector import AnomalyDetector
+
+FORMATS = ("png", "npy")
+LONGEST_SIDE = 1600  # pixels of an overlay
+NOTE = "maps.json"
+POSITIONS_SCALE = 1_000.0
+"""White in a map of standard deviations. Good images reach some 10, bad ones now and then 900, so
+that a step of 1/65535 is fine enough for the one and wide enough for the other."""
+SHARES_SCALE = 100_000.0
+"""White in a map of shares, as the score that an image would have that was all of that value."""
+
+
+@dataclass(frozen=True)
+class MapUnits:
+    """What the values of a detector's maps are.
+
+    Attributes
+    ----------
+    meaning : str
+    scale : float
+        The value that is white in a PNG. It belongs to the kind of map, not to the images.
+    threshold : float or None
+        Values above it are coloured in overlays; None for maps without a calibrated threshold.
+    no_threshold : str
+        Why there is none.
+    """
+
+    meaning: str
+    scale: float
+    threshold: float | None
+    no_threshold: str = ""
+
+
+def units_of(detector: AnomalyDetector) -> MapUnits:
+    """What the values of a detector's maps are, at its present `fpr`.
+
+    Raises
+    ------
+    InputError
+        It has no maps.
+    """
+    # Whether there are maps depends on features and scorer: one grey picture asks both.
+    side = detector.anomaly_map([np.full((32, 32, 3), 128, np.uint8)]).shape[-1]
+    if not hasattr(detector.scorer_, "anomaly_maps"):
+        return MapUnits(
+            f"share of each pixel in the score, signed, up = abnormal: mean * {side}**2 = score",
+            SHARES_SCALE / side**2,
+            None,
+            "overlays need --scope positions: only its maps have a calibrated threshold",
+        )
+    threshold, reason = None, ""
+    try:
+        threshold = detector.map_threshold_
+    except (CalibrationError, InputError) as error:
+        reason = f"no overlays: {error}"
+    meaning = "standard deviations of good images, up = abnormal"
+    return MapUnits(meaning, POSITIONS_SCALE, threshold, reason)
+
+
+class MapFolder:
+    """A folder of anomaly maps, ``<stem>.map.png`` or ``.npy``, and ``<stem>.overlay.png``.
+
+    Parameters
+    ----------
+    folder : Path
+        Made by `prepare`.
+    stems : mapping of str to str
+        Path below `folder`, without extension, for each image by its `Result.name`.
+    units : MapUnits
+    style : {"png", "npy"}
+        Format of the raw maps.
+
+    Attributes
+    ----------
+    failures : list of str
+        Why files could not be written, in the order of the images.
+    """
+
+    def __init__(self, folder: Path, stems: Mapping[str, str], units: MapUnits, style: str) -> None:
+        self.folder = folder
+        self.failures: list[str] = []
+        self._stems = stems
+        self._units = units
+        self._style = style
+
+    def prepare(self, fpr: float) -> None:
+        """Make the folder and write the note, so that one that cannot be used shows at once.
+
+        Raises
+        ------
+        InputError
+            The folder cannot be made, or a map would be written over one of the images.
+        ModelFileError
+            The folder is not writable.
+        """
+        images = {Path(name).resolve() for name in self._stems}
+        for name in self._stems:
+            for path in self._paths(name).values():
+                if path.resolve() in images:  # through a link, or from a folder below this one
+                    raise InputError(f"{path}: is one of the images; give another folder")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be made ({error.strerror})") from error
+        is_png = self._style == "png"
+        note = {
+            "format": self._style,
+            "meaning": self._units.meaning,
+            "scale": self._units.scale if is_png else None,
+            "value": "grey / 65535 * scale; 0 is 0 or less, 65535 is scale or more"
+            if is_png
+            else "as it is",
+            "map_threshold": self._units.threshold,
+            "fpr": fpr,
+        }
+        write_atomically(self.folder / NOTE, (json.dumps(note, indent=2) + "\n").encode())
+
+    def write(self, result: Result) -> dict[str, str | None]:
+        """Write the files of one result.
+
+        Returns
+        -------
+        dict
+            Path of its ``"map"`` and ``"overlay"``; None for one that there is not, because the
+            image could not be read, the maps have no threshold, or writing failed (`failures`).
+        """
+        written: dict[str, str | None] = {"map": None, "overlay": None}
+        values, threshold = result.anomaly_map, self._units.threshold
+        if values is None:
+            return written
+        makers: dict[str, Callable[[Path], None]] = {
+            "map": lambda path: save_map(values, path, scale=self._units.scale)
+        }
+        if threshold is not None:
+            makers["overlay"] = lambda path: _save_overlay(result.name, values, threshold, path)
+        for what, make in makers.items():
+            path = self._paths(result.name)[what]
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                make(path)
+            except (MahaladError, OSError) as error:
+                self.failures.append(str(error))
+            else:
+                written[what] = str(path)
+        return written
+
+    def _paths(self, name: str) -> dict[str, Path]:
+        stem = self._stems[name]
+        return {
+            "map": self.folder / f"{stem}.map.{self._style}",
+            "overlay": self.folder / f"{stem}.overlay.png",
+        }
+
+
+def reopen(name: str) -> Image.Image | FloatImage:
+    """The image of a `Result.name`, at its own size."""
+    return open_image(ImageSource(name, Path(name), Path(name)))
+
+
+def _save_overlay(name: str, values: Floats, threshold: float, path: Path) -> None:
+    buffer = io.BytesIO()
+    overlay(thumbnail(reopen(name), LONGEST_SIDE), values, threshold).save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,243 @@
+"""Options that commands share, and the detector that they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+if TYPE_CHECKING:
+    from mahalad.detector import AnomalyDetector
+
+THRESHOLDS = ("conformal", "chi2", "holdout", "chi2-nominal")
+SCORERS = ("gaussian", "l2", "sed", "ocsvm", "knn")
+SCOPES = ("positions", "image")
+PRESETS = ("rippel2020",)
+_POOLED = {
+    "scorer": SCORERS[1:],
+    "threshold": ("chi2-nominal",),
+    "table": ("levels", "distances"),
+}
+"""Values of options that only features pooled over the image can have."""
+
+
+class Fpr(click.ParamType[float]):
+    """A rate between 0 and 1, exclusive."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Read a rate, or fail with what is allowed."""
+        try:
+            rate = float(value)
+        except (TypeError, ValueError):
+            rate = -1.0
+        if not 0 < rate < 1:
+            self.fail(f"{value!r} is not a rate between 0 and 1 (exclusive), for example 0.05")
+        return rate
+
+
+def decorate(options: Iterable[Callable[[Any], Any]], command: Any) -> Any:
+    """Decorate a command with options, in their order."""
+    for option in reversed(list(options)):
+        command = option(command)
+    return command
+
+
+def network_options(command: Any) -> Any:
+    """Options that say which features are extracted."""
+    return decorate(
+        [
+            click.option("--backbone", default="tf_efficientnet_lite0", show_default=True,
+                         help="Any timm network, with a tag if wanted."),
+            click.option("--weights", metavar="FILE|hub", default=None,
+                         help="Weights file (.safetensors, .pth), or 'hub' for timm's. "
+                              "Default: from the backbone's package, else timm's hub."),
+            click.option("--levels", default=None,
+                         help="Names or indices, separated by commas. Default: the maps of "
+                              "strides 4, 8 and 16; with --scope image all levels ('all')."),
+            click.option("--size", type=click.IntRange(min=8), default=None,
+                         help="Squash images to this square. Default: 320; with --scope image the "
+                              "network's own size."),
+            click.option("--device", default="auto", show_default=True,
+                         help="auto (CUDA where there is one), cpu, cuda, cuda:1, ..."),
+            click.option("--batch-size", type=click.IntRange(min=1), default=32,
+                         show_default=True, help="Images per pass through the network."),
+        ],
+        command,
+    )  # fmt: skip
+
+
+def detector_options(command: Any) -> Any:
+    """Options that say how features are scored and judged."""
+    return decorate(
+        [
+            click.option("--scope", type=click.Choice(SCOPES), default="positions",
+                         show_default=True,
+                         help="positions: a Gaussian per position (small defects; parts in about "
+                              "the same place). image: the paper's, of features pooled over the "
+                              "whole image."),
+            click.option("--reduction", default=None, metavar="pca|npca[:SHARE]",
+                         help="Keep the first (pca) or last (npca) principal components; implies "
+                              "--scope image."),
+            click.option("--scorer", type=click.Choice(SCORERS), default="gaussian",
+                         show_default=True, help="Distance to the good images, per level; others "
+                                                 "than gaussian imply --scope image."),
+            click.option("--augment", type=click.IntRange(min=0), default=0, show_default=True,
+                         help="Slightly changed copies of each image to fit as well."),
+            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+                         help="Salt of the splits that calibration draws."),
+        ],
+        command,
+    )  # fmt: skip
+
+
+def fit_options(command: Any) -> Any:
+    """Further options of a detector that `fit` has."""
+    return decorate(
+        [
+            click.option("--preset", type=click.Choice(PRESETS), default=None,
+                         help="rippel2020: the paper's detector, --backbone "
+                              "tf_efficientnet_b4.aa_in1k --scope image. Options that are given "
+                              "as well win."),
+            click.option("--roi", metavar="FILE", default=None,
+                         help="Region of interest: a picture of the whole image, white = inspect; "
+                              "nothing else is looked at."),
+            click.option("--image-weight", type=click.FloatRange(min=0), default=0.2,
+                         show_default=True,
+                         help="Weight of the distance of the image as a whole, beside that of the "
+                              "positions; for --scope positions."),
+            click.option("--top-fraction", type=click.FloatRange(0, 1), default=0.03,
+                         show_default=True,
+                         help="Share of the positions whose mean is the score, 0 for the most "
+                              "abnormal one alone; for --scope positions."),
+        ],
+        command,
+    )  # fmt: skip
+
+
+threshold_option = click.option(
+    "--threshold", type=click.Choice(THRESHOLDS), default="conformal", show_default=True,
+    help="Rule that turns the rate into a threshold; chi2-nominal, the paper's, implies --scope "
+         "image.",
+)  # fmt: skip
+fpr_option = click.option(
+    "--fpr", type=Fpr(), default=None, metavar="RATE",
+    help="Share of good images that may be flagged, e.g. 0.05 (of images that come as those "
+         "of the fit came)."
+)  # fmt: skip
+
+
+def model_options(command: Any) -> Any:
+    """Options that say which detector judges, of a file or fitted first."""
+    return decorate(
+        [
+            click.option("-m", "--model", type=click.Path(), default=None,
+                         help="Model file of `fit`."),
+            click.option("--normals", metavar="IMAGES", default=None,
+                         help="Good images to fit to first, instead of a model file."),
+            fpr_option,
+            click.option("--weights", metavar="FILE", default=None,
+                         help="Weights file, for a model saved without them."),
+            click.option("--device", default=None,
+                         help="Device to score on. Default: as at fit."),
+        ],
+        command,
+    )  # fmt: skip
+
+
+def settle(options: dict[str, Any]) -> dict[str, Any]:
+    """Detector options with the preset applied, the scope chosen and the levels parsed.
+
+    Raises
+    ------
+    click.UsageError
+        Options that are for the other scope.
+    """
+    options = dict(options)
+    preset = options.pop("preset", None)
+    if preset is not None:
+        options |= {n: v for n, v in _preset(preset).items() if not _is_given(n)}
+    pooled = [f"--{n} {options[n]}" for n, values in _POOLED.items() if options.get(n) in values]
+    if options["reduction"] is not None:
+        pooled.append(f"--reduction {options['reduction']}")
+    if pooled and options["scope"] == "positions":
+        if _is_given("scope"):
+            raise click.UsageError(
+                f"{' '.join(pooled)} is for features pooled over the image: give --scope image, "
+                "or leave --scope out"
+            )
+        options["scope"] = "image"
+    if options["scope"] == "image":
+        for name in ("image_weight", "top_fraction"):
+            if name in options and _is_given(name):
+                raise click.UsageError(
+                    f"--{name.replace('_', '-')} is for --scope positions, and the scope is image"
+                )
+    elif (options["levels"] or "").strip() == "all":
+        raise click.UsageError(
+            "--levels all is for --scope image; positions need maps: give levels by name, or "
+            "leave --levels out"
+        )
+    options["levels"] = _parse_levels(options["levels"])
+    return options
+
+
+def _preset(name: str) -> dict[str, Any]:
+    from mahalad.mahalanobis import MahalanobisDetector
+
+    params = getattr(MahalanobisDetector, name)().get_params(deep=False)
+    return {option: params[option] for option in ("backbone", "scope")}
+
+
+def _is_given(name: str) -> bool:
+    """Whether the user gave an option, rather than its default standing in."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+
+
+def _parse_levels(text: str | None) -> list[str | int] | None:
+    if text is None or text.strip() == "all":
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return [int(name) if name.lstrip("-").isdigit() else name for name in names]
+
+
+def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector:
+    """A detector from the options of `fit`, after `settle`."""
+    from mahalad.detector import AnomalyDetector
+    from mahalad.features import BackboneFeatures
+    from mahalad.mahalanobis import MahalanobisDetector
+    from mahalad.scorers import make_scorer
+
+    network: dict[str, Any] = {
+        "weights": options["weights"],
+        "levels": options["levels"],
+        "input_size": options["size"],
+        "roi": options["roi"],
+        "device": options["device"],
+        "batch_size": options["batch_size"],
+    }
+    rule: dict[str, Any] = {
+        "threshold": options["threshold"],
+        "fpr": 0.05 if fpr is None else fpr,
+        "n_augment": options["augment"],
+        "random_state": options["seed"],
+    }
+    if options["scorer"] == "gaussian":
+        return MahalanobisDetector(
+            options["backbone"],
+            scope=options["scope"],
+            reduction=options["reduction"],
+            image_weight=options["image_weight"],
+            top_fraction=options["top_fraction"],
+            **network,
+            **rule,
+        )
+    return AnomalyDetector(
+        BackboneFeatures(options["backbone"], **network),
+        make_scorer(options["scorer"], options["reduction"]),
+        **rule,
+    )

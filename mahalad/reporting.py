@@ -1,0 +1,104 @@
+"""From judged images to the page of `mahalad report`: thumbnails, overlays, facts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from mahalad.errors import ImageReadError, ImageValueError
+from mahalad.mapfiles import MapUnits, reopen
+from mahalad.pictures import overlay, thumbnail
+from mahalad.report import ReportImage, encode, render_report
+from mahalad.result import Result
+
+if TYPE_CHECKING:
+    from mahalad.detector import AnomalyDetector
+
+THUMBNAIL_SIDE = 320
+
+
+def picture_results(
+    results: Iterable[Result], kinds: Mapping[str, str | None], map_threshold: float | None
+) -> tuple[list[ReportImage], list[Result]]:
+    """Judged images as a page shows them, and those that could not be read.
+
+    Parameters
+    ----------
+    results : iterable of Result
+        Of image files; with maps for overlays. Nothing but the thumbnails is kept of each.
+    kinds : mapping of str to (str or None)
+        Kind of each image by its name.
+    map_threshold : float or None
+        None for pictures without overlays.
+    """
+    images: list[ReportImage] = []
+    errors: list[Result] = []
+    for result in results:
+        if result.error is not None:
+            errors.append(result)
+            continue
+        try:
+            picture = thumbnail(reopen(result.name), THUMBNAIL_SIDE)
+        except (ImageReadError, ImageValueError) as error:  # it has gone since it was scored
+            errors.append(Result(result.name, error=str(error)))
+            continue
+        drawn = None
+        if map_threshold is not None and result.anomaly_map is not None:
+            drawn = encode(overlay(picture, result.anomaly_map, map_threshold))
+        bare = Result(
+            result.name, result.score, result.threshold, result.p_value, result.anomaly
+        )  # without the map
+        images.append(ReportImage(bare, encode(picture), drawn, kinds.get(result.name)))
+    return images, errors
+
+
+def make_page(
+    detector: AnomalyDetector,
+    images: list[ReportImage],
+    errors: list[Result],
+    *,
+    title: str,
+    about: Mapping[str, str],
+) -> str:
+    """The page of `picture_results`, with the detector's threshold and calibration scores."""
+    threshold = images[0].result.threshold if images else None
+    return render_report(
+        images,
+        errors,
+        title=title,
+        about=about,
+        threshold=threshold,
+        fpr=detector.fpr,
+        calibration_scores=detector.calibration_scores_,
+    )
+
+
+def facts_of(detector: AnomalyDetector, units: MapUnits | None, source: str) -> dict[str, str]:
+    """What a page says of the detector; the same for the same model and rate.
+
+    Parameters
+    ----------
+    detector : AnomalyDetector, fitted
+    units : MapUnits or None
+        None for a detector without maps.
+    source : str
+        Where it comes from: a model file, or the images it was fitted to.
+    """
+    calibration = f"{detector.calibration_method_}, {len(detector.calibration_scores_)} scores"
+    facts = {"Model": source}
+    if detector.features_ is not None:
+        record = detector.features_.record()
+        facts["Network"] = f"{record['backbone']}, {record['input_size']} px"
+    if hasattr(detector, "scope"):
+        facts["Scope"] = detector.scope
+    facts |= {
+        "Fitted to": f"{detector.n_images_} good images",
+        "Threshold": f"{detector.threshold}, calibrated by {calibration}",
+        "False-positive rate asked for": f"{100 * detector.fpr:g} %",
+    }
+    if units is not None and units.threshold is not None:
+        facts["Colours begin at"] = (
+            f"{units.threshold:.3g} {units.meaning.partition(',')[0]}, exceeded somewhere by the "
+            "same share of them"
+        )
+    return facts
