@@ -149,7 +149,7 @@ def test_every_fit_option_is_used(run, picture_folder, tmp_path):
         "scope": ["--scope", "image"],
         "reduction": ["--reduction", "npca:0.9"],
         "scorer": ["--scorer", "knn"],
-        "threshold": ["--threshold", "chi2"],
+        "threshold": ["--scope", "image", "--threshold", "chi2"],
         "augment": ["--augment", "1"],
         "fpr": ["--fpr", "0.2"],
         "levels": ["--levels", "blocks.2"],
@@ -166,8 +166,9 @@ def test_every_fit_option_is_used(run, picture_folder, tmp_path):
         assert result.exit_code == 0, (name, result.output)
         found = load(path)
         assert found.threshold_ != pytest.approx(reference.threshold_, rel=1e-9), name
-        is_pooled = name in ("scope", "reduction", "scorer", "preset")
+        is_pooled = name in ("scope", "reduction", "scorer", "preset", "threshold")
         assert hasattr(found.scorer_, "anomaly_maps") != is_pooled, name
+    assert load(tmp_path / "threshold").threshold_ != load(tmp_path / "scope").threshold_
     held = ["--threshold", "holdout", "--calibration", picture_folder / "test", "--fpr", "0.1"]
     assert run("fit", good, "-o", tmp_path / "held", *TINY, *held).exit_code == 0
     assert len(load(tmp_path / "held").calibration_scores_) == 16

@@ -198,7 +198,8 @@ def test_no_maps_is_a_usage_error_before_scoring(fit, picture_folder, tmp_path):
 
 
 def test_a_rate_that_only_the_scores_can_give_leaves_overlays_out(fit, picture_folder, tmp_path):
-    model = fit("chi2", "--threshold", "chi2")
+    # With much weight on the distance of the image, scores are positive, as this rule needs.
+    model = fit("chi2", "--threshold", "chi2", "--image-weight", "5")
     result = run("score", picture_folder / "test/good", "-m", model, "--maps", tmp_path,
                  "--fpr", "0.001")  # fmt: skip
     assert result.exit_code == 0
