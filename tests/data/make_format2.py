@@ -1,11 +1,13 @@
 """How the stored examples of format 2 were made; not to be run again once it is released."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 
 from mahalad import AnomalyDetector
+from mahalad.modelfile import FORMAT_VERSION
 from mahalad.patch_scorer import PatchScorer
 
 
@@ -23,6 +25,8 @@ def features(seed: int, n: int) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
+    if FORMAT_VERSION != 2:
+        sys.exit(f"this would write examples of format {FORMAT_VERSION} over those of format 2")
     here = Path(__file__).parent
     expected = {}
     for name, options in {"whole": {}, "reservoir": {"max_stored": 15}}.items():
