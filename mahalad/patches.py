@@ -7,6 +7,7 @@ closed-form leave-one-out distances. The linear algebra runs in torch, in float6
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -61,7 +62,8 @@ class _Spectra:
         C *= (scale * (1 - self.shrinkage[rows]))[:, None, None]
         np.einsum("pii->pi", C)[...] += self.ridge[rows, None]
         L: Tensor
-        L, failed = torch.linalg.cholesky_ex(torch.from_numpy(C))
+        with _one_thread():
+            L, failed = torch.linalg.cholesky_ex(torch.from_numpy(C))
         if failed.any():
             position = rows.start + int(failed.nonzero()[0])
             raise DegenerateDataError(
@@ -228,7 +230,8 @@ class PatchGaussian(BaseEstimator):
             kept = 1 - spectra.shrinkage[rows, None]  # 1 - rho, (p, 1)
             z = _centred(X, rows, location)
             L = spectra.factor(rows, n / rest)
-            y = torch.linalg.solve_triangular(L, z, upper=False)  # (p, D, n)
+            with _one_thread():
+                y = torch.linalg.solve_triangular(L, z, upper=False)  # (p, D, n)
             for i, size in enumerate(sizes):
                 if g == 1:
                     q = _squared_norms(y[:, :size].numpy())  # (p, n)
@@ -306,7 +309,8 @@ class PatchGaussian(BaseEstimator):
             for rows in _chunks(P, D**2):
                 L = spectra.factor(rows, 1.0)
                 eye = torch.eye(D, dtype=L.dtype).expand_as(L)
-                self._whitening[rows] = torch.linalg.solve_triangular(L, eye, upper=False)
+                with _one_thread():
+                    self._whitening[rows] = torch.linalg.solve_triangular(L, eye, upper=False)
         return self._location, self._whitening
 
     def _flush(self) -> None:
@@ -346,6 +350,17 @@ class PatchGaussian(BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_pending")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for many small factorisations: several wait for each other at every matrix."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _chunks(n_positions: int, per_position: int) -> Iterator[slice]:

@@ -100,7 +100,7 @@ def test_quickstart_example(parts):
         check=True,
     )
     assert "fitted to 25 images" in done.stdout
-    assert "missing_hole" in done.stdout
+    assert "scratch" in done.stdout and "stain" in done.stdout  # each with its path
 
 
 def test_examples_are_short():
