@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mahalad.datasets import Category
-from mahalad.errors import InputError
+from mahalad.errors import EmptyMaskError
 from mahalad.localization import FloatMap, PixelFigures, pixel_figures, read_mask, resize_map
 from mahalad.metrics import Booleans
 from mahalad.protocols import Features
@@ -21,7 +21,6 @@ from mahalad.protocols import Features
 FPR_LIMIT = 0.3
 """False-positive rate of the pixels up to which AUPRO goes, as in the literature."""
 _BATCH = 32  # images whose maps are made at once
-_EMPTY = "this mask is empty"  # as `read_mask` says it
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,6 @@ def _pairs(
 def _is_empty(mask: Path) -> bool:
     try:
         read_mask(mask)
-    except InputError as error:
-        if _EMPTY not in str(error):
-            raise
+    except EmptyMaskError:
         return True
     return False

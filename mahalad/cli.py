@@ -381,7 +381,8 @@ def bench_mvtec(**options: Any) -> None:
     help="Random re-splits of the pooled good images.",
 )
 @click.option("--group", "groups", multiple=True, metavar="[CATEGORY=]REGEX|FILE.csv",
-              help="Images whose path gives the same match (its first group, if any) show the "
+              help="Images whose path gives the same match (its first group, if any), or that "
+                   "have the same group in a file with the columns path and group, show the "
                    "same part: kept on one side of every split, and left out together in "
                    "calibration. For all categories, or for one; repeatable.")  # fmt: skip
 def bench_fpr(**options: Any) -> None:

@@ -6,6 +6,7 @@ Every error is a `MahaladError` and also the builtin that a caller would expect:
     ├── ImageReadError (OSError)         one file that cannot be read as an image
     ├── ImageValueError (ValueError)     one image whose values or shape are not usable
     ├── InputError (ValueError)          no images, too few images, a wrong kind of input
+    │   └── EmptyMaskError               a ground-truth mask that marks nothing
     ├── BackboneError (ValueError)       unknown network, level or option of a network
     ├── WeightsError (OSError)           weights that cannot be found, read or matched
     ├── CalibrationError (ValueError)    a threshold asked for more than the images can give
@@ -36,6 +37,10 @@ class ImageValueError(MahaladError, ValueError):
 
 class InputError(MahaladError, ValueError):
     """The input as a whole is not usable: no images, too few, or of a wrong kind."""
+
+
+class EmptyMaskError(InputError):
+    """A ground-truth mask has no pixel that is marked."""
 
 
 class BackboneError(MahaladError, ValueError):

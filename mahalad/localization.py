@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from scipy.ndimage import label
 
-from mahalad.errors import InputError
+from mahalad.errors import EmptyMaskError, InputError
 from mahalad.metrics import Booleans
 from mahalad.moments import Floats
 
@@ -92,7 +92,7 @@ def read_mask(path: str | os.PathLike[str], shape: tuple[int, int] | None = None
         )
     mask = values > top / 2
     if not mask.any():
-        raise InputError(
+        raise EmptyMaskError(
             f"{name}: this mask is empty: no pixel is above {top / 2:g}, half of the range, and "
             f"the highest is {values.max():g}; mark the defect with {top:g}, or leave image and "
             "mask out"

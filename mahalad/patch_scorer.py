@@ -45,7 +45,7 @@ class PatchScorer(BaseEstimator):
     neighbourhood : int or "all", default=0
         For parts that do not lie still: the Gaussian of a position is fitted to the features of
         all positions up to this many steps away ((2r + 1)^2 times the work of a fit), or one
-        Gaussian to all positions. On parts in place it costs accuracy (see the README's table).
+        Gaussian to all positions. On parts in place one for all costs accuracy.
 
     Attributes
     ----------
@@ -126,9 +126,7 @@ class PatchScorer(BaseEstimator):
     def level_score_samples(self, X: Features) -> Floats:
         """Both parts of the score, shape (n_images, 2), up = normal."""
         check_is_fitted(self, "scale_")
-        joint = self._distances(X)[0]
-        image = sum(g.distances(X[name]) for name, g in self._used_image_gaussians())
-        return -self._parts(joint, image, self.joint_)
+        return -self._parts(self._distances(X)[0], self._image_distance(X), self.joint_)
 
     def score_samples(self, X: Features) -> Floats:
         """Sum of both parts, shape (n_images,), up = normal."""
@@ -143,8 +141,8 @@ class PatchScorer(BaseEstimator):
         """`level_score_samples` and `anomaly_maps` for the work of one."""
         check_is_fitted(self, "scale_")
         joint, leading = self._distances(X)
-        image = sum(g.distances(X[name]) for name, g in self._used_image_gaussians())
-        return -self._parts(joint, image, self.joint_), self._maps(leading, self.leading_)
+        scores = -self._parts(joint, self._image_distance(X), self.joint_)
+        return scores, self._maps(leading, self.leading_)
 
     def leave_one_out_level_scores(self, X: Features, groups: Any = None) -> Floats:
         """`level_score_samples` of fitted images, each by the fit without it (or its group).
@@ -157,8 +155,7 @@ class PatchScorer(BaseEstimator):
         leading: dict[str, Floats] = {}
         for group in self.groups_:
             gaussian, values = self.patch_gaussians_[group[0]], _joined(X, group)
-            first = X[group[0]].shape[-1]
-            sizes = [first, values.shape[-1]] if len(group) > 1 else [first]
+            sizes = _block_sizes(X, group)
             found = self._left_out(gaussian, values, sizes, groups)
             leading[group[0]] = found[0]
         joint = found[-1]  # of the last group: the coarsest grid
@@ -229,8 +226,7 @@ class PatchScorer(BaseEstimator):
         self._check_levels(X)
         leading = {}
         for group in self.groups_:
-            values, first = _joined(X, group), X[group[0]].shape[-1]
-            sizes = [first, values.shape[-1]] if len(group) > 1 else [first]
+            values, sizes = _joined(X, group), _block_sizes(X, group)
             n, P, D = values.shape
             if self.neighbourhood == "all":
                 values = values.reshape(n * P, 1, D)
@@ -238,6 +234,10 @@ class PatchScorer(BaseEstimator):
             found = found.reshape(len(sizes), n, P)
             leading[group[0]] = found[0]
         return found[-1], leading
+
+    def _image_distance(self, X: Features) -> Any:
+        """Sum over pooled levels, (n,); 0 where there are none or they have no weight."""
+        return sum(g.distances(X[name]) for name, g in self._used_image_gaussians())
 
     def _samples(self, values: NDArray[Any]) -> NDArray[Any]:
         """What the Gaussians are fitted to: of each image, all features that share a position.
@@ -313,7 +313,8 @@ class PatchScorer(BaseEstimator):
         if not 0 <= self.top_fraction <= 1:
             raise InputError(f"top_fraction must lie in [0, 1], got {self.top_fraction!r}")
         share = self.neighbourhood
-        if share != "all" and (isinstance(share, (bool, str)) or not 0 <= share <= 5):
+        is_whole = isinstance(share, (int, np.integer)) and not isinstance(share, bool)
+        if share != "all" and not (is_whole and 0 <= int(share) <= 5):
             raise InputError(f"neighbourhood must be 0 to 5 positions or 'all', got {share!r}")
         for name in ("image_weight", "smoothing", "floor"):
             value = getattr(self, name)
@@ -354,6 +355,12 @@ def _joined(X: Features, group: tuple[str, ...]) -> NDArray[Any]:
     values = [X[name] for name in group]
     joined = values[0] if len(values) == 1 else np.concatenate(values, axis=-1)
     return np.asarray(joined).reshape(len(joined), -1, joined.shape[-1])
+
+
+def _block_sizes(X: Features, group: tuple[str, ...]) -> list[int]:
+    """Features of a grid's first level, and of all its levels where there are more."""
+    sizes = [int(X[name].shape[-1]) for name in group]
+    return [sizes[0], sum(sizes)] if len(sizes) > 1 else sizes
 
 
 def _standardization(distances: Floats) -> tuple[Floats, Floats]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 
 SHARED = Path(os.environ.get("MAHALAD_SHARED", Path(__file__).parents[2] / "shared"))
@@ -66,3 +67,25 @@ def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed in seeds:
             make_picture(seed, spot=spot).save(folder / name / f"{seed:03}.png")
     return folder
+
+
+def run(*arguments: object) -> Result:
+    """A command line of mahalad, run in this process."""
+    from mahalad.cli import main
+
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def fit_by_command(picture_folder, small_weights, tmp_path_factory):
+    """Fit to a few pictures with a tiny network by the command line; gives the model file."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(name, *options):
+        network = ["--backbone", "test_efficientnet", "--weights", small_weights, "--size", "64"]
+        path = folder / name
+        result = run("fit", picture_folder / "good", "-o", path, *network, *options)
+        assert result.exit_code == 0, result.output
+        return path
+
+    return make

@@ -10,35 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from conftest import run
 from PIL import Image
 
 from mahalad import load
-from mahalad.cli import main
 from mahalad.pictures import overlay
 
 
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
-
-
 @pytest.fixture(scope="module")
-def fit(picture_folder, small_weights, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-
-    def make(name, *options):
-        network = ["--backbone", "test_efficientnet", "--weights", small_weights, "--size", "64"]
-        path = folder / name
-        result = run("fit", picture_folder / "good", "-o", path, *network, *options)
-        assert result.exit_code == 0, result.output
-        return path
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def model(fit):
-    return fit("positions")
+def model(fit_by_command):
+    return fit_by_command("positions")
 
 
 def rows_of(result):
@@ -175,8 +156,8 @@ def test_unreadable_images_have_no_maps(model, picture_folder, tmp_path):
     assert all(row["map"] and "error" not in row for row in rows[2:])
 
 
-def test_scope_image_has_raw_maps_only(fit, picture_folder, tmp_path):
-    model = fit("image", "--scope", "image", "--levels", "blocks.0,blocks.2")
+def test_scope_image_has_raw_maps_only(fit_by_command, picture_folder, tmp_path):
+    model = fit_by_command("image", "--scope", "image", "--levels", "blocks.0,blocks.2")
     result = run("score", picture_folder / "test", "-m", model, "--maps", tmp_path,
                  "--map-format", "npy", "--format", "jsonl")  # fmt: skip
     assert result.exit_code == 0
@@ -189,17 +170,19 @@ def test_scope_image_has_raw_maps_only(fit, picture_folder, tmp_path):
     assert "mean * 64**2 = score" in note["meaning"]
 
 
-def test_no_maps_is_a_usage_error_before_scoring(fit, picture_folder, tmp_path):
-    model = fit("knn", "--scorer", "knn")
+def test_no_maps_is_a_usage_error_before_scoring(fit_by_command, picture_folder, tmp_path):
+    model = fit_by_command("knn", "--scorer", "knn")
     result = run("score", picture_folder / "test", "-m", model, "--maps", tmp_path / "maps")
     assert result.exit_code == 2
     assert "no anomaly maps" in result.stderr
     assert result.stdout == "" and not (tmp_path / "maps").exists()
 
 
-def test_a_rate_that_only_the_scores_can_give_leaves_overlays_out(fit, picture_folder, tmp_path):
+def test_a_rate_that_only_the_scores_can_give_leaves_overlays_out(
+    fit_by_command, picture_folder, tmp_path
+):
     # With much weight on the distance of the image, scores are positive, as this rule needs.
-    model = fit("chi2", "--threshold", "chi2", "--image-weight", "5")
+    model = fit_by_command("chi2", "--threshold", "chi2", "--image-weight", "5")
     result = run("score", picture_folder / "test/good", "-m", model, "--maps", tmp_path,
                  "--fpr", "0.001")  # fmt: skip
     assert result.exit_code == 0

@@ -8,35 +8,16 @@ import re
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from conftest import run
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mahalad import load
-from mahalad.cli import main
-
-
-def run(*arguments):
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")
-def fit(picture_folder, small_weights, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-
-    def make(name, *options):
-        network = ["--backbone", "test_efficientnet", "--weights", small_weights, "--size", "64"]
-        path = folder / name
-        result = run("fit", picture_folder / "good", "-o", path, *network, *options)
-        assert result.exit_code == 0, result.output
-        return path
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def model(fit):
-    return fit("part.mahalad")
+def model(fit_by_command):
+    return fit_by_command("part.mahalad")
 
 
 def text_of(page):
@@ -113,9 +94,11 @@ def test_thumbnails_of_large_pictures_are_small(model, tmp_path):
         (["--scorer", "l2"], "no overlays"),
     ],
 )
-def test_pages_without_overlays(fit, picture_folder, tmp_path, options, reason):
+def test_pages_without_overlays(fit_by_command, picture_folder, tmp_path, options, reason):
     out = tmp_path / "page.html"
-    result = run("report", picture_folder / "test", "-m", fit(options[1], *options), "-o", out)
+    result = run(
+        "report", picture_folder / "test", "-m", fit_by_command(options[1], *options), "-o", out
+    )
     assert result.exit_code == 0, result.output
     assert reason in result.stderr
     page = out.read_text()
