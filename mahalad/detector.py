@@ -354,6 +354,11 @@ class AnomalyDetector(BaseEstimator):
         self._check_fitted()
         self._refresh()
         maxima = getattr(self._scorer, "map_maxima_", None)
+        if maxima is None and hasattr(self._scorer, "map_maxima_"):
+            raise InputError(
+                "this model was written in format 2, whose maps were others: fit and save it again "
+                "for a threshold of its maps"
+            )
         if maxima is None:
             raise InputError(
                 f"the maps of {self._scorer!r} have no calibrated threshold: the per-position "

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from mahalad.errors import ModelFileError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _KEY = "mahalad"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +19,9 @@ from mahalad.moments import Floats
 from mahalad.patches import PatchGaussian
 from mahalad.protocols import Features
 
+Standards = dict[str, tuple[Floats, Floats]]
+"""Mean and standard deviation of good images' distances per position, by grid."""
+
 _PRIOR = 10  # images' worth of the mean variance in the variance of one position's distances
 
 
@@ -28,8 +32,8 @@ class PatchScorer(BaseEstimator):
     the coarsest grid together, every finer one by itself. Distances are standardized, position by
     position, by mean and standard deviation of the leave-one-out distances of good images. The
     image's score is the mean of the largest standardized distances on the coarsest grid; its map
-    is the mean, over grids, of those of each grid's first level. Pooled levels, (n, n_features),
-    get one Gaussian each; the sum of their distances is added to the score.
+    is the mean of all grids. Pooled levels, (n, n_features), get one Gaussian each; the sum of
+    their distances is added to the score.
 
     Parameters
     ----------
@@ -52,8 +56,9 @@ class PatchScorer(BaseEstimator):
     patch_gaussians_ : dict of str to PatchGaussian
         By the name of the first level.
     image_gaussians_ : dict of str to LedoitWolfGaussian
-    map_maxima_ : ndarray of shape (n_calibration,)
-        Largest value in the map of each good image, by the fit without it.
+    map_maxima_ : ndarray of shape (n_calibration,), or None
+        Largest value in the map of each good image, by the fit without it. None for a fit read
+        from a file of format 2, whose maps were others.
 
     Notes
     -----
@@ -126,7 +131,8 @@ class PatchScorer(BaseEstimator):
     def level_score_samples(self, X: Features) -> Floats:
         """Both parts of the score, shape (n_images, 2), up = normal."""
         check_is_fitted(self, "scale_")
-        return -self._parts(self._distances(X)[0], self._image_distance(X), self.joint_)
+        distances = self._distances(X, self.groups_[-1:])
+        return -self._parts(distances, self._image_distance(X), self.standards_)
 
     def score_samples(self, X: Features) -> Floats:
         """Sum of both parts, shape (n_images,), up = normal."""
@@ -135,14 +141,14 @@ class PatchScorer(BaseEstimator):
     def anomaly_maps(self, X: Features) -> Floats:
         """Standardized distances on the finest grid, (n_images, side, side), up = abnormal."""
         check_is_fitted(self, "scale_")
-        return self._maps(self._distances(X)[1], self.leading_)
+        return self._maps(self._distances(X, self.groups_), self.standards_)
 
     def scores_and_maps(self, X: Features) -> tuple[Floats, Floats]:
         """`level_score_samples` and `anomaly_maps` for the work of one."""
         check_is_fitted(self, "scale_")
-        joint, leading = self._distances(X)
-        scores = -self._parts(joint, self._image_distance(X), self.joint_)
-        return scores, self._maps(leading, self.leading_)
+        distances = self._distances(X, self.groups_)
+        scores = -self._parts(distances, self._image_distance(X), self.standards_)
+        return scores, self._maps(distances, self.standards_)
 
     def leave_one_out_level_scores(self, X: Features, groups: Any = None) -> Floats:
         """`level_score_samples` of fitted images, each by the fit without it (or its group).
@@ -152,29 +158,23 @@ class PatchScorer(BaseEstimator):
         self._check_parameters()
         check_is_fitted(self, "groups_")
         self._check_levels(X)
-        leading: dict[str, Floats] = {}
-        for group in self.groups_:
-            gaussian, values = self.patch_gaussians_[group[0]], _joined(X, group)
-            sizes = _block_sizes(X, group)
-            found = self._left_out(gaussian, values, sizes, groups)
-            leading[group[0]] = found[0]
-        joint = found[-1]  # of the last group: the coarsest grid
+        distances = {
+            group[0]: self._left_out(self.patch_gaussians_[group[0]], _joined(X, group), groups)
+            for group in self.groups_
+        }
         image = sum(
             g.leave_one_out_distances(X[name], groups) for name, g in self._used_image_gaussians()
         )
-        self.joint_ = _standardization(joint)
-        self.leading_ = {name: _standardization(values) for name, values in leading.items()}
-        self.n_active_ = int((np.ptp(joint, axis=0) > 0).sum())
+        self.standards_ = {name: _standardization(d) for name, d in distances.items()}
+        coarsest = distances[self.groups_[-1][0]]
+        self.n_active_ = int((np.ptp(coarsest, axis=0) > 0).sum())
         self.scale_ = (1.0, 1.0)
-        by_others = _standardization_by_others(joint, groups)
-        parts = self._parts(joint, image, by_others)
+        by_others = {name: _standardization_by_others(d, groups) for name, d in distances.items()}
+        parts = self._parts(distances, image, by_others)
         scales = [max(float(part.std()), np.finfo(float).tiny) for part in parts.T]
         self.scale_ = (scales[0], scales[-1] / self._weight() if self._weight() else 1.0)
-        leading_by_others = {
-            name: _standardization_by_others(values, groups) for name, values in leading.items()
-        }
-        self.map_maxima_ = self._maps(leading, leading_by_others).max(axis=(1, 2))
-        return -self._parts(joint, image, by_others)
+        self.map_maxima_ = self._maps(distances, by_others).max(axis=(1, 2))
+        return -self._parts(distances, image, by_others)
 
     @property
     def has_sums_(self) -> bool:
@@ -190,11 +190,12 @@ class PatchScorer(BaseEstimator):
             "n_active": self.n_active_,
             "scale": list(self.scale_),
         }
-        arrays: dict[str, NDArray[Any]] = {"map_maxima": self.map_maxima_}
-        arrays["joint/location"], arrays["joint/scale"] = self.joint_
+        arrays: dict[str, NDArray[Any]] = {}
+        if self.map_maxima_ is not None:
+            arrays["map_maxima"] = self.map_maxima_
         for name, gaussian in self.patch_gaussians_.items():
-            stem = f"levels/{name}"  # a level may have any name, "joint" too
-            arrays[f"{stem}/mean"], arrays[f"{stem}/deviation"] = self.leading_[name]
+            stem = f"levels/{name}"  # a level may have any name
+            arrays[f"{stem}/mean"], arrays[f"{stem}/deviation"] = self.standards_[name]
             arrays |= {f"{stem}/{key}": value for key, value in gaussian.scoring_state().items()}
         for name, image_gaussian in self.image_gaussians_.items():
             state = image_gaussian.scoring_state()
@@ -206,12 +207,15 @@ class PatchScorer(BaseEstimator):
         self.groups_ = tuple(tuple(group) for group in about["groups"])
         self.n_active_ = int(about["n_active"])
         self.scale_ = (float(about["scale"][0]), float(about["scale"][1]))
-        self.map_maxima_ = arrays["map_maxima"]
-        self.joint_ = (arrays["joint/location"], arrays["joint/scale"])
-        self.patch_gaussians_, self.leading_, self.image_gaussians_ = {}, {}, {}
-        for name, *_ in self.groups_:
+        self.map_maxima_ = arrays.get("map_maxima")
+        self.patch_gaussians_, self.standards_, self.image_gaussians_ = {}, {}, {}
+        for name, *more in self.groups_:
             stem = f"levels/{name}"
-            self.leading_[name] = (arrays[f"{stem}/mean"], arrays[f"{stem}/deviation"])
+            self.standards_[name] = (arrays[f"{stem}/mean"], arrays[f"{stem}/deviation"])
+            if more and "joint/location" in arrays:
+                # Format 2: its maps had the distances of the first level alone.
+                self.standards_[name] = (arrays["joint/location"], arrays["joint/scale"])
+                self.map_maxima_ = None
             self.patch_gaussians_[name] = PatchGaussian(self.floor).restore_scoring(
                 arrays[f"{stem}/location"], arrays[f"{stem}/whitening"]
             )
@@ -221,19 +225,17 @@ class PatchScorer(BaseEstimator):
             self.image_gaussians_[name] = LedoitWolfGaussian().restore_scoring(state)
         return self
 
-    def _distances(self, X: Features) -> tuple[Floats, dict[str, Floats]]:
-        """Distances (n, P) of all levels on the coarsest grid, and of each grid's first level."""
+    def _distances(self, X: Features, groups: Sequence[tuple[str, ...]]) -> dict[str, Floats]:
+        """Distances (n, P) on some grids, by the name of a grid's first level."""
         self._check_levels(X)
-        leading = {}
-        for group in self.groups_:
-            values, sizes = _joined(X, group), _block_sizes(X, group)
+        found = {}
+        for group in groups:
+            values = _joined(X, group)
             n, P, D = values.shape
             if self.neighbourhood == "all":
                 values = values.reshape(n * P, 1, D)
-            found = self.patch_gaussians_[group[0]].block_distances(values, sizes)
-            found = found.reshape(len(sizes), n, P)
-            leading[group[0]] = found[0]
-        return found[-1], leading
+            found[group[0]] = self.patch_gaussians_[group[0]].distances(values).reshape(n, P)
+        return found
 
     def _image_distance(self, X: Features) -> Any:
         """Sum over pooled levels, (n,); 0 where there are none or they have no weight."""
@@ -259,25 +261,24 @@ class PatchScorer(BaseEstimator):
         ]
         return np.stack(moved, axis=1).reshape(-1, P, D)
 
-    def _left_out(
-        self, gaussian: PatchGaussian, values: NDArray[Any], sizes: list[int], groups: Any
-    ) -> Floats:
-        """Leave-one-out distances (len(sizes), n, P); an image goes with all its samples."""
+    def _left_out(self, gaussian: PatchGaussian, values: NDArray[Any], groups: Any) -> Floats:
+        """Leave-one-out distances (n, P); an image goes with all its samples."""
         n, P, _ = values.shape
         if not self.neighbourhood:
-            return gaussian.leave_one_out_block_distances(values, sizes, groups)
+            return gaussian.leave_one_out_distances(values, groups)
         samples = self._samples(values)
         per_image = len(samples) // n
         labels = np.repeat(np.arange(n) if groups is None else np.asarray(groups), per_image)
-        found = gaussian.leave_one_out_block_distances(samples, sizes, labels)
+        found = gaussian.leave_one_out_distances(samples, labels)
         if self.neighbourhood == "all":
-            return found.reshape(len(sizes), n, P)
-        return found.reshape(len(sizes), n, per_image, P)[:, :, 0]
+            return found.reshape(n, P)
+        return found.reshape(n, per_image, P)[:, 0]
 
-    def _parts(self, joint: Floats, image: Any, standard: tuple[Floats, Floats]) -> Floats:
+    def _parts(self, distances: dict[str, Floats], image: Any, standards: Standards) -> Floats:
         """Anomaly scores of positions and image, (n, 2): in standard deviations of good images."""
-        location, scale = standard
-        z = (joint - location) / scale
+        coarsest = self.groups_[-1][0]
+        location, scale = standards[coarsest]
+        z = (distances[coarsest] - location) / scale
         k = max(1, round(self.top_fraction * self.n_active_))
         top = np.partition(z, z.shape[1] - k, axis=1)[:, -k:].mean(axis=1)
         columns = [top / self.scale_[0]]
@@ -285,12 +286,10 @@ class PatchScorer(BaseEstimator):
             columns.append(self._weight() * image / self.scale_[1])
         return np.column_stack(columns)
 
-    def _maps(
-        self, leading: dict[str, Floats], standards: dict[str, tuple[Floats, Floats]]
-    ) -> Floats:
-        side = max(round(values.shape[1] ** 0.5) for values in leading.values())
+    def _maps(self, distances: dict[str, Floats], standards: Standards) -> Floats:
+        side = max(round(values.shape[1] ** 0.5) for values in distances.values())
         total: Any = 0.0
-        for name, values in leading.items():
+        for name, values in distances.items():
             location, scale = standards[name]
             z = torch.from_numpy((values - location) / scale)
             own = round(values.shape[1] ** 0.5)
@@ -298,7 +297,7 @@ class PatchScorer(BaseEstimator):
             if own < side:
                 z = functional.interpolate(z, (side, side), mode="bilinear", align_corners=False)
             total = total + z[:, 0].numpy()
-        maps = total / len(leading)
+        maps = total / len(distances)
         if self.smoothing:
             maps = gaussian_filter(maps, (0, self.smoothing, self.smoothing), mode="nearest")
         return np.asarray(maps)
@@ -355,12 +354,6 @@ def _joined(X: Features, group: tuple[str, ...]) -> NDArray[Any]:
     values = [X[name] for name in group]
     joined = values[0] if len(values) == 1 else np.concatenate(values, axis=-1)
     return np.asarray(joined).reshape(len(joined), -1, joined.shape[-1])
-
-
-def _block_sizes(X: Features, group: tuple[str, ...]) -> list[int]:
-    """Features of a grid's first level, and of all its levels where there are more."""
-    sizes = [int(X[name].shape[-1]) for name in group]
-    return [sizes[0], sum(sizes)] if len(sizes) > 1 else sizes
 
 
 def _standardization(distances: Floats) -> tuple[Floats, Floats]:

@@ -6,7 +6,7 @@ closed-form leave-one-out distances. The linear algebra runs in torch, in float6
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -170,35 +170,20 @@ class PatchGaussian(BaseEstimator):
     def distances(self, X: Any) -> Floats:
         """Unsquared Mahalanobis distances, shape (n_samples, n_positions), up = abnormal."""
         check_is_fitted(self)
-        return np.asarray(self.block_distances(X, [self._n_features()])[0])
+        location, whitening = self._scoring()
+        X = self._checked(X)
+        found = np.empty(X.shape[:2])
+        for rows in _chunks(X.shape[1], len(X) * X.shape[2]):
+            y = (whitening[rows] @ _centred(X, rows, location)).numpy()  # (p, D, n)
+            found[:, rows] = np.sqrt(_squared_norms(y)).T
+        return found
 
     def score_samples(self, X: Any) -> Floats:
         """Negative mean distance over positions, shape (n_samples,), up = normal."""
         return np.asarray(-self.distances(X).mean(axis=1))
 
-    def block_distances(self, X: Any, sizes: Sequence[int]) -> Floats:
-        """Distances of the first `sizes` features alone: (len(sizes), n_samples, n_positions).
-
-        The marginal of a Gaussian over its first features comes free: L^-1 is triangular.
-        """
-        location, whitening = self._scoring()
-        X = self._checked(X)
-        found = np.empty((len(sizes), *X.shape[:2]))
-        for rows in _chunks(X.shape[1], len(X) * X.shape[2]):
-            y = (whitening[rows] @ _centred(X, rows, location)).numpy()  # (p, D, n)
-            for i, size in enumerate(sizes):
-                found[i, :, rows] = np.sqrt(_squared_norms(y[:, :size])).T
-        return found
-
     def leave_one_out_distances(self, X: Any, groups: Any = None) -> Floats:
-        """Distance of each fitted sample by the fit without it, (n_samples, n_positions)."""
-        sizes = [self._n_features()]
-        return np.asarray(self.leave_one_out_block_distances(X, sizes, groups)[0])
-
-    def leave_one_out_block_distances(
-        self, X: Any, sizes: Sequence[int], groups: Any = None
-    ) -> Floats:
-        """As `block_distances`, each fitted sample by the fit without it, or its group.
+        """Distance of each fitted sample by the fit without it, or its group: (n, n_positions).
 
         Notes
         -----
@@ -209,14 +194,14 @@ class PatchGaussian(BaseEstimator):
         X = self._checked(X)
         labels = np.arange(len(X)) if groups is None else np.unique(groups, return_inverse=True)[1]
         counts = np.bincount(labels)[labels]
-        found = np.empty((len(sizes), *X.shape[:2]))
+        found = np.empty(X.shape[:2])
         for g in np.unique(counts):
             members = np.flatnonzero(counts == g)
             members = members[np.argsort(labels[members], kind="stable")]
-            found[:, members] = self._left_out(spectra, X[members], int(g), sizes)
+            found[members] = self._left_out(spectra, X[members], int(g))
         return found
 
-    def _left_out(self, spectra: _Spectra, X: Any, g: int, sizes: Sequence[int]) -> Floats:
+    def _left_out(self, spectra: _Spectra, X: Any, g: int) -> Floats:
         """Distances of samples whose consecutive `g` are left out together."""
         n = spectra.moments.n_samples
         rest, location = n - g, spectra.moments.mean()
@@ -225,26 +210,25 @@ class PatchGaussian(BaseEstimator):
                 f"leaving out a group of {g} (images of one part, or copies of one picture) "
                 f"leaves {rest} of {n} samples: no Gaussian"
             )
-        found = np.empty((len(sizes), *X.shape[:2]))
+        found = np.empty(X.shape[:2])
         for rows in _chunks(X.shape[1], max(len(X), X.shape[2]) * X.shape[2]):
             kept = 1 - spectra.shrinkage[rows, None]  # 1 - rho, (p, 1)
             z = _centred(X, rows, location)
             L = spectra.factor(rows, n / rest)
             with _one_thread():
                 y = torch.linalg.solve_triangular(L, z, upper=False)  # (p, D, n)
-            for i, size in enumerate(sizes):
-                if g == 1:
-                    q = _squared_norms(y[:, :size].numpy())  # (p, n)
-                    with np.errstate(divide="ignore"):
-                        d2 = (n / rest) ** 2 * q / (1 - kept * n / rest**2 * q)
-                else:
-                    d2 = _without_groups(y[:, :size], g, n, torch.from_numpy(kept)).numpy()
-                if not (np.isfinite(d2) & (d2 >= 0)).all():
-                    raise ValueError(
-                        "leave-one-out is for samples that were part of the fit: at least one "
-                        "sample of X was not"
-                    )
-                found[i, :, rows] = np.sqrt(d2).T
+            if g == 1:
+                q = _squared_norms(y.numpy())  # (p, n)
+                with np.errstate(divide="ignore"):
+                    d2 = (n / rest) ** 2 * q / (1 - kept * n / rest**2 * q)
+            else:
+                d2 = _without_groups(y, g, n, torch.from_numpy(kept)).numpy()
+            if not (np.isfinite(d2) & (d2 >= 0)).all():
+                raise ValueError(
+                    "leave-one-out is for samples that were part of the fit: at least one "
+                    "sample of X was not"
+                )
+            found[:, rows] = np.sqrt(d2).T
         return found
 
     def scoring_state(self) -> dict[str, NDArray[Any]]:

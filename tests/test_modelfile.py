@@ -17,7 +17,7 @@ from sklearn.ensemble import IsolationForest
 import mahalad.persistence as persistence
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector, load
 from mahalad.errors import InputError, ModelFileError
-from mahalad.modelfile import read_header, read_model, write_atomically, write_model
+from mahalad.modelfile import FORMAT_VERSION, read_header, read_model, write_atomically, write_model
 from mahalad.patch_scorer import PatchScorer
 from mahalad.scorers import SCORERS, make_scorer
 from mahalad.thresholds import ChiSquareThreshold
@@ -334,7 +334,7 @@ def test_format_1_is_updated_and_saved_as_the_present_format(picture_folder, tmp
     assert images.n_images_ == 43
     images.save(tmp_path / "new")
     again = load(tmp_path / "new")
-    assert read_header(tmp_path / "new")["format_version"] == 2
+    assert read_header(tmp_path / "new")["format_version"] == FORMAT_VERSION
     assert again.scope == "image"
     assert_same(again, images, picture_folder / "test")
 
@@ -376,14 +376,36 @@ def test_format_2_stays_readable(name):
             np.testing.assert_allclose(values, want, rtol=1e-10)
 
 
+def test_maps_of_format_2_have_no_threshold_where_they_were_others(tmp_path):
+    sys.path.insert(0, str(DATA))
+    try:
+        from make_format2 import features_two
+    finally:
+        sys.path.remove(str(DATA))
+    expected = json.loads((DATA / "format2.json").read_text())["two"]
+    detector = load(DATA / "format2_two.mahalad")
+    X = features_two(2, 6)
+    np.testing.assert_allclose(detector.anomaly_score(X), expected["scores"], rtol=1e-5, atol=1e-5)
+    assert detector.threshold_ == pytest.approx(expected["threshold"], rel=1e-9)
+    detector.save(tmp_path / "again", include_features=False)
+    for one in (detector, load(tmp_path / "again")):
+        assert one.anomaly_map(X).shape == (6, 4, 4)
+        with pytest.raises(InputError, match="format 2, whose maps were others: fit and save"):
+            _ = one.map_threshold_
+
+
 def test_scores_near_zero_do_not_stop_a_load(rng, tmp_path):
     """Standardized scores pass through 0: the golden ones are compared in their own unit."""
     X = {"m": rng.normal(size=(40, 3, 3, 8))}
     detector = AnomalyDetector(scorer=PatchScorer(), fpr=0.1).fit(X)
     golden = persistence.golden(detector)
     # Moved so that the first golden score is all but 0.
-    location, scale = detector.scorer_.joint_
-    detector.scorer_.joint_ = (location + golden[0] * scale * detector.scorer_.scale_[0], scale)
+    name = detector.scorer_.groups_[-1][0]
+    location, scale = detector.scorer_.standards_[name]
+    detector.scorer_.standards_[name] = (
+        location + golden[0] * scale * detector.scorer_.scale_[0],
+        scale,
+    )
     assert abs(persistence.golden(detector)[0]) < 1e-6
     detector.save(tmp_path / "m")
     header, arrays = read_model(tmp_path / "m")

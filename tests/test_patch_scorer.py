@@ -68,17 +68,17 @@ class Slow:
                 drawn = [(len(d) * v + PRIOR * np.mean(own)) / (len(d) + PRIOR) for v in own]
                 self.location[key], self.scale[key] = d.mean(axis=0), np.sqrt(drawn)
 
-    def gaussian(self, values, rest, size, ridge_of_all):
-        """Mean and covariance of the first `size` features of the rows `rest`."""
+    def gaussian(self, values, rest, ridge_of_all):
+        """Mean and covariance of the rows `rest`."""
         D = values.shape[1]
         fit = LedoitWolf().fit(values)
         ridge = fit.shrinkage_ * values.var(axis=0).mean() + ridge_of_all
         kept = values[rest]
         sigma = (1 - fit.shrinkage_) * np.cov(kept.T, bias=True) + ridge * np.eye(D)
-        return kept.mean(axis=0)[:size], sigma[:size, :size]
+        return kept.mean(axis=0), sigma
 
     def distances(self, new, rest=slice(None)):
-        """By a fit to the rows `rest`: leading level of each grid, all of the last, pooled sum."""
+        """By a fit to the rows `rest`: of each grid, by its first level, and the pooled sum."""
         found = {}
         for grid in self.grids:
             values = np.concatenate([self.X[name] for name in grid], axis=-1)
@@ -86,22 +86,22 @@ class Slow:
             n, D = len(values), values.shape[-1]
             values, asked = values.reshape(n, -1, D), asked.reshape(len(asked), -1, D)
             overall = np.mean([values[:, p].var(axis=0).mean() for p in range(values.shape[1])])
-            for key, size in ((grid[0], self.X[grid[0]].shape[-1]), ("joint", D)):
-                d = np.empty(asked.shape[:2])
-                for p in range(values.shape[1]):
-                    mean, sigma = self.gaussian(values[:, p], rest, size, self.floor * overall)
-                    z = asked[:, p, :size] - mean
-                    d[:, p] = np.sqrt(np.einsum("ij,ij->i", z, np.linalg.solve(sigma, z.T).T))
-                found[key] = d  # "joint" ends as that of the last, coarsest grid
+            found[grid[0]] = np.empty(asked.shape[:2])
+            for p in range(values.shape[1]):
+                mean, sigma = self.gaussian(values[:, p], rest, self.floor * overall)
+                z = asked[:, p] - mean
+                d2 = np.einsum("ij,ij->i", z, np.linalg.solve(sigma, z.T).T)
+                found[grid[0]][:, p] = np.sqrt(d2)
         found["image"] = np.zeros(len(asked))
         for name in self.pooled:
-            mean, sigma = self.gaussian(self.X[name], rest, None, 0.0)
+            mean, sigma = self.gaussian(self.X[name], rest, 0.0)
             z = new[name] - mean
             found["image"] += np.sqrt(np.einsum("ij,ij->i", z, np.linalg.solve(sigma, z.T).T))
         return found
 
     def raw_parts(self, distances):
-        z = (distances["joint"] - self.location["joint"]) / self.scale["joint"]
+        coarsest = self.grids[-1][0]
+        z = (distances[coarsest] - self.location[coarsest]) / self.scale[coarsest]
         k = max(1, round(self.top * z.shape[1]))
         largest = np.array([np.mean(sorted(row)[-k:]) for row in z])
         return np.column_stack([largest, distances["image"]])
@@ -282,8 +282,8 @@ def test_neighbours_share_their_samples(reach):
     mean, variance = left.mean(axis=0), left.var(axis=0)
     scale = np.sqrt((14 * variance + PRIOR * variance.mean()) / (14 + PRIOR))
     scorer = PatchScorer(neighbourhood=reach).fit({"m": X})
-    np.testing.assert_allclose(scorer.joint_[0], mean, rtol=1e-9)
-    np.testing.assert_allclose(scorer.joint_[1], scale, rtol=1e-8)
+    np.testing.assert_allclose(scorer.standards_["m"][0], mean, rtol=1e-9)
+    np.testing.assert_allclose(scorer.standards_["m"][1], scale, rtol=1e-8)
     want = ((asked - mean) / scale).reshape(3, 4, 4)
     np.testing.assert_allclose(scorer.anomaly_maps({"m": new}), want, rtol=1e-8, atol=1e-9)
 

@@ -43,7 +43,7 @@ def mahalanobis(x: np.ndarray, location: np.ndarray, covariance: np.ndarray) -> 
     return float(np.sqrt(z @ np.linalg.solve(covariance, z)))
 
 
-def brute_force(X: np.ndarray, groups: np.ndarray, size: int, floor: float = 0.01) -> np.ndarray:
+def brute_force(X: np.ndarray, groups: np.ndarray, floor: float = 0.01) -> np.ndarray:
     """Mean and covariance without each sample's group; rho and ridge those of the whole fit."""
     n, P, D = X.shape
     found = np.empty((n, P))
@@ -52,8 +52,7 @@ def brute_force(X: np.ndarray, groups: np.ndarray, size: int, floor: float = 0.0
         for i in range(n):
             rest = X[groups != groups[i], p]
             sigma = (1 - rho) * np.cov(rest.T, bias=True) + ridge * np.eye(D)
-            sigma, mean = sigma[:size, :size], rest.mean(axis=0)[:size]
-            found[i, p] = mahalanobis(X[i, p, :size], mean, sigma)
+            found[i, p] = mahalanobis(X[i, p], rest.mean(axis=0), sigma)
     return found
 
 
@@ -70,30 +69,14 @@ def test_equals_scikit_learn_at_every_position(n, P, D, floor):
 
 
 @pytest.mark.parametrize(("n", "P", "D"), SHAPES)
-def test_block_distances_are_those_of_the_marginals(n, P, D):
-    X, new = samples(n, P, D), samples(4, P, D, seed=1)
-    sizes = [1, D // 2, D]
-    found = PatchGaussian().fit(X).block_distances(new, sizes)
-    assert found.shape == (3, 4, P)
-    for size, distances in zip(sizes, found, strict=True):
-        for p, (location, covariance, _) in enumerate(gaussians(X)):
-            want = [mahalanobis(x, location[:size], covariance[:size, :size])
-                    for x in new[:, p, :size]]  # fmt: skip
-            np.testing.assert_allclose(distances[:, p], want, rtol=1e-9)
-
-
-@pytest.mark.parametrize(("n", "P", "D"), SHAPES)
 def test_leave_one_out_equals_brute_force(n, P, D):
     X = samples(n, P, D)
     gaussian = PatchGaussian().fit(X)
     alone = np.arange(n)
-    sizes = [D // 2, D]
-    blocks = gaussian.leave_one_out_block_distances(X, sizes)
-    for size, found in zip(sizes, blocks, strict=True):
-        np.testing.assert_allclose(found, brute_force(X, alone, size), rtol=1e-10)
-    np.testing.assert_array_equal(gaussian.leave_one_out_distances(X), blocks[1])
+    found = gaussian.leave_one_out_distances(X)
+    np.testing.assert_allclose(found, brute_force(X, alone), rtol=1e-10)
     some = gaussian.leave_one_out_distances(X[2:4])
-    np.testing.assert_allclose(some, blocks[1][2:4], rtol=1e-12)
+    np.testing.assert_allclose(some, found[2:4], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("n", "P", "D"), [(40, 3, 6), (14, 4, 20)])
@@ -101,12 +84,10 @@ def test_leave_group_out_equals_brute_force(n, P, D, rng):
     X = samples(n, P, D)
     gaussian = PatchGaussian().fit(X)
     groups = rng.permutation(np.repeat(np.arange(n), 3)[:n])  # of three, and one that is smaller
-    sizes = [2, D]
-    blocks = gaussian.leave_one_out_block_distances(X, sizes, groups)
-    for size, found in zip(sizes, blocks, strict=True):
-        np.testing.assert_allclose(found, brute_force(X, groups, size), rtol=1e-10)
+    found = gaussian.leave_one_out_distances(X, groups)
+    np.testing.assert_allclose(found, brute_force(X, groups), rtol=1e-10)
     named = gaussian.leave_one_out_distances(X, [f"part {g}" for g in groups])
-    np.testing.assert_allclose(named, blocks[1], rtol=1e-12)
+    np.testing.assert_allclose(named, found, rtol=1e-12)
     alone = gaussian.leave_one_out_distances(X, np.arange(n))
     np.testing.assert_allclose(alone, gaussian.leave_one_out_distances(X), rtol=1e-12)
 
@@ -120,7 +101,7 @@ def test_leave_one_out_where_shrinkage_is_total(rng):
     gaussian, groups = PatchGaussian().fit(X), np.arange(30) // 3
     for labels in (np.arange(30), groups):
         found = gaussian.leave_one_out_distances(X, labels)
-        np.testing.assert_allclose(found, brute_force(X, labels, 4), rtol=1e-10)
+        np.testing.assert_allclose(found, brute_force(X, labels), rtol=1e-10)
 
 
 def test_leave_one_out_refusals():
@@ -232,7 +213,7 @@ def test_a_position_that_never_varied():
     assert distances[1, 1] == pytest.approx(0.5 / np.sqrt(0.02 * mean_variance), rel=1e-10)
     left_out = gaussian.leave_one_out_distances(X)
     np.testing.assert_array_equal(left_out[:, 1], np.zeros(30))
-    np.testing.assert_allclose(left_out, brute_force(X, np.arange(30), 4, 0.02), atol=1e-9)
+    np.testing.assert_allclose(left_out, brute_force(X, np.arange(30), 0.02), atol=1e-9)
 
 
 def test_without_a_floor_a_position_that_never_varied_is_named():
@@ -302,10 +283,7 @@ def test_scoring_state_round_trip():
     }
     assert state["whitening"].dtype == np.float32
     restored = PatchGaussian().restore_scoring(**state)
-    sizes = [4, 12]
-    np.testing.assert_allclose(
-        restored.block_distances(new, sizes), gaussian.block_distances(new, sizes), rtol=1e-6
-    )
+    np.testing.assert_allclose(restored.distances(new), gaussian.distances(new), rtol=1e-6)
     assert (gaussian.has_sums_, restored.has_sums_) == (True, False)
     again = restored.scoring_state()
     for name, values in state.items():
