@@ -6,8 +6,8 @@ closed-form leave-one-out distances. The linear algebra runs in torch, in float6
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from mahalad.errors import DegenerateDataError, InputError
@@ -44,11 +45,14 @@ class _Spectra:
                 "give more, or use the image-level detector (scope='image'), which needs 2"
             )
         shrinkage, mean_variance = np.empty((2, len(moments.shift)))
-        for rows in _chunks(len(moments.shift), D**2):
+
+        def shrink(rows: slice) -> None:
             own = moments.at(rows)
             C = own.covariance()
             shrinkage[rows] = ledoit_wolf_shrinkage(own, C)
             mean_variance[rows] = np.einsum("pii->p", C) / D
+
+        _for_each_chunk(shrink, len(moments.shift), D**2)
         overall = float(mean_variance.mean())
         rounding = 8 * np.finfo(float).eps * float(np.abs(moments.shift).max(initial=0))
         if overall <= rounding**2:
@@ -62,8 +66,7 @@ class _Spectra:
         C *= (scale * (1 - self.shrinkage[rows]))[:, None, None]
         np.einsum("pii->pi", C)[...] += self.ridge[rows, None]
         L: Tensor
-        with _one_thread():
-            L, failed = torch.linalg.cholesky_ex(torch.from_numpy(C))
+        L, failed = torch.linalg.cholesky_ex(torch.from_numpy(C))
         if failed.any():
             position = rows.start + int(failed.nonzero()[0])
             raise DegenerateDataError(
@@ -174,7 +177,7 @@ class PatchGaussian(BaseEstimator):
         X = self._checked(X)
         found = np.empty(X.shape[:2])
         for rows in _chunks(X.shape[1], len(X) * X.shape[2]):
-            y = (whitening[rows] @ _centred(X, rows, location)).numpy()  # (p, D, n)
+            y = (_centred(X, rows, location) @ whitening[rows].mT).numpy()  # (p, n, D)
             found[:, rows] = np.sqrt(_squared_norms(y)).T
         return found
 
@@ -211,14 +214,15 @@ class PatchGaussian(BaseEstimator):
                 f"leaves {rest} of {n} samples: no Gaussian"
             )
         found = np.empty(X.shape[:2])
-        for rows in _chunks(X.shape[1], max(len(X), X.shape[2]) * X.shape[2]):
+
+        def leave_out(rows: slice) -> None:
             kept = 1 - spectra.shrinkage[rows, None]  # 1 - rho, (p, 1)
             z = _centred(X, rows, location)
             L = spectra.factor(rows, n / rest)
-            with _one_thread():
-                y = torch.linalg.solve_triangular(L, z, upper=False)  # (p, D, n)
+            # z.mT is in the order that the solver wants: no copy
+            y = torch.linalg.solve_triangular(L, z.mT, upper=False)  # (p, D, n)
             if g == 1:
-                q = _squared_norms(y.numpy())  # (p, n)
+                q = _squared_norms(y.mT.numpy())  # (p, n)
                 with np.errstate(divide="ignore"):
                     d2 = (n / rest) ** 2 * q / (1 - kept * n / rest**2 * q)
             else:
@@ -229,6 +233,8 @@ class PatchGaussian(BaseEstimator):
                     "sample of X was not"
                 )
             found[:, rows] = np.sqrt(d2).T
+
+        _for_each_chunk(leave_out, X.shape[1], max(len(X), X.shape[2]) * X.shape[2])
         return found
 
     def scoring_state(self) -> dict[str, NDArray[Any]]:
@@ -289,12 +295,14 @@ class PatchGaussian(BaseEstimator):
             spectra = self._fitted_spectra()
             P, D = self._shape
             self._location = spectra.moments.mean()
-            self._whitening = torch.empty((P, D, D), dtype=torch.float64)
-            for rows in _chunks(P, D**2):
+            whitening = self._whitening = torch.empty((P, D, D), dtype=torch.float64)
+
+            def whiten(rows: slice) -> None:
                 L = spectra.factor(rows, 1.0)
                 eye = torch.eye(D, dtype=L.dtype).expand_as(L)
-                with _one_thread():
-                    self._whitening[rows] = torch.linalg.solve_triangular(L, eye, upper=False)
+                whitening[rows] = torch.linalg.solve_triangular(L, eye, upper=False)
+
+            _for_each_chunk(whiten, P, D**2)
         return self._location, self._whitening
 
     def _flush(self) -> None:
@@ -303,15 +311,18 @@ class PatchGaussian(BaseEstimator):
         X = np.concatenate(self._pending)
         self._pending = []
         shift = X.mean(axis=0, dtype=np.float64) if self._moments is None else self._moments.shift
-        parts = [
-            Moments.from_samples(
-                np.ascontiguousarray(X[:, rows].swapaxes(0, 1), dtype=np.float64), shift[rows]
-            )
-            for rows in _chunks(X.shape[1], len(X) * X.shape[2])
-        ]
-        names = ("shift", "s1", "s2", "q1", "q2", "q4")
-        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-        moments = Moments(len(X), **joined)
+        n, P, D = X.shape
+        moments = Moments(
+            n, shift, np.empty((P, D)), np.empty((P, D, D)), np.empty((P, D)), *np.empty((2, P))
+        )
+
+        def add_up(rows: slice) -> None:
+            z = np.ascontiguousarray(X[:, rows].swapaxes(0, 1), dtype=np.float64)
+            part = Moments.from_samples(z, shift[rows])
+            for name in ("s1", "s2", "q1", "q2", "q4"):
+                getattr(moments, name)[rows] = getattr(part, name)
+
+        _for_each_chunk(add_up, P, n * D)
         self._moments = moments if self._moments is None else self._moments + moments
 
     def _fitted_spectra(self) -> _Spectra:
@@ -336,15 +347,19 @@ class PatchGaussian(BaseEstimator):
         return hasattr(self, "_pending")
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread for many small factorisations: several wait for each other at every matrix."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _for_each_chunk(work: Callable[[slice], None], n_positions: int, per_position: int) -> None:
+    """Call `work` with ranges of positions, several at a time, each on one thread.
+
+    Threads that share small factorisations wait for each other at every matrix.
+    """
+    n_threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        yield
+        with threadpool_limits(1, "blas"), pool:
+            for _ in pool.map(work, _chunks(n_positions, per_position)):
+                pass
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(n_threads)
 
 
 def _chunks(n_positions: int, per_position: int) -> Iterator[slice]:
@@ -355,15 +370,15 @@ def _chunks(n_positions: int, per_position: int) -> Iterator[slice]:
 
 
 def _centred(X: Any, rows: slice, location: Floats) -> Tensor:
-    """Samples less the mean at some positions, (p, D, n), float64."""
-    z = np.ascontiguousarray(X[:, rows].transpose(1, 2, 0), dtype=np.float64)
-    z -= location[rows][:, :, None]
+    """Samples less the mean at some positions, (p, n, D), float64."""
+    z = np.ascontiguousarray(X[:, rows].swapaxes(0, 1), dtype=np.float64)
+    z -= location[rows][:, None]
     return torch.from_numpy(z)
 
 
 def _squared_norms(y: NDArray[Any]) -> Floats:
-    """(p, D, n) to (p, n); without a copy of y, which would cost more than the sum."""
-    return np.asarray(np.einsum("pdn,pdn->pn", y, y))
+    """(p, n, D) to (p, n); without a copy of y, which would cost more than the sum."""
+    return np.asarray(np.einsum("pnd,pnd->pn", y, y))
 
 
 def _without_groups(b: Tensor, g: int, n: int, kept: Tensor) -> Tensor:
