@@ -357,7 +357,7 @@ class AnomalyDetector(BaseEstimator):
         if maxima is None and hasattr(self._scorer, "map_maxima_"):
             raise InputError(
                 "this model was written in format 2, whose maps were others: fit and save it again "
-                "for a threshold of its maps"
+                "for maps and their threshold"
             )
         if maxima is None:
             raise InputError(
