@@ -18,6 +18,7 @@ _HOME_OF = {
     "BackboneFeatures": "mahalad.features",
     "ChiSquareThreshold": "mahalad.thresholds",
     "ConformalThreshold": "mahalad.thresholds",
+    "KNNDetector": "mahalad.knn_detector",
     "LedoitWolfGaussian": "mahalad.gaussian",
     "LevelSum": "mahalad.scorers",
     "MahaladError": "mahalad.errors",
@@ -38,6 +39,7 @@ __all__ = [
     "BackboneFeatures",
     "ChiSquareThreshold",
     "ConformalThreshold",
+    "KNNDetector",
     "LedoitWolfGaussian",
     "LevelSum",
     "MahaladError",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from mahalad.errors import MahaladError
     from mahalad.features import BackboneFeatures
     from mahalad.gaussian import LedoitWolfGaussian
+    from mahalad.knn_detector import KNNDetector
     from mahalad.mahalanobis import MahalanobisDetector, load
     from mahalad.patch_scorer import PatchScorer
     from mahalad.patches import PatchGaussian

@@ -48,6 +48,7 @@ DISTANCES = {
     "sed": "SED",
     "gaussian": "Mahalanobis",
     "ocsvm": "one-class SVM",
+    "knn": "nearest neighbour",
 }
 ALPHAS = (0.01, 0.05, 0.1)
 NETWORKS = (

@@ -9,6 +9,7 @@ from mahalad import persistence
 from mahalad.detector import AnomalyDetector
 from mahalad.errors import InputError
 from mahalad.features import BackboneFeatures
+from mahalad.knn_detector import KNNDetector
 from mahalad.protocols import Threshold
 from mahalad.reduction import PrincipalComponents
 from mahalad.scorers import make_scorer
@@ -207,7 +208,7 @@ class MahalanobisDetector(AnomalyDetector):
 
 SCOPES = ("positions", "image")
 POSITIONS_SIZE = 320
-CLASSES = {cls.__name__: cls for cls in (AnomalyDetector, MahalanobisDetector)}
+CLASSES = {cls.__name__: cls for cls in (AnomalyDetector, KNNDetector, MahalanobisDetector)}
 
 
 def load(
@@ -234,7 +235,7 @@ def load(
 
     Returns
     -------
-    AnomalyDetector or MahalanobisDetector
+    AnomalyDetector, MahalanobisDetector or KNNDetector
         Of the class that was saved.
 
     Raises

@@ -209,6 +209,7 @@ def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector
     """A detector from the options of `fit`, after `settle`."""
     from mahalad.detector import AnomalyDetector
     from mahalad.features import BackboneFeatures
+    from mahalad.knn_detector import KNNDetector
     from mahalad.mahalanobis import MahalanobisDetector
     from mahalad.scorers import make_scorer
 
@@ -236,6 +237,8 @@ def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector
             **network,
             **rule,
         )
+    if options["scorer"] == "knn":
+        return KNNDetector(options["backbone"], reduction=options["reduction"], **network, **rule)
     return AnomalyDetector(
         BackboneFeatures(options["backbone"], **network),
         make_scorer(options["scorer"], options["reduction"]),

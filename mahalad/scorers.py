@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from mahalad.errors import DegenerateDataError, InputError
 from mahalad.gaussian import LedoitWolfGaussian
 from mahalad.moments import Floats
+from mahalad.neighbors import KthNeighborDistance
 from mahalad.protocols import Features
 from mahalad.reduction import PrincipalComponents, parse_reduction
 
@@ -85,6 +86,8 @@ class StandardizedDistance(BaseEstimator):
 
 class NearestNeighborDistance(BaseEstimator):
     """Mean Euclidean distance to the k nearest normal samples (as SPADE's image score).
+
+    `KthNeighborDistance` has a leave-one-out in closed form, and standardizes features.
 
     Parameters
     ----------
@@ -240,9 +243,10 @@ SCORERS = {
     "l2": MeanDistance,
     "sed": StandardizedDistance,
     "ocsvm": OneClassSVM,
-    "knn": NearestNeighborDistance,
+    "knn": KthNeighborDistance,
+    "spade": NearestNeighborDistance,
 }
-"""Estimators per level by name, as `--scorer` takes them."""
+"""Estimators per level by name; `--scorer` takes all but the last."""
 
 
 def make_scorer(name: str, reduction: str | PrincipalComponents | None = None) -> LevelSum:
@@ -250,14 +254,19 @@ def make_scorer(name: str, reduction: str | PrincipalComponents | None = None) -
 
     Parameters
     ----------
-    name : {"gaussian", "l2", "sed", "ocsvm", "knn"}
-        The Gaussian; L2; SED; one-class SVM (RBF, gamma="scale"); nearest neighbours.
+    name : {"gaussian", "l2", "sed", "ocsvm", "knn", "spade"}
+        The Gaussian; L2; SED; one-class SVM (RBF, gamma="scale"); the distance to the nearest
+        neighbour, of standardized features; the mean distance to the 5 nearest ones, of raw ones.
     reduction : str, PrincipalComponents or None
         ``"pca"``, ``"npca"``, ``"npca:0.95"``, or the transformer itself.
     """
     if name not in SCORERS:
         raise InputError(f"unknown scorer {name!r}; one of {', '.join(SCORERS)}")
-    estimator: Any = SCORERS[name]()
+    return per_level(SCORERS[name](), reduction)
+
+
+def per_level(estimator: Any, reduction: str | PrincipalComponents | None = None) -> LevelSum:
+    """An estimator for each level, after an optional reduction; see `make_scorer`."""
     if isinstance(reduction, str):
         reduction = parse_reduction(reduction)
     if reduction is not None:

@@ -14,6 +14,7 @@ from sklearn.svm import OneClassSVM
 
 from mahalad.features import BackboneFeatures
 from mahalad.gaussian import LedoitWolfGaussian
+from mahalad.neighbors import KthNeighborDistance
 from mahalad.reduction import PrincipalComponents
 from mahalad.scorers import (
     LevelSum,
@@ -27,6 +28,7 @@ _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         BackboneFeatures,
+        KthNeighborDistance,
         LedoitWolfGaussian,
         LevelSum,
         MeanDistance,

@@ -153,10 +153,10 @@ def test_levels_are_detectors_on_one_level(root: Path, tmp_path: Path) -> None:
 
 def test_distances_are_the_paper_s_scorers(root: Path, tmp_path: Path) -> None:
     report, text = run_mvtec(root, tmp_path, table="distances", categories=["cog"], fpr=0.1)
-    names = ["L2", "SED", "Mahalanobis", "one-class SVM"]
+    names = ["L2", "SED", "Mahalanobis", "one-class SVM", "nearest neighbour"]
     assert [row["name"] for row in report["rows"]] == names
     (category,) = find_categories([root], ["cog"])
-    for row, scorer in zip(report["rows"], ["l2", "sed", "gaussian", "ocsvm"], strict=True):
+    for row, scorer in zip(report["rows"], ["l2", "sed", "gaussian", "ocsvm", "knn"], strict=True):
         detector = AnomalyDetector(BackboneFeatures(**NETWORK), make_scorer(scorer), fpr=0.1)
         detector.fit(list(category.train))
         expected = detector.anomaly_score(list(category.test))

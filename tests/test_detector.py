@@ -219,7 +219,7 @@ def test_other_scorers_behind_the_same_protocol(small_weights, picture_folder, n
     scores = detector.anomaly_score(picture_folder / "test")
     np.testing.assert_allclose(scores, levels.sum(axis=1))
     assert roc_auc_score(np.repeat([0, 1], 8), scores) > 0.9
-    method = "leave-one-out" if name == "gaussian" else "cross-fit"
+    method = "leave-one-out" if name in ("gaussian", "knn") else "cross-fit"
     assert detector.calibration_method_ == method
 
 
@@ -513,6 +513,7 @@ def test_public_surface():
         "BackboneFeatures",
         "ChiSquareThreshold",
         "ConformalThreshold",
+        "KNNDetector",
         "LedoitWolfGaussian",
         "LevelSum",
         "MahaladError",
