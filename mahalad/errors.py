@@ -12,6 +12,7 @@ Every error is a `MahaladError` and also the builtin that a caller would expect:
     ├── CalibrationError (ValueError)    a threshold asked for more than the images can give
     ├── DegenerateDataError (ValueError) images that leave nothing to estimate
     ├── ModelFileError (OSError)         a model file that cannot be written, read or trusted
+    ├── CollapseError (RuntimeError)     training failed: embeddings in one point, no finite loss
     ├── NotFittedError (sklearn's)       a question asked before `fit`
     └── MissingExtraError (ImportError)  an optional dependency that is not installed
 
@@ -61,6 +62,10 @@ class DegenerateDataError(MahaladError, ValueError):
 
 class ModelFileError(MahaladError, OSError):
     """A model file cannot be written, read or trusted."""
+
+
+class CollapseError(MahaladError, RuntimeError):
+    """Training has failed: all embeddings fell into one point, or the loss is not finite."""
 
 
 class NotFittedError(MahaladError, SklearnNotFittedError):
