@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mahalad import __version__
+from mahalad import __version__, metric_cli
 from mahalad.errors import InputError, MahaladError
 from mahalad.options import (
     Fpr,
@@ -187,7 +187,7 @@ def score(
     if maps is not None:
         X = _names_of(X)
         _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
-    detector, unreadable_normals = _read_detector(options)
+    detector, unreadable_normals = _read_detector(options, maps is None)
     folder = None if maps is None else _map_folder(detector, Path(maps), map_format, images, X)
     results = Counted(detector.inspect(_with_progress(X, "score"), maps=folder is not None))
     _write_rows(_rows(results, folder), style, output, with_maps=folder is not None)
@@ -226,7 +226,7 @@ def report(images: tuple[str, ...], output: str, title: str, **options: Any) -> 
     names = _names_of(list(images))
     if os.path.realpath(output) in map(os.path.realpath, names):
         raise click.BadParameter(f"{output} is one of the images", param_hint="-o")
-    detector, unreadable_normals = _read_detector(options)
+    detector, unreadable_normals = _read_detector(options, False)
     units = _units_of_overlays(detector)
     threshold = None if units is None else units.threshold
     results = detector.inspect(_with_progress(names, "judge"), maps=threshold is not None)
@@ -251,6 +251,9 @@ def info(model: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(header, indent=2))
         return
+    if header.get("kind") == "metric-knn":
+        _echo_pairs(metric_cli.describe(header))
+        return
     features, calibration = header["features"] or {}, header["calibration"]
     lines = {
         "file": f"{header['path']} ({header['size'] / 1e6:.2f} MB, "
@@ -268,12 +271,17 @@ def info(model: str, as_json: bool) -> None:
         and f"{header['params'].get('roi') or 'given'} (in the model file)",
         "scope": _scope(header),
         "levels": ", ".join(f"{n} ({_size(size)})" for n, size in header["fit"]["levels"].items()),
+        "neighbours": header["params"].get("n_neighbors"),
         "reduction": header["params"].get("reduction"),
         "threshold": header["params"]["threshold"],
         "fpr": header["params"]["fpr"],
         "calibration": f"{calibration['method']}, {calibration['n']} scores",
         "made with": ", ".join(f"{n} {v}" for n, v in header["versions"].items()),
     }
+    _echo_pairs(lines)
+
+
+def _echo_pairs(lines: dict[str, Any]) -> None:
     for name, value in lines.items():
         if value not in (None, {}, ""):
             click.echo(f"{name:12} {value}")
@@ -464,12 +472,23 @@ def _check_source(options: dict[str, Any]) -> None:
         raise click.UsageError("give either a model (-m FILE) or good images (--normals DIR)")
 
 
-def _read_detector(options: dict[str, Any]) -> tuple[AnomalyDetector, int]:
-    """The detector that `model_options` ask for, and how many of its images were unreadable."""
+def _read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
+    """The detector that `model_options` ask for, and how many of its images were unreadable.
+
+    It may be a classifier where `labels` will do: it has neither maps nor a report.
+    """
     weights, device, fpr = options["weights"], options["device"], options["fpr"]
     if options["model"] is not None:
         from mahalad.mahalanobis import load
+        from mahalad.metric.modelfiles import is_classifier
 
+        if is_classifier(options["model"]):
+            if not labels:
+                raise InputError(
+                    f"{options['model']}: a classifier by nearest neighbours has no anomaly maps, "
+                    "and no report: `mahalad score` without --maps gives its labels"
+                )
+            return metric_cli.read_classifier(options["model"], weights, device, fpr), 0
         detector = load(options["model"], weights=weights, device=device)
         if fpr is not None:
             detector.set_fpr(fpr)
@@ -546,3 +565,8 @@ def _summary(
     for result in unreadable:
         click.echo(f"  {result.error}", err=True)
     return 3 if unreadable or unreadable_normals else 0
+
+
+for command in (metric_cli.pretrain, metric_cli.tune, metric_cli.index):
+    main.add_command(command)
+bench.add_command(metric_cli.bench_knn)

@@ -432,5 +432,5 @@ def _map_standard_by_others(distances: Floats, groups: Any) -> tuple[float, Floa
 
 def _varying(distances: Floats) -> NDArray[np.bool_]:
     """Positions (P,) that are not the same in all images, as those out of the region are."""
-    varying = np.ptp(distances, axis=0) > 0
+    varying: NDArray[np.bool_] = np.ptp(distances, axis=0) > 0
     return varying if varying.any() else ~varying

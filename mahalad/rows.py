@@ -6,13 +6,17 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
+from mahalad.metric.votes import LabelledResult
 from mahalad.result import Result
 
 STYLES = ("table", "csv", "jsonl")
 Row = dict[str, Any]
+_LABEL_COLUMNS = ("label", "probability", "novel", "distance")
+"""What a row of a classifier has as well; JSON also has the neighbours."""
 
 
 class Counted:
@@ -42,6 +46,9 @@ def row_of(result: Result) -> Row:
         "p_value": result.p_value,
         "anomaly": result.anomaly,
     }
+    if isinstance(result, LabelledResult):
+        row |= {name: getattr(result, name) for name in _LABEL_COLUMNS}
+        row["neighbours"] = [asdict(neighbour) for neighbour in result.neighbours]
     if result.error is not None:
         row["error"] = result.error
     return row
@@ -59,13 +66,17 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
         Further entries that a CSV has as columns. JSON has all there are, a table none.
     """
     rows = iter(rows)
-    rows = chain([next(rows)], rows)
+    first = next(rows)
+    rows = chain([first], rows)
     if style == "jsonl":
         for row in rows:
             yield json.dumps(row)
         return
     if style == "csv":
-        yield from _csv_lines(rows, more)
+        yield from _csv_lines(rows, [*(name for name in _LABEL_COLUMNS if name in first), *more])
+        return
+    if "label" in first:
+        yield from _label_lines(rows)
         return
     yield f"{'score':>10}  {'threshold':>10}  {'p-value':>8}  {'verdict':<10}  path"
     for row in rows:
@@ -80,6 +91,21 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
         )
 
 
+def _label_lines(rows: Iterable[Row]) -> Iterator[str]:
+    width = 16
+    yield f"{'label':<{width}}  {'probability':>11}  {'p-value':>8}  {'verdict':<13}  path"
+    for row in rows:
+        if row.get("error") is not None:
+            yield f"{'-':<{width}}  {'-':>11}  {'-':>8}  {'UNREADABLE':<13}  {row['error']}"
+            continue
+        p_value = "-" if row["p_value"] is None else f"{row['p_value']:.4f}"
+        verdict = " ".join(name for name in ("anomaly", "novel") if row[name]).upper()
+        yield (
+            f"{row['label']:<{width}}  {row['probability']:>11.3f}  {p_value:>8}  {verdict:<13}  "
+            f"{row['path']}"
+        )
+
+
 def _csv_lines(rows: Iterable[Row], more: Sequence[str]) -> Iterator[str]:
     columns = ["path", "score", "threshold", "p_value", "anomaly", *more, "error"]
     buffer = io.StringIO()
@@ -89,5 +115,5 @@ def _csv_lines(rows: Iterable[Row], more: Sequence[str]) -> Iterator[str]:
     for row in rows:
         buffer.seek(0)
         buffer.truncate()
-        writer.writerow(row)
+        writer.writerow({name: value for name, value in row.items() if name != "neighbours"})
         yield buffer.getvalue()

@@ -62,7 +62,10 @@ def test_a_hidden_layer_joins_what_no_linear_map_can():
     train, test = np.arange(0, 160, 2), np.arange(1, 160, 2)
     ratios = []
     for hidden in (64, 0):
-        model = TripletProjection(8, hidden=hidden, learning_rate=1e-2, max_epochs=25)
+        model = TripletProjection(
+            8, hidden=hidden, learning_rate=1e-2, max_epochs=25, distance="cosine", margin=0.5,
+            dropout=0.0, refit=False,
+        )  # fmt: skip
         d = pairwise_distances(torch.tensor(model.fit(F[train], y[train]).transform(F[test])))
         across = d[:20, 20:40].mean() + d[40:60, 60:].mean()  # of one class, opposite corners
         ratios.append((across / (d[:40, 40:].mean() * 2)).item())
@@ -72,7 +75,7 @@ def test_a_hidden_layer_joins_what_no_linear_map_can():
 
 def test_embeddings_have_unit_length_for_the_cosine_alone():
     F, y = hidden_signal(60, 0)
-    cosine = TripletProjection(**QUICK).fit(F, y).transform(F)
+    cosine = TripletProjection(distance="cosine", **QUICK).fit(F, y).transform(F)
     assert (cosine.shape, cosine.dtype) == ((60, 8), np.float32)
     np.testing.assert_allclose(np.linalg.norm(cosine, axis=1), 1, rtol=1e-6)
     euclidean = TripletProjection(distance="euclidean", **QUICK).fit(F, y).transform(F)
@@ -81,7 +84,7 @@ def test_embeddings_have_unit_length_for_the_cosine_alone():
 
 def test_transform_is_the_last_layers_product():
     F, y = hidden_signal(60, 0)
-    model = TripletProjection(hidden=5, dropout=0.5, **QUICK).fit(F, y)
+    model = TripletProjection(hidden=5, distance="cosine", **QUICK).fit(F, y)
     w = [p.detach().numpy().astype(np.float64) for p in model.network_.parameters()]
     inner = np.maximum(F @ w[0].T + w[1], 0)
     want = inner @ w[2].T + w[3]
@@ -94,14 +97,27 @@ def test_transform_is_the_last_layers_product():
 
 def test_the_best_epoch_is_kept():
     F, y = hidden_signal(90, 0)
-    model = TripletProjection(8, max_epochs=60, patience=6).fit(F, y)
+    options = {"dropout": 0.0, "margin": 0.5, "distance": "cosine", "patience": 6, "refit": False}
+    model = TripletProjection(8, max_epochs=60, **options).fit(F, y)
     rows = model.history_
-    order = [(row["validation_f1"], -row["validation_loss"]) for row in rows]
+    f1 = [row["validation_f1"] for row in rows]
+    order = [
+        (np.mean(f1[max(0, i - 9) : i + 1]), -rows[i]["validation_loss"]) for i in range(len(rows))
+    ]
     assert model.best_epoch_ == 1 + max(range(len(rows)), key=order.__getitem__)
     assert len(rows) == model.best_epoch_ + 6 < 60
     assert [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
-    again = TripletProjection(8, max_epochs=model.best_epoch_, patience=6).fit(F, y)
+    again = TripletProjection(8, max_epochs=model.best_epoch_, **options).fit(F, y)
     np.testing.assert_array_equal(again.transform(F), model.transform(F))
+
+
+def test_refit_trains_on_all_samples_for_the_best_number_of_epochs():
+    F, y = hidden_signal(90, 0)
+    model = TripletProjection(8, max_epochs=20).fit(F, y)
+    kept = TripletProjection(8, max_epochs=20, refit=False).fit(F, y)
+    assert model.best_epoch_ == kept.best_epoch_
+    assert model.history_ == kept.history_
+    assert np.abs(model.transform(F) - kept.transform(F)).max() > 0.01
 
 
 def test_without_validation_all_epochs_are_run():
@@ -113,9 +129,10 @@ def test_without_validation_all_epochs_are_run():
 
 def test_history_tells_the_spread_of_training_embeddings():
     F, y = hidden_signal(40, 0)
-    start = TripletProjection(8, max_epochs=1, validation_fraction=0, learning_rate=1e-30)
+    options = {"validation_fraction": 0, "distance": "cosine"}
+    start = TripletProjection(8, max_epochs=1, learning_rate=1e-30, **options)
     before = start.fit(F, y).transform(F)
-    model = TripletProjection(8, max_epochs=3, validation_fraction=0).fit(F, y)
+    model = TripletProjection(8, max_epochs=3, **options).fit(F, y)
     off = ~np.eye(40, dtype=bool)
     spreads = [
         pairwise_distances(torch.tensor(E)).numpy()[off].mean()
@@ -193,6 +210,7 @@ def test_collapse_stops_the_training():
     rng = np.random.default_rng(0)
     F, y = rng.normal(size=(120, 30)), rng.integers(2, size=120)
     options = {"max_epochs": 300, "validation_fraction": 0, "learning_rate": 0.03}
+    options |= {"distance": "cosine", "margin": 0.5, "dropout": 0.0}
     message = (
         r"the embeddings collapsed into one point: in epoch \d+ their spread is .*"
         r"\(loss='batch-hard', margin 0.5\)\. Give loss='batch-hard-scaled', or a smaller "

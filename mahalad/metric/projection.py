@@ -25,6 +25,7 @@ from mahalad.metric.losses import DISTANCES, LOSSES
 
 _COLLAPSED = 1e-3  # spread, as a share of that before training
 _CHECKS = 3  # epochs in a row that must show it
+_SMOOTHED = 10  # epochs whose mean F1 is compared: that of one is mostly luck
 _TINY = 1e-30
 _BLOCK = 128  # validation samples per loss: some losses take the third power of them
 
@@ -33,8 +34,8 @@ class TripletProjection(TransformerMixin, BaseEstimator):
     """Project features by a small network that is trained with a triplet loss.
 
     Features are taken as they are: standardise them first if their scales differ. Part of every
-    class is held out, and the weights kept are those of the epoch that classified it best by its
-    nearest neighbours among the rest.
+    class is held out to find the epoch after which its nearest neighbours among the rest classify
+    it best; then all samples are trained on for as many epochs.
 
     Parameters
     ----------
@@ -42,9 +43,9 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         Features of an embedding.
     loss : {"batch-hard-scaled", "batch-hard", "batch-all", "semi-hard"}
         See `mahalad.metric.losses`; the default is "batch-hard-scaled".
-    distance : {"cosine", "euclidean"}, default="cosine"
+    distance : {"euclidean", "cosine"}, default="euclidean"
         What the loss measures. With "cosine", embeddings have unit length.
-    margin : float, default=0.5
+    margin : float, default=0.2
         By how much negatives are to be farther away than positives; for "batch-hard-scaled" as a
         share of the mean distance to the nearest negatives, else in units of the distance.
     hidden : int, default=0
@@ -53,7 +54,7 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         Samples per class in a batch; up to 8 classes.
     learning_rate, weight_decay : float, default=1e-3 and 1e-4
         Of AdamW.
-    dropout : float in [0, 1), default=0
+    dropout : float in [0, 1), default=0.5
         Share of the inputs of the last layer that is left out, at random, during training.
     max_epochs : int, default=200
         At most that many; an epoch draws about as many samples as there are.
@@ -62,6 +63,9 @@ class TripletProjection(TransformerMixin, BaseEstimator):
     validation_fraction : float in [0, 1), default=0.2
         Share of every class that is held out, at least 1 sample, where 2 are left to train
         with. 0: train on all samples for `max_epochs`, and keep the last weights.
+    refit : bool, default=True
+        Train anew on all samples, those held out too, for the number of epochs that was found
+        best. False: keep the weights of that epoch.
     n_neighbors : int, default=5
         For the validation.
     max_grad_norm : float, default=1
@@ -104,21 +108,25 @@ class TripletProjection(TransformerMixin, BaseEstimator):
     (40, 4)
     """
 
+    history_: list[dict[str, Any]]
+    best_epoch_: int
+
     def __init__(
         self,
         n_components: int = 128,
         *,
         loss: str = "batch-hard-scaled",
-        distance: str = "cosine",
-        margin: float = 0.5,
+        distance: str = "euclidean",
+        margin: float = 0.2,
         hidden: int = 0,
         n_per_class: int = 16,
         learning_rate: float = 1e-3,
         weight_decay: float = 1e-4,
-        dropout: float = 0.0,
+        dropout: float = 0.5,
         max_epochs: int = 200,
         patience: int = 30,
         validation_fraction: float = 0.2,
+        refit: bool = True,
         n_neighbors: int = 5,
         max_grad_norm: float = 1.0,
         device: str = "cpu",
@@ -136,6 +144,7 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         self.max_epochs = max_epochs
         self.patience = patience
         self.validation_fraction = validation_fraction
+        self.refit = refit
         self.n_neighbors = n_neighbors
         self.max_grad_norm = max_grad_norm
         self.device = device
@@ -157,11 +166,17 @@ class TripletProjection(TransformerMixin, BaseEstimator):
                 "none: every class has only 2. Give more, or validation_fraction=0"
             )
         device = resolve_device(self.device)
-        self.history_: list[dict[str, Any]] = []
         with _seeded(seed, device):
             self.network_ = self._network(F.shape[1]).to(device)
             try:
-                self._train(F, codes, train, held, rng)
+                self._train(F, codes, train, held, rng, self.max_epochs)
+                if len(held) and self.refit:
+                    found = self.history_, self.best_epoch_
+                    everything = np.arange(len(F))
+                    torch.manual_seed(seed)
+                    self.network_ = self._network(F.shape[1]).to(device)
+                    self._train(F, codes, everything, everything[:0], rng, self.best_epoch_)
+                    self.history_, self.best_epoch_ = found
             except BaseException:
                 del self.network_  # half trained: not to be used
                 raise
@@ -220,9 +235,16 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         return nn.Sequential(*layers)
 
     def _train(
-        self, F: NDArray[Any], codes: Indices, train: Indices, held: Indices, rng: Any
+        self,
+        F: NDArray[Any],
+        codes: Indices,
+        train: Indices,
+        held: Indices,
+        rng: Any,
+        n_epochs: int,
     ) -> None:
         """Run the epochs, and leave the network with the weights of the best one."""
+        self.history_ = []
         device = next(self.network_.parameters()).device
         features, labels = torch.tensor(F, device=device), torch.tensor(codes, device=device)
         batches = BalancedBatches(codes[train], n_per_class=self.n_per_class, rng=rng)
@@ -232,7 +254,7 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         blocks = np.array_split(rng.permutation(held), -(-len(held) // _BLOCK)) if len(held) else []
         before, near_collapse = max(_spread(self._embed(features[train])), _TINY), 0
         best: tuple[float, float] = (-math.inf, -math.inf)
-        for epoch in range(1, self.max_epochs + 1):
+        for epoch in range(1, n_epochs + 1):
             row: dict[str, Any] = {"epoch": epoch}
             row |= self._run_epoch(features, labels, train, batches, optimizer)
             embedded = self._embed(features)
@@ -248,7 +270,8 @@ class TripletProjection(TransformerMixin, BaseEstimator):
             if not len(held):
                 self.best_epoch_ = epoch
                 continue
-            quality = (row["validation_f1"], -row["validation_loss"])
+            recent = [past["validation_f1"] for past in self.history_[-_SMOOTHED:]]
+            quality = (float(np.mean(recent)), -row["validation_loss"])
             if quality > best:
                 best, self.best_epoch_ = quality, epoch
                 kept = {name: w.clone() for name, w in self.network_.state_dict().items()}

@@ -1,0 +1,336 @@
+"""From few labels to F1: votes of neighbours in learned embeddings, and what they compete with.
+
+The layout is class folders, ``train/<class>`` and ``test/<class>``. Features of all images are
+extracted once and standardised by those of ``train``, without its labels. Then, for every seed, a
+few labels are drawn from ``train``; hyper-parameters are chosen on held-out parts of these labels
+alone, the fit is repeated on all of them, and judged on ``test``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, precision_recall_fscore_support
+from sklearn.model_selection import StratifiedShuffleSplit
+
+from mahalad.bench_features import (
+    Progress,
+    check_outputs,
+    format_table,
+    no_progress,
+    percent,
+    versions,
+    write_json,
+)
+from mahalad.errors import InputError
+from mahalad.metric.embedding import Embedding
+from mahalad.metric.labelled import draw, read_labelled
+from mahalad.metric.losses import LOSSES
+from mahalad.metric.projection import TripletProjection
+from mahalad.metric.votes import nearest_neighbors, vote, winners
+
+Codes = NDArray[np.intp]
+ENCODER, LOGISTIC, SUPERVISED = "encoder", "logistic", "logistic, all labels"
+METHODS = (ENCODER, *LOSSES, LOGISTIC)
+NEIGHBORS = (1, 3, 5, 9, 15)
+MARGINS = (0.1, 0.3)
+STRENGTHS = tuple((C, weight) for C in (1e-3, 1e-2, 1e-1, 1.0) for weight in (None, "balanced"))
+EPOCHS = 100
+N_SPLITS = 3  # of the labels drawn, to choose hyper-parameters
+_CHOSEN_ON = 0.25  # share of them that is held out
+_MAIN = "batch-hard-scaled"
+
+
+def run(
+    root: str | Path,
+    *,
+    labels: Sequence[int] = (50, 100, 200, 500),
+    seeds: int = 5,
+    positive: str = "defect",
+    methods: Sequence[str] = METHODS,
+    encoder: Any = None,
+    cache: str | Path | None = None,
+    json_file: str | Path | None = None,
+    plot_file: str | Path | None = None,
+    progress: Progress = no_progress,
+) -> str:
+    """Compare classifiers that learn from few labels.
+
+    Parameters
+    ----------
+    root : str or Path
+        Folder with ``train/<class>`` and ``test/<class>``.
+    labels : sequence of int
+        How many labels are drawn, each class in proportion.
+    seeds : int
+        Draws of each number.
+    positive : str
+        The class against all others in the first task; the second tells all classes.
+    methods : sequence of str
+        Of `METHODS`: votes on the encoder's features; on a projection by each triplet loss;
+        logistic regression on the same features and labels.
+    encoder : feature extractor
+        After `build`, with pooled levels.
+    cache : str, Path or None
+        Folder for the encoder's features.
+    json_file, plot_file : str, Path or None
+    progress : callable
+
+    Returns
+    -------
+    str
+        Tables: macro F1, F1, precision and recall of `positive`, paired differences.
+
+    Raises
+    ------
+    InputError
+        Folders that are missing, have other classes or no `positive`; unknown methods.
+    """
+    check_outputs(json_file, plot_file)
+    unknown = set(methods) - set(METHODS)
+    if unknown or seeds < 1:
+        raise InputError(f"methods must be of {', '.join(METHODS)} and seeds >= 1; got {unknown}")
+    embedding = Embedding(encoder, None, cache)
+    F, names = _read(Path(root, "train"), embedding, progress)
+    embedding.standardize_as([F])
+    F_test, names_test = _read(Path(root, "test"), embedding, progress)
+    if set(names_test) != set(names) or positive not in names:
+        raise InputError(
+            f"{root}: train has the classes {', '.join(sorted(set(names)))}, test "
+            f"{', '.join(sorted(set(names_test)))}; they must be the same, with {positive!r} "
+            "(--positive) among them"
+        )
+    train, test = embedding.standardized(F), embedding.standardized(F_test)
+    tasks = {f"{positive} or not": (names == positive, names_test == positive)}
+    if len(set(names)) > 2:
+        tasks[f"{len(set(names))} classes"] = (names, names_test)
+    jobs = [(task, n, seed) for task in tasks for n in labels for seed in range(seeds)]
+    results = []
+    for task, n, seed in progress(jobs, len(jobs)):
+        y, y_test = tasks[task]
+        rows = draw(names.tolist(), n, seed)
+        for method in methods:
+            predicted, chosen = fit_and_predict(method, train[rows], y[rows], test, seed)
+            about = {"task": task, "labels": n, "seed": seed, "method": method, "chosen": chosen}
+            results.append(about | judge(y_test, predicted, _positive_of(y, positive)))
+    for task, (y, y_test) in tasks.items():
+        predicted, chosen = fit_and_predict(LOGISTIC, train, y, test, 0)
+        about = {"task": task, "labels": len(y), "seed": 0, "method": SUPERVISED, "chosen": chosen}
+        results.append(about | judge(y_test, predicted, _positive_of(y, positive)))
+    report = {
+        "benchmark": "knn",
+        "parameters": {"root": root, "labels": list(labels), "seeds": seeds, "positive": positive},
+        "encoder": None if encoder is None else encoder.record(),
+        "images": {"train": len(train), "test": len(test), "features": train.shape[1]},
+        "versions": versions(),
+        "results": results,
+        "differences": [d for task in tasks for n in labels for d in differences(results, task, n)],
+    }
+    if json_file is not None:
+        write_json(report, json_file)
+    if plot_file is not None:
+        from mahalad.plots import save_figure
+        from mahalad.plots_knn import draw_knn
+
+        views = _views(train, test, names, names_test, max(labels))
+        save_figure(draw_knn(report, views), plot_file)
+    return as_text(report)
+
+
+def _read(
+    folder: Path, embedding: Embedding, progress: Progress
+) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """Features of a folder's images, and their labels; every image must be readable."""
+    paths, labels = read_labelled(folder)
+    return embedding.read_strictly(progress(paths, len(paths)))[1], np.array(labels)
+
+
+def _positive_of(y: NDArray[Any], positive: str) -> Any:
+    return True if y.dtype == bool else positive
+
+
+def fit_and_predict(
+    method: str, F: NDArray[np.float32], y: NDArray[Any], test: NDArray[np.float32], seed: int
+) -> tuple[NDArray[Any], dict[str, Any]]:
+    """Labels of test samples, and the hyper-parameters that were chosen on parts of `F`.
+
+    Parameters
+    ----------
+    method : str
+        One of `METHODS`.
+    F : ndarray of shape (n, n_features)
+    y : ndarray of shape (n,)
+    test : ndarray of shape (n_test, n_features)
+    seed : int
+        Of the split, and of the training.
+    """
+    fitters: dict[str, tuple[Sequence[Any], Callable[..., Any]]] = {
+        ENCODER: ([None], _raw),
+        LOGISTIC: (STRENGTHS, _logistic),
+    }
+    candidates, fit = fitters.get(method, (MARGINS, _triplets(method)))
+    share = max(_CHOSEN_ON, len(np.unique(y)) / len(y))
+    splits = StratifiedShuffleSplit(N_SPLITS, test_size=share, random_state=seed)
+    totals: dict[Any, float] = {}
+    for inner, outer in splits.split(F, y):
+        for candidate in candidates:
+            found = fit(candidate, F[inner], y[inner], F[outer], seed)
+            for k, predicted in found.items():
+                f1 = f1_score(y[outer], predicted, average="macro", zero_division=0)
+                totals[candidate, k] = totals.get((candidate, k), 0.0) + f1
+    candidate, k = max(totals, key=totals.__getitem__)
+    chosen = {"candidate": candidate, "k": k, "validation_f1": totals[candidate, k] / N_SPLITS}
+    return fit(candidate, F, y, test, seed)[k], chosen
+
+
+def _raw(
+    candidate: Any, F: NDArray[Any], y: NDArray[Any], test: NDArray[Any], seed: int
+) -> dict[int, NDArray[Any]]:
+    return _votes(F, y, test)
+
+
+def _triplets(loss: str) -> Callable[..., dict[int, NDArray[Any]]]:
+    def fit(
+        margin: float, F: NDArray[Any], y: NDArray[Any], test: NDArray[Any], seed: int
+    ) -> dict[int, NDArray[Any]]:
+        projection = TripletProjection(
+            loss=loss, margin=margin, max_epochs=EPOCHS, validation_fraction=0, random_state=seed
+        ).fit(F, y)
+        return _votes(projection.transform(F), y, projection.transform(test))
+
+    return fit
+
+
+def _logistic(
+    candidate: Any, F: NDArray[Any], y: NDArray[Any], test: NDArray[Any], seed: int
+) -> dict[int, NDArray[Any]]:
+    C, weight = candidate
+    model = LogisticRegression(C=C, class_weight=weight, max_iter=3000).fit(F, y)
+    return {0: model.predict(test)}
+
+
+def _votes(E: NDArray[Any], y: NDArray[Any], test: NDArray[Any]) -> dict[int, NDArray[Any]]:
+    """Majority votes among `E` for each number of neighbours."""
+    classes = np.unique(y)
+    rows, distances = nearest_neighbors(E, test, min(max(NEIGHBORS), len(E)), "euclidean")
+    names = [str(name) for name in classes]
+    found = {}
+    for k in NEIGHBORS:
+        if k <= len(E):
+            near = y[rows[:, :k]].astype(str)
+            shares = vote(near, distances[:, :k], names)
+            found[k] = classes[winners(shares, near, distances[:, :k], names)]
+    return found
+
+
+def judge(y: NDArray[Any], predicted: NDArray[Any], positive: Any) -> dict[str, float]:
+    """Macro F1, and precision, recall and F1 of the positive class, each in [0, 1]."""
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        y, predicted, labels=[positive], zero_division=0
+    )
+    return {
+        "macro_f1": float(f1_score(y, predicted, average="macro", zero_division=0)),
+        "f1": float(f1[0]),
+        "precision": float(precision[0]),
+        "recall": float(recall[0]),
+    }
+
+
+def differences(results: Sequence[dict[str, Any]], task: str, n: int) -> list[dict[str, Any]]:
+    """Macro F1 of the scaled loss less that of others, over the same seeds; 95 % t intervals."""
+    by_method = {
+        method: np.array([r["macro_f1"] for r in _of(results, task, n, method)])
+        for method in METHODS
+    }
+    ours = by_method[_MAIN]
+    rows = []
+    for other, theirs in by_method.items():
+        if other == _MAIN or not len(ours) or not len(theirs):
+            continue
+        d = ours - theirs
+        half = math.nan
+        if len(d) > 1:
+            half = float(stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d)))
+        rows.append({"task": task, "labels": n, "method": _MAIN, "against": other,
+                     "mean": float(d.mean()), "half_width": half})  # fmt: skip
+    return rows
+
+
+def _of(results: Sequence[dict[str, Any]], task: str, n: int, method: str) -> list[dict[str, Any]]:
+    return [r for r in results if (r["task"], r["labels"], r["method"]) == (task, n, method)]
+
+
+def as_text(report: dict[str, Any]) -> str:
+    """The report as tables."""
+    p, images, results = report["parameters"], report["images"], report["results"]
+    network = report["encoder"] or {}
+    what = network.get("backbone") or network.get("kind") or "features"
+    lines = [
+        f"{p['root']}: {images['train']} train, {images['test']} test; {what}, "
+        f"{images['features']} features, standardised by all of train",
+        f"means over {p['seeds']} draws of the labels, in %; margin, k and C chosen on parts of "
+        "the labels drawn; triplets: linear head, votes of k neighbours",
+    ]
+    for task in dict.fromkeys(r["task"] for r in results):
+        header = ["macro F1", *(f"{n} labels" for n in p["labels"])]
+        rows = []
+        for method in METHODS:
+            values = [[r["macro_f1"] for r in _of(results, task, n, method)] for n in p["labels"]]
+            if any(values):
+                rows.append([method, *(percent(float(np.mean(v)), float(np.std(v)))
+                                       for v in values)])  # fmt: skip
+        supervised = next(r for r in results if (r["task"], r["method"]) == (task, SUPERVISED))
+        rows.append([f"{SUPERVISED} ({supervised['labels']})", percent(supervised["macro_f1"])])
+        rows[-1] += [""] * (len(header) - 2)
+        lines += ["", f"{task}", format_table(header, rows)]
+        lines += ["", *_details(report, task)]
+    return "\n".join(lines)
+
+
+def _details(report: dict[str, Any], task: str) -> list[str]:
+    """F1, precision and recall of the positive class, and the paired differences."""
+    p, results = report["parameters"], report["results"]
+    header = [f"of {p['positive']}", "F1", "precision", "recall"]
+    lines = []
+    for n in p["labels"]:
+        rows = []
+        for method in METHODS:
+            found = _of(results, task, n, method)
+            if found:
+                keys = ("f1", "precision", "recall")
+                means = [float(np.mean([r[key] for r in found])) for key in keys]
+                rows.append([method, *map(percent, means)])
+        lines += [f"{n} labels", format_table(header, rows)]
+        for d in report["differences"]:
+            if (d["task"], d["labels"]) == (task, n):
+                lines.append(
+                    f"{d['method']} less {d['against']}: {100 * d['mean']:+.1f} points of macro F1 "
+                    f"(95 % interval {100 * (d['mean'] - d['half_width']):+.1f} to "
+                    f"{100 * (d['mean'] + d['half_width']):+.1f})"
+                )
+        lines.append("")
+    return lines
+
+
+def _views(
+    train: NDArray[np.float32],
+    test: NDArray[np.float32],
+    names: NDArray[Any],
+    names_test: NDArray[Any],
+    n: int,
+) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """Test samples in two dimensions, before and after a projection: (n, 2) and labels."""
+    rows = draw(names.tolist(), n, 0)
+    projection = TripletProjection(max_epochs=EPOCHS, validation_fraction=0)
+    projected = projection.fit(train[rows], names[rows]).transform(test)
+    views = {"encoder": test, f"{_MAIN}, {n} labels": projected}
+    return {title: (PCA(2, random_state=0).fit_transform(E), names_test)
+            for title, E in views.items()}  # fmt: skip

@@ -1,0 +1,153 @@
+"""Images to embeddings: a frozen encoder, standardised features, a projection."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mahalad.errors import InputError, UnreadableImageWarning
+from mahalad.extraction import extract
+from mahalad.metric.cache import CachedFeatures
+from mahalad.moments import Floats
+from mahalad.reading import ReadImage
+from mahalad.store import originals
+
+Arrays = dict[str, NDArray[Any]]
+Batch = tuple[list[ReadImage], Floats]
+"""Images read, and features (n_readable, n_features) of the readable ones."""
+
+
+class Embedding:
+    """From images to what a vector index compares.
+
+    Parameters
+    ----------
+    encoder : feature extractor or None
+        Ready for use (after `build`); None where features are given instead of images.
+    projection : estimator or None
+        Fitted by the caller, to what `standardized` gives.
+    cache : str, Path or None
+        Folder in which the encoder's features are kept.
+
+    Attributes
+    ----------
+    level_sizes : dict of str to int
+        Number of features of each level, in their order side by side; empty before the first.
+    mean, scale : ndarray of shape (n_features,)
+    """
+
+    mean: Floats
+    scale: Floats
+
+    def __init__(self, encoder: Any, projection: Any, cache: Any = None) -> None:
+        self.encoder = encoder
+        self.projection = projection
+        self.level_sizes: dict[str, int] = {}
+        self._extractor = encoder
+        if encoder is not None and cache is not None:
+            self._extractor = CachedFeatures(encoder, cache)
+
+    def read(self, X: Any) -> Iterator[Batch]:
+        """Batches of images, decoded, and their features."""
+        for images, features in extract(X, self._extractor, 0):
+            yield images, self._side_by_side(originals(features)) if features else np.empty((0, 0))
+
+    def read_all(self, X: Any) -> tuple[list[ReadImage], Floats]:
+        """All images (without their pixels), and features of the readable ones; warns of others.
+
+        Raises
+        ------
+        InputError
+            None of them can be read.
+        """
+        images: list[ReadImage] = []
+        parts = []
+        for batch, F in self.read(X):
+            for image in batch:
+                if image.error is not None:
+                    warnings.warn(
+                        f"left out of the fit: {image.error}", UnreadableImageWarning, stacklevel=3
+                    )
+            images += [replace(image, prepared=None) for image in batch]
+            parts += [F] if len(F) else []
+        if not parts:
+            raise InputError("none of the images could be read")
+        return images, np.concatenate(parts)
+
+    def read_strictly(self, X: Any) -> tuple[list[str], Floats]:
+        """Names and features of all images; the first that cannot be read is raised."""
+        names: list[str] = []
+        parts = []
+        for images, F in self.read(X):
+            for image in images:
+                if image.error is not None:
+                    raise image.error
+                names.append(image.source.name)
+            parts.append(F)
+        return names, np.concatenate(parts)
+
+    def _side_by_side(self, features: Arrays) -> Floats:
+        """Levels as one array (n, n_features); the same levels every time."""
+        shapes = {name: values.shape for name, values in features.items()}
+        if any(len(shape) != 2 for shape in shapes.values()):
+            raise InputError(
+                f"features must be pooled, (n, n_features) for each level, not maps: got {shapes}"
+            )
+        sizes = {name: shape[1] for name, shape in shapes.items()}
+        self.level_sizes = self.level_sizes or sizes
+        if sizes != self.level_sizes:
+            raise InputError(
+                f"features of sizes {sizes} by level given to a model of {self.level_sizes}"
+            )
+        columns = [np.asarray(features[name], dtype=np.float64) for name in self.level_sizes]
+        return np.hstack(columns)
+
+    def standardize_as(self, batches: Iterator[Floats] | list[Floats]) -> None:
+        """Take mean and standard deviation of each feature over batches (n, n_features).
+
+        Notes
+        -----
+        Sums of squares of parts become those of all: T. Chan, G. Golub, R. LeVeque, "Updating
+        Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979, equation 2.1.
+        """
+        n = 0
+        mean = m2 = np.zeros(1)
+        for batch in batches:
+            total, center = n + len(batch), batch.mean(axis=0)
+            m2 = m2 + np.square(batch - center).sum(axis=0)
+            m2 = m2 + np.square(center - mean) * n * len(batch) / total
+            mean = mean + (center - mean) * len(batch) / total
+            n = total
+        if not n:
+            raise InputError("none of the images that standardise the features could be read")
+        scale = np.sqrt(m2 / n)
+        # The deviation of a constant feature is float32 rounding, not exactly zero.
+        constant = scale <= 10 * np.finfo(np.float32).eps * np.abs(mean)
+        self.mean, self.scale = mean, np.where(constant, 1.0, scale)
+
+    def standardized(self, F: Floats) -> NDArray[np.float32]:
+        """Features (n, n_features) with the mean subtracted, in standard deviations."""
+        return ((F - self.mean) / self.scale).astype(np.float32)
+
+    def project(self, Z: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Embeddings (n, n_components) of standardised features.
+
+        Raises
+        ------
+        InputError
+            Embeddings that are not finite.
+        """
+        E = np.asarray(Z if self.projection is None else self.projection.transform(Z), np.float32)
+        broken = ~np.isfinite(E).all(axis=1)
+        if broken.any():
+            raise InputError(f"{broken.sum()} of {len(E)} embeddings are NaN or infinite")
+        return E
+
+    def embed(self, F: Floats) -> NDArray[np.float32]:
+        """Embeddings (n, n_components) of features (n, n_features)."""
+        return self.project(self.standardized(F))

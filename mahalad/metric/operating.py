@@ -1,0 +1,275 @@
+"""Where to set the threshold on a probability: precision and recall of honest votes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone
+from sklearn.model_selection import KFold, StratifiedKFold
+
+from mahalad.errors import CalibrationError, InputError
+from mahalad.index.contract import VectorIndex
+from mahalad.metric.embedding import Embedding
+from mahalad.metric.votes import leave_one_out_neighbors, nearest_neighbors, vote
+from mahalad.moments import Floats
+
+MAX_HELD_OUT = 5000
+"""Stored images that are left out in turn; of more, so many are drawn at random."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold, with what it gave on the votes it was chosen from.
+
+    Attributes
+    ----------
+    threshold : float
+        Images whose probability reaches it get the positive label.
+    precision, recall : float
+        In [0, 1].
+    """
+
+    threshold: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision and recall at every threshold.
+
+    Attributes
+    ----------
+    precision, recall, thresholds : ndarray of shape (n_thresholds,)
+        Thresholds ascend, one for each different probability.
+    """
+
+    precision: Floats
+    recall: Floats
+    thresholds: Floats
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Answers to stored images by votes that had not seen them.
+
+    Attributes
+    ----------
+    ids : ndarray of int64, shape (n,)
+    probabilities : ndarray of shape (n, n_classes)
+    distances : ndarray of shape (n,)
+        To the k-th neighbour.
+    """
+
+    ids: NDArray[np.int64]
+    probabilities: Floats
+    distances: Floats
+
+
+def precision_recall_curve(probabilities: ArrayLike, is_positive: ArrayLike) -> Curve:
+    """Precision and recall of "probability >= threshold", for each different probability.
+
+    Parameters
+    ----------
+    probabilities : array of shape (n,)
+        Of the positive label.
+    is_positive : array of bool, shape (n,)
+
+    Raises
+    ------
+    InputError
+        No positive image.
+
+    Examples
+    --------
+    >>> curve = precision_recall_curve([0.2, 0.6, 0.6, 1.0], [False, True, False, True])
+    >>> curve.thresholds.tolist(), curve.precision.round(2).tolist(), curve.recall.tolist()
+    ([0.2, 0.6, 1.0], [0.5, 0.67, 1.0], [1.0, 1.0, 0.5])
+    """
+    values = np.asarray(probabilities, dtype=np.float64)
+    truth = np.asarray(is_positive, dtype=bool)
+    if values.shape != truth.shape or values.ndim != 1:
+        raise InputError(
+            f"one probability and one truth per image are needed, got shapes {values.shape} and "
+            f"{truth.shape}"
+        )
+    if not truth.any():
+        raise InputError(f"none of the {len(truth)} images is positive: there is no recall")
+    thresholds = np.unique(values)
+    flagged = len(values) - np.searchsorted(np.sort(values), thresholds)
+    hits = truth.sum() - np.searchsorted(np.sort(values[truth]), thresholds)
+    return Curve(hits / flagged, hits / truth.sum(), thresholds)
+
+
+def choose(
+    curve: Curve, precision: float | None = None, recall: float | None = None
+) -> OperatingPoint:
+    """Choose the threshold that keeps the asked precision or recall, and has most of the other.
+
+    With both asked for, both are kept and recall is made as large as it can be. A threshold of 0
+    is never chosen: it would give the positive label to images without a single vote for it.
+
+    Raises
+    ------
+    InputError
+        Neither is given, one is not in (0, 1], or no threshold reaches what is asked for; then
+        the best that can be reached is named.
+    """
+    if precision is None and recall is None:
+        raise InputError("give precision=..., recall=... or both")
+    for name, asked in (("precision", precision), ("recall", recall)):
+        if asked is not None and not 0 < asked <= 1:
+            raise InputError(f"{name} must lie in (0, 1], got {asked!r}")
+    p, r, voted = curve.precision, curve.recall, curve.thresholds > 0
+    tiny = 1e-12  # 0.9 asked for, 9/10 found
+    keeps_recall = voted & (r >= (recall or 0) - tiny)
+    kept = keeps_recall & (p >= (precision or 0) - tiny)
+    if not kept.any():
+        if keeps_recall.any():
+            at = np.where(keeps_recall, p, -1).argmax()
+            best = f"precision is {p[at]:.3f}, with recall {r[at]:.3f}"
+        else:
+            at = voted.argmax()
+            best = f"recall is {r[at]:.3f}, with precision {p[at]:.3f}"
+        wanted = [f"{n} {a:g}" for n, a in (("precision", precision), ("recall", recall)) if a]
+        raise InputError(
+            f"{' with '.join(wanted)} cannot be reached on the labelled images: the best {best}; "
+            "ask for less, label more images, or let more neighbours vote"
+        )
+    first, second = (p, r) if precision is None else (r, p)
+    # The last key sorts first; at equal figures the highest threshold.
+    order = np.lexsort((curve.thresholds, second, first))
+    at = order[kept[order]][-1]
+    return OperatingPoint(float(curve.thresholds[at]), float(p[at]), float(r[at]))
+
+
+Folds = list[tuple[NDArray[np.intp], NDArray[np.intp]]]
+"""Rows to fit to and rows held out, of each fold."""
+
+
+def draw_folds(
+    codes: NDArray[np.intp], wanted: int, k: int, seed: int, *, trains: bool = True
+) -> Folds:
+    """Split labelled rows into folds.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n,)
+        The class of each row.
+    wanted : int
+        At most that many folds.
+    k : int
+        Neighbours that every fit must leave to choose from.
+    trains : bool, default=True
+        Whether something is trained with the labels: then folds are stratified, and a fit needs 3
+        rows of every class, a pair to train with and one to validate with.
+
+    Returns
+    -------
+    list of (rows to fit to, rows held out); empty if there are too few rows
+    """
+    n, smallest = len(codes), int(np.bincount(codes).min())
+    n_folds = min(wanted, smallest if trains else n)
+    if n_folds < 2 or n - -(-n // n_folds) < k:
+        return []
+    if trains and smallest - -(-smallest // n_folds) < 3:
+        return []
+    kind = StratifiedKFold if trains else KFold
+    return list(kind(n_folds, shuffle=True, random_state=seed).split(codes, codes))
+
+
+def cross_fit(
+    embedding: Embedding,
+    projection: Any,
+    F: Floats,
+    labels: NDArray[Any],
+    classes: list[str],
+    folds: Folds,
+    *,
+    standardize: bool,
+    k: int,
+    weights: str,
+    distance: str,
+) -> tuple[Floats, Floats]:
+    """Votes on each image by fits that have not seen it.
+
+    A projection pulls the images it was trained on towards their own class, so their votes in its
+    embedding are far better than those of new images; and an image that is among those that
+    standardise the features lies nearer to them. Here each fold is standardised and projected as
+    the others demand, and has its neighbours among these.
+
+    Parameters
+    ----------
+    embedding : Embedding
+        Its mean and deviation are used unless `standardize` is set.
+    projection : estimator or None
+        Cloned for every fold.
+    F : ndarray of shape (n, n_features)
+        Not standardised.
+    labels : ndarray of str, shape (n,)
+    standardize : bool
+        Each fold by the mean and deviation of the others.
+
+    Returns
+    -------
+    probabilities : ndarray of shape (n, n_classes)
+    distances : ndarray of shape (n,)
+        To the k-th neighbour. There are fewer to choose from than the final index has, so they
+        are a little too large on average.
+    """
+    probabilities, distances = np.empty((len(F), len(classes))), np.empty(len(F))
+    for rows, held_out in folds:
+        fold = Embedding(None, clone(projection, safe=False))
+        fold.mean, fold.scale = embedding.mean, embedding.scale
+        if standardize:
+            fold.standardize_as([F[rows]])
+        Z = fold.standardized(F)
+        if fold.projection is not None:
+            fold.projection.fit(Z[rows], labels[rows])
+        stored, asked = fold.project(Z[rows]), fold.project(Z[held_out])
+        indices, found = nearest_neighbors(stored, asked, k, distance)
+        probabilities[held_out] = vote(labels[rows][indices], found, classes, weights)
+        distances[held_out] = found[:, -1]
+    return probabilities, distances
+
+
+def held_out_votes(
+    index: VectorIndex, cross_fitted: HeldOut, classes: list[str], *, k: int, weights: str
+) -> tuple[HeldOut, NDArray[Any]]:
+    """Answers to stored images by votes that had not seen them, and their labels (n,).
+
+    Those that are known from `cross_fitted` are taken from there, all others are left out of the
+    index one at a time. Distances are the same there and here up to training: see `cross_fit`.
+
+    Raises
+    ------
+    CalibrationError
+        The index holds no more than k images.
+    """
+    if len(index) <= k:
+        raise CalibrationError(
+            f"{k} neighbours besides the image itself are needed, and {len(index)} images are "
+            "stored: label more images, or take a smaller n_neighbors"
+        )
+    records = list(index.records())
+    ids = np.concatenate([r.ids for r in records])
+    labels = np.concatenate([r.labels for r in records])
+    rows = np.arange(len(ids))
+    if len(rows) > MAX_HELD_OUT:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MAX_HELD_OUT, replace=False))
+    shares, distances = np.zeros((len(rows), len(classes))), np.empty(len(rows))
+    row_of = {id_: row for row, id_ in enumerate(cross_fitted.ids.tolist())}
+    known = np.array([row_of.get(id_, -1) for id_ in ids[rows].tolist()])
+    done = known >= 0
+    # Classes that came later got no votes then.
+    shares[done, : cross_fitted.probabilities.shape[1]] = cross_fitted.probabilities[known[done]]
+    distances[done] = cross_fitted.distances[known[done]]
+    if not done.all():
+        vectors = np.concatenate([r.vectors for r in records])
+        indices, found = leave_one_out_neighbors(vectors, k, index.distance, rows[~done])
+        shares[~done] = vote(labels[indices], found, classes, weights)
+        distances[~done] = found[:, -1]
+    return HeldOut(ids[rows], shares, distances), labels[rows]

@@ -1,0 +1,247 @@
+"""Votes of nearest neighbours: class probabilities, winners, and votes with oneself left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mahalad.errors import InputError
+from mahalad.moments import Floats
+from mahalad.result import Result
+
+WEIGHTS = ("uniform", "distance")
+DISTANCES = ("cosine", "euclidean")
+_CELLS = 2**24  # distances held at a time: 128 MiB
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One stored image near an image that was asked about.
+
+    Attributes
+    ----------
+    id : int
+    path, label : str
+    distance : float
+        Cosine: (1 - cos) / 2, in [0, 1]. Euclidean: the distance itself.
+    """
+
+    id: int
+    path: str
+    label: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class LabelledResult(Result):
+    """What a classifier by nearest neighbours says of one image.
+
+    Attributes
+    ----------
+    score : float or None
+        Probability of the positive label, or, without one, 1 - the largest probability;
+        up = abnormal.
+    threshold : float or None
+        The operating point: an image whose score reaches it gets the positive label. None where
+        the majority decides.
+    p_value : float or None
+        Of novelty, small = unlike all that is stored.
+    anomaly : bool or None
+        The label is the positive one; without a positive label the same as `novel`.
+    label : str or None
+    probability : float or None
+        Share of the votes that the label got.
+    novel : bool or None
+        Farther from its neighbours than a share of 1 - `novelty_fpr` of the stored images are
+        from theirs; None where there are too few images to say.
+    distance : float or None
+        To the k-th neighbour.
+    neighbours : tuple of Neighbour
+        Those that voted, nearest first.
+    """
+
+    label: str | None = None
+    probability: float | None = None
+    novel: bool | None = None
+    distance: float | None = None
+    neighbours: tuple[Neighbour, ...] = ()
+
+
+def vote(
+    labels: ArrayLike, distances: ArrayLike, classes: Sequence[str], weights: str = "uniform"
+) -> Floats:
+    """Count the votes of neighbours.
+
+    Parameters
+    ----------
+    labels : array of str, shape (n, k)
+        Labels of the neighbours of n images.
+    distances : array of shape (n, k)
+        Not negative.
+    classes : sequence of str
+        All labels there are.
+    weights : {"uniform", "distance"}
+        ``"distance"``: a vote counts 1/distance; neighbours at distance 0 outvote all others.
+
+    Returns
+    -------
+    ndarray of shape (n, n_classes)
+        Shares of the votes. With uniform weights there are k + 1 different ones.
+
+    Raises
+    ------
+    InputError
+        Unknown `weights`, or a label that is not among the classes.
+
+    Examples
+    --------
+    >>> vote([["good", "bad", "good"]], [[0.1, 0.2, 0.4]], ["bad", "good"], "distance").round(3)
+    array([[0.286, 0.714]])
+    """
+    codes = label_codes(labels, classes)
+    cast = _vote_weights(np.asarray(distances, dtype=np.float64), weights)
+    shares = np.zeros((len(codes), len(classes)))
+    np.add.at(shares, (np.arange(len(codes))[:, None], codes), cast)
+    return np.asarray(shares / cast.sum(axis=1, keepdims=True))
+
+
+def winners(
+    shares: Floats, labels: ArrayLike, distances: ArrayLike, classes: Sequence[str]
+) -> NDArray[np.intp]:
+    """Number of the class with the largest share, shape (n,); ties go to the nearest neighbour.
+
+    Parameters are those of `vote`, and the shares (n, n_classes) that came of them.
+    """
+    codes = label_codes(labels, classes)
+    nearest = np.full(shares.shape, np.inf)
+    rows = np.arange(len(codes))[:, None]
+    np.minimum.at(nearest, (rows, codes), np.asarray(distances, dtype=np.float64))
+    best = shares >= shares.max(axis=1, keepdims=True) * (1 - 1e-12)
+    return np.asarray(np.where(best, nearest, np.inf).argmin(axis=1))
+
+
+def label_codes(labels: ArrayLike, classes: Sequence[str]) -> NDArray[np.intp]:
+    """Place of each label among the classes, in the shape of `labels`."""
+    place = {str(name): i for i, name in enumerate(classes)}
+    array = np.asarray(labels, dtype=object)
+    unknown = sorted({str(label) for label in array.ravel()} - place.keys())
+    if unknown:
+        raise InputError(
+            f"unknown label {', '.join(map(repr, unknown[:5]))}; known are "
+            f"{', '.join(map(repr, place))}"
+        )
+    codes = np.array([place[str(label)] for label in array.ravel()], dtype=np.intp)
+    return codes.reshape(array.shape)
+
+
+def _vote_weights(distances: Floats, weights: str) -> Floats:
+    if weights not in WEIGHTS:
+        raise InputError(f"unknown weights {weights!r}; one of {', '.join(WEIGHTS)}")
+    if weights == "uniform":
+        return np.ones_like(distances)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = 1 / distances
+    exact = np.isinf(inverse)
+    return np.where(exact.any(axis=1, keepdims=True), exact, inverse)
+
+
+def nearest_neighbors(
+    stored: NDArray[Any],
+    queries: NDArray[Any],
+    k: int,
+    distance: str = "cosine",
+    own: NDArray[np.intp] | None = None,
+) -> tuple[NDArray[np.intp], Floats]:
+    """Find the k nearest of the stored vectors, exactly, in float64.
+
+    Parameters
+    ----------
+    stored : array of shape (n_stored, d)
+    queries : array of shape (n, d)
+    k : int
+    distance : {"cosine", "euclidean"}
+        (1 - cos) / 2 in [0, 1], or the Euclidean distance, not squared.
+    own : array of int, shape (n,), optional
+        The place of each query among the stored vectors; it is not its own neighbour.
+
+    Returns
+    -------
+    indices : ndarray of int, shape (n, k)
+    distances : ndarray of shape (n, k)
+        Ascending; of equally near ones the lower index comes first.
+
+    Raises
+    ------
+    InputError
+        Fewer than k others, an unknown distance, values that are not finite, or vectors of
+        length 0 where the distance is the cosine's.
+    """
+    n_others = len(stored) - (own is not None)
+    if not 1 <= k <= n_others:
+        raise InputError(f"{k} neighbours asked for; there are {n_others} vectors to choose from")
+    S, Q = _comparable(stored, distance), _comparable(queries, distance)
+    indices = np.empty((len(Q), k), dtype=np.intp)
+    distances = np.empty((len(Q), k))
+    squares = np.square(S).sum(axis=1)
+    step = max(_CELLS // max(len(S), k * S.shape[1]), 1)
+    for start in range(0, len(Q), step):
+        block = slice(start, start + step)
+        # The query's own square is the same for all: the order does not need it.
+        d2 = squares - 2 * (Q[block] @ S.T)  # (step, n_stored)
+        if own is not None:
+            d2[np.arange(len(d2)), own[block]] = np.inf
+        found = np.sort(np.argpartition(d2, k - 1, axis=1)[:, :k], axis=1)
+        # Differences, not the expanded square: the distance to an equal vector is exactly 0.
+        exact = np.sqrt(np.square(S[found] - Q[block, None]).sum(axis=2))
+        order = np.argsort(exact, axis=1, kind="stable")
+        indices[block] = np.take_along_axis(found, order, axis=1)
+        distances[block] = np.take_along_axis(exact, order, axis=1)
+    if distance == "cosine":  # of unit vectors: 1 - cos = |u - v|^2 / 2
+        distances = np.square(distances) / 4
+    return indices, distances
+
+
+def leave_one_out_neighbors(
+    vectors: NDArray[Any], k: int, distance: str = "cosine", rows: NDArray[np.intp] | None = None
+) -> tuple[NDArray[np.intp], Floats]:
+    """Find the k nearest others of every vector (n, d), or of those in `rows` alone.
+
+    Returns indices and distances (n, k) and raises errors as `nearest_neighbors` does.
+    """
+    rows = np.arange(len(vectors)) if rows is None else rows
+    return nearest_neighbors(vectors, vectors[rows], k, distance, own=rows)
+
+
+def leave_one_out_votes(
+    vectors: NDArray[Any],
+    labels: ArrayLike,
+    classes: Sequence[str],
+    k: int,
+    weights: str = "uniform",
+    distance: str = "cosine",
+) -> Floats:
+    """Shares of the votes (n, n_classes) that each vector's k nearest others cast."""
+    indices, distances = leave_one_out_neighbors(vectors, k, distance)
+    return vote(np.asarray(labels, dtype=object)[indices], distances, classes, weights)
+
+
+def _comparable(vectors: NDArray[Any], distance: str) -> Floats:
+    """Vectors in float64; of length 1 where only the direction counts."""
+    vectors = np.asarray(vectors, dtype=np.float64)
+    if distance not in DISTANCES:
+        raise InputError(f"unknown distance {distance!r}; one of {', '.join(DISTANCES)}")
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        raise InputError(f"vectors must be finite, of shape (n, d), got shape {vectors.shape}")
+    if distance == "euclidean":
+        return vectors
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not lengths.all():
+        raise InputError(
+            f"vector {int(np.argmin(lengths))} has length 0: it has no direction, which is all "
+            "that the cosine distance compares; use the Euclidean distance"
+        )
+    return np.asarray(vectors / lengths)

@@ -1,0 +1,532 @@
+"""Commands of the metric-learning path: pretrain, tune and index.
+
+They are found by `mahalad.cli` and follow its rules: results to stdout, messages to stderr, the
+same exit codes. What they need is imported when they run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mahalad.errors import InputError, ModelFileError
+from mahalad.options import Fpr, _is_given, _parse_levels, decorate
+
+if TYPE_CHECKING:
+    from mahalad.index.contract import VectorIndex
+    from mahalad.metric.classifier import MetricKNNClassifier
+
+LOSSES = ("batch-hard-scaled", "batch-hard", "semi-hard", "batch-all")
+_NETWORK = ("backbone", "weights", "levels", "size")
+_LEARNING = ("loss", "margin", "hidden")
+
+_OUTPUT = click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
+                       help="Model file to write.")  # fmt: skip
+_DEVICE = click.option("--device", default="auto", show_default=True,
+                       help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")  # fmt: skip
+_SEED = click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0,
+                     show_default=True, help="Of everything that is drawn at random.")  # fmt: skip
+
+
+@click.command()
+@click.argument("unlabelled", nargs=-1, required=True)
+@_OUTPUT
+@click.option("--epochs", type=click.IntRange(min=1), default=15, show_default=True,
+              help="Passes over the images.")  # fmt: skip
+@click.option("--size", type=click.IntRange(min=32), default=128, show_default=True,
+              help="Squash images to this square, a multiple of 32.")  # fmt: skip
+@click.option("--width", type=click.IntRange(min=1), default=32, show_default=True,
+              help="Channels of the first stage; 64 is ResNet-18.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(min=2), default=32, show_default=True,
+              help="Images per step of the training.")  # fmt: skip
+@click.option("--checkpoint", type=click.Path(dir_okay=False), default=None,
+              help="Keep the state of the training here after every epoch; if the file is there, "
+                   "go on from it.")  # fmt: skip
+@_DEVICE
+@_SEED
+@click.option("--grid", type=click.Path(dir_okay=False), default=None,
+              help="Picture to write: images above their reconstructions.")  # fmt: skip
+def pretrain(
+    unlabelled: tuple[str, ...],
+    output: str,
+    epochs: int,
+    size: int,
+    width: int,
+    batch_size: int,
+    checkpoint: str | None,
+    device: str,
+    seed: int,
+    grid: str | None,
+) -> None:
+    """Train an autoencoder on UNLABELLED images (folders, globs, files).
+
+    Its encoder is for `mahalad tune --encoder`. No labels are needed.
+    """
+    from mahalad.cli import _bar, _check_output
+    from mahalad.metric.autoencoder import Autoencoder
+
+    for path in filter(None, (output, checkpoint, grid)):
+        _check_output(path)
+    autoencoder = Autoencoder(
+        input_size=size,
+        width=width,
+        epochs=epochs,
+        batch_size=batch_size,
+        device=device,
+        random_state=seed,
+    )
+    autoencoder.fit(list(unlabelled), checkpoint=checkpoint, progress=_bar("pretrain"))
+    autoencoder.save(output)
+    click.echo(
+        f"{output}: trained on {autoencoder.n_images_} images, loss "
+        f"{autoencoder.history_[-1]['loss']:.4g}",
+        err=True,
+    )
+    if grid is not None:
+        from mahalad.images import iter_sources
+
+        left_out = {result.name for result in autoencoder.unreadable_}
+        names = [source.name for source in iter_sources(list(unlabelled))]
+        autoencoder.reconstruction_grid([n for n in names if n not in left_out], grid)
+        click.echo(f"{grid}: images above their reconstructions", err=True)
+    sys.exit(3 if autoencoder.unreadable_ else 0)
+
+
+def _encoder_options(command: Any) -> Any:
+    return decorate(
+        [
+            click.option("--encoder", type=click.Path(), default=None, metavar="FILE",
+                         help="Model file of `pretrain`, instead of a backbone."),
+            click.option("--backbone", default="tf_efficientnet_lite0", show_default=True,
+                         help="Any timm network, with a tag if wanted."),
+            click.option("--weights", metavar="FILE|hub", default=None,
+                         help="Weights file (.safetensors, .pth), or 'hub' for timm's. "
+                              "Default: from the backbone's package, else timm's hub."),
+            click.option("--levels", default=None,
+                         help="Names or indices, separated by commas. Default: all."),
+            click.option("--size", type=click.IntRange(min=8), default=None,
+                         help="Squash images to this square. Default: the network's own size."),
+            _DEVICE,
+            click.option("--batch-size", type=click.IntRange(min=1), default=32,
+                         show_default=True, help="Images per pass through the network."),
+            click.option("--cache", type=click.Path(file_okay=False), default=None, metavar="DIR",
+                         help="Keep the network's features here, and compute none twice."),
+        ],
+        command,
+    )  # fmt: skip
+
+
+def _learning_options(command: Any) -> Any:
+    return decorate(
+        [
+            click.option("--loss", type=click.Choice(LOSSES), default=LOSSES[0],
+                         show_default=True, help="Triplet loss that trains the projection."),
+            click.option("--margin", type=click.FloatRange(min=0, min_open=True), default=0.2,
+                         show_default=True,
+                         help="By how much other labels are to be farther away than the own."),
+            click.option("--hidden", type=click.IntRange(min=0), default=0, show_default=True,
+                         help="Width of a hidden layer of the projection; 0 for none."),
+            click.option("--no-projection", is_flag=True,
+                         help="Compare standardised features as they are; trains nothing."),
+            click.option("--neighbors", type=click.IntRange(min=1), default=5, show_default=True,
+                         help="Neighbours that vote."),
+            click.option("--vote", type=click.Choice(["uniform", "distance"]), default="uniform",
+                         show_default=True, help="distance: a vote counts 1/distance."),
+        ],
+        command,
+    )  # fmt: skip
+
+
+@click.command()
+@click.argument("labelled", type=click.Path())
+@_OUTPUT
+@_encoder_options
+@_learning_options
+@click.option("--labels", type=click.IntRange(min=1), default=None, metavar="N",
+              help="Use N of the labelled images, drawn at random, "
+                   "each label in proportion.")  # fmt: skip
+@click.option("--unlabelled", metavar="IMAGES", default=None,
+              help="Further images that standardise the features.")  # fmt: skip
+@click.option("--positive", metavar="LABEL", default=None,
+              help="The label that is to be found, the defect.")  # fmt: skip
+@click.option("--precision", type=click.FloatRange(0, 1, min_open=True), default=None,
+              help="Set the threshold so that this share of what gets the positive label "
+                   "has it.")  # fmt: skip
+@click.option("--recall", type=click.FloatRange(0, 1, min_open=True), default=None,
+              help="Set the threshold so that this share of what has the positive label "
+                   "gets it.")  # fmt: skip
+@click.option("--fpr", type=Fpr(), default=0.05, show_default=True, metavar="RATE",
+              help="Share of images like the labelled ones that may be called novel.")  # fmt: skip
+@click.option("--index", metavar="DIR|URL", default=None,
+              help="Keep the embeddings in this folder (embedded Qdrant), or on a server "
+                   "(qdrant://host:6333/collection). Default: in the model file.")  # fmt: skip
+@_SEED
+def tune(labelled: str, output: str, **options: Any) -> None:
+    """Learn to label images like the LABELLED ones, and write a model file.
+
+    LABELLED is a folder with one subfolder for each label, or a CSV file with the columns path
+    and label. `mahalad score` labels images with the model, `mahalad index` corrects it.
+    """
+    from mahalad.cli import _check_output
+    from mahalad.metric.labelled import draw, read_labelled
+
+    _check_output(output)
+    wanted = {name: options[name] for name in ("precision", "recall") if options[name]}
+    if wanted and options["positive"] is None:
+        raise click.UsageError(f"--{next(iter(wanted))} is about one label: give --positive LABEL")
+    classifier = _make_classifier(options)
+    paths, labels = read_labelled(labelled)
+    if options["positive"] is not None and options["positive"] not in labels:
+        raise InputError(
+            f"--positive {options['positive']}: no such label in {labelled}, which has "
+            f"{', '.join(sorted(set(labels)))}"
+        )
+    if options["labels"] is not None:
+        rows = draw(labels, options["labels"], options["seed"])
+        paths, labels = [paths[i] for i in rows], [labels[i] for i in rows]
+    classifier.fit(paths, labels, unlabelled=options["unlabelled"])
+    with closing(classifier.index_):
+        classifier.save(output)
+        if wanted:
+            try:
+                classifier.set_operating_point(**wanted)
+            except InputError as error:  # the training may have taken long: keep it
+                raise InputError(f"{error}. {output} is written; the majority decides") from error
+            classifier.save(output)
+        _say_tuned(classifier, output)
+    sys.exit(3 if classifier.unreadable_ else 0)
+
+
+def _make_encoder(options: dict[str, Any]) -> Any:
+    """The unbuilt backbone, or the autoencoder, that `_encoder_options` describe."""
+    from mahalad.features import BackboneFeatures
+
+    if options["encoder"] is not None:
+        from mahalad.metric.autoencoder import Autoencoder
+
+        encoder = Autoencoder.load(options["encoder"], device=options["device"])
+        return encoder.set_params(batch_size=options["batch_size"])
+    return BackboneFeatures(
+        options["backbone"],
+        weights=options["weights"],
+        levels=_parse_levels(options["levels"]),
+        input_size=options["size"],
+        batch_size=options["batch_size"],
+        device=options["device"],
+    )
+
+
+def _make_classifier(options: dict[str, Any]) -> MetricKNNClassifier:
+    """The unfitted classifier that options of `tune` describe."""
+    from mahalad.metric.classifier import MetricKNNClassifier
+
+    _refuse_unused(options, "encoder", "no_projection")
+    encoder = _make_encoder(options)
+    projection = None
+    if not options["no_projection"]:
+        from mahalad.metric.projection import TripletProjection
+
+        projection = TripletProjection(
+            loss=options["loss"],
+            margin=options["margin"],
+            hidden=options["hidden"],
+            n_neighbors=options["neighbors"],
+            random_state=options["seed"],
+        )
+    return MetricKNNClassifier(
+        encoder,
+        projection,
+        n_neighbors=options["neighbors"],
+        weights=options["vote"],
+        index=options["index"],
+        positive=options["positive"],
+        novelty_fpr=options["fpr"],
+        cache=options["cache"],
+        random_state=options["seed"],
+    )
+
+
+def _refuse_unused(options: dict[str, Any], *switches: str) -> None:
+    """Options that another one makes void are usage errors, not silence."""
+    for switch in switches:
+        names = {"encoder": _NETWORK, "no_projection": _LEARNING}[switch]
+        given = [name for name in names if _is_given(name)]
+        if options[switch] and given:
+            raise click.UsageError(
+                f"--{given[0]} has no effect with --{switch.replace('_', '-')}: leave one out"
+            )
+
+
+def _say_tuned(classifier: MetricKNNClassifier, output: str) -> None:
+    counts = classifier.index_.counts()
+    listed = ", ".join(f"{name} {n}" for name, n in counts.items())
+    click.echo(f"{output}: {sum(counts.values())} labelled images ({listed})", err=True)
+    point = classifier.operating_point_
+    if point is not None:
+        click.echo(
+            f"threshold {point.threshold:.3g} on the probability of {classifier.positive}: "
+            f"precision {point.precision:.3f}, recall {point.recall:.3f} "
+            f"({classifier.calibration_method_})",
+            err=True,
+        )
+
+
+@click.group()
+def index() -> None:
+    """Correct and inspect the labelled images of a model; move them to another store."""
+
+
+_MODEL = click.argument("model", type=click.Path())
+_IDS = click.argument("ids", nargs=-1, required=True, type=click.IntRange(min=0))
+_LABEL = click.option("--label", required=True, help="The right label.")
+_NEW_LABEL = click.option("--new-label", is_flag=True,
+                          help="Allow a label that the model does not know yet.")  # fmt: skip
+_JSON = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+
+
+@index.command("add")
+@_MODEL
+@click.argument("images", nargs=-1, required=True)
+@_LABEL
+@_NEW_LABEL
+def index_add(model: str, images: tuple[str, ...], label: str, new_label: bool) -> None:
+    """Add IMAGES with a label to the MODEL; prints their ids.
+
+    The next answer takes them into account; nothing is trained again.
+    """
+    with _edited(model) as classifier:
+        ids = classifier.add(list(images), label, new_label=new_label)
+    for number in ids.tolist():
+        click.echo(number)
+    click.echo(f"{model}: {len(ids)} images added as {label}", err=True)
+
+
+@index.command("remove")
+@_MODEL
+@_IDS
+def index_remove(model: str, ids: tuple[int, ...]) -> None:
+    """Remove the images with these IDS from the MODEL; unknown ids are left alone."""
+    with _edited(model) as classifier:
+        n = classifier.remove(list(ids))
+    click.echo(f"{model}: {n} images removed, of {len(set(ids))} ids given", err=True)
+
+
+@index.command("relabel")
+@_MODEL
+@_IDS
+@_LABEL
+@_NEW_LABEL
+def index_relabel(model: str, ids: tuple[int, ...], label: str, new_label: bool) -> None:
+    """Give the images with these IDS of the MODEL another label."""
+    with _edited(model) as classifier:
+        classifier.relabel(list(dict.fromkeys(ids)), label, new_label=new_label)
+    click.echo(f"{model}: {len(set(ids))} images are {label} now", err=True)
+
+
+@index.command("stats")
+@click.argument("where", metavar="MODEL|DIR|URL")
+@_JSON
+def index_stats(where: str, as_json: bool) -> None:
+    """Show what an index holds: of a model file, in a folder, or on a server."""
+    with closing(_index_at(where)) as found:
+        counts = found.counts()
+        stats = {
+            "index": where,
+            "images": sum(counts.values()),
+            "labels": counts,
+            "n_features": found.n_features,
+            "distance": found.distance,
+            "about": found.about,
+        }
+    if as_json:
+        click.echo(json.dumps(stats))
+        return
+    for name in ("index", "images", "n_features", "distance"):
+        click.echo(f"{name:12} {stats[name]}")
+    for name, value in found.about.items():
+        click.echo(f"{name:12} {value}")
+    for label, n in counts.items():
+        click.echo(f"{n:>8}  {label}")
+
+
+@index.command("copy")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@click.option("--switch", is_flag=True,
+              help="If FROM is a model file: it uses TO from now on.")  # fmt: skip
+def index_copy(source: str, target: str, switch: bool) -> None:
+    """Copy an index FROM one place TO another: model files, folders or URLs.
+
+    Run again after an interruption, it copies what is missing. Afterwards the number of images
+    and the checksums of their vectors are compared.
+    """
+    if switch and not (_is_model(source) and not _is_model(target)):
+        raise click.UsageError("--switch is for FROM a model file TO a folder or URL")
+    if _is_model(target):
+        with _edited(target) as classifier, closing(_index_at(source)) as origin:
+            _copy(origin, classifier.index_, target)
+            classifier.use_index(classifier.index_)
+        return
+    from mahalad.index.opening import open_index
+
+    if switch:
+        with _edited(source) as classifier:
+            origin = classifier.index_
+            with closing(origin):
+                copy = open_index(
+                    target,
+                    n_features=origin.n_features,
+                    distance=origin.distance,
+                    about=origin.about,
+                )
+                _copy(origin, copy, target)
+            classifier.set_params(index=target)
+            classifier.use_index(copy)
+        click.echo(f"{source}: uses {target} from now on", err=True)
+        return
+    with (
+        closing(_index_at(source)) as origin,
+        closing(
+            open_index(
+                target, n_features=origin.n_features, distance=origin.distance, about=origin.about
+            )
+        ) as copy,
+    ):
+        _copy(origin, copy, target)
+
+
+def _copy(origin: VectorIndex, copy: VectorIndex, target: str) -> None:
+    from mahalad.cli import _bar
+    from mahalad.index.copying import copy_index
+
+    n = copy_index(origin, copy, progress=_bar("copy"))
+    click.echo(f"{target}: {n} images copied, {len(copy)} there, checksums compared", err=True)
+
+
+def _is_model(where: str) -> bool:
+    return "://" not in where and os.path.isfile(where)
+
+
+def _index_at(where: str) -> VectorIndex:
+    """The index of a model file, in a folder, or on a server."""
+    from mahalad.index.opening import open_index
+
+    if not _is_model(where):
+        return open_index(where, create=False)
+    from mahalad.metric.modelfiles import read_index
+
+    return read_index(where)
+
+
+@contextmanager
+def _edited(path: str) -> Iterator[MetricKNNClassifier]:
+    """A model that is saved again at the end, unless another process changed it meanwhile."""
+    from mahalad.cli import _check_output
+    from mahalad.metric.classifier import MetricKNNClassifier
+
+    _check_output(path)
+    before = _version(path)
+    classifier = MetricKNNClassifier.load(path)
+    try:
+        in_file = classifier.index is None
+        yield classifier
+        # An index elsewhere has the change already.
+        if in_file and _version(path) != before:
+            raise ModelFileError(
+                f"{path}: another process changed the model meanwhile; nothing was written: run "
+                "the command again"
+            )
+        classifier.save(path)
+    finally:
+        classifier.index_.close()
+
+
+def _version(path: str) -> tuple[int, int] | None:
+    """What changes when a file is replaced; None if it is not there."""
+    if not os.path.exists(path):
+        return None
+    status = os.stat(path)
+    return status.st_ino, status.st_mtime_ns
+
+
+def read_classifier(
+    path: str, weights: str | None, device: str | None, fpr: float | None
+) -> MetricKNNClassifier:
+    """The classifier that `mahalad score` uses."""
+    from mahalad.metric.classifier import MetricKNNClassifier
+
+    classifier = MetricKNNClassifier.load(path, weights=weights, device=device)
+    click.get_current_context().call_on_close(classifier.index_.close)
+    return classifier if fpr is None else classifier.set_params(novelty_fpr=fpr)
+
+
+def describe(header: dict[str, Any]) -> dict[str, Any]:
+    """What `mahalad info` shows of such a model, by name."""
+    encoder, where = header["encoder"] or {}, header["index"]
+    record = encoder.get("record") or encoder.get("state", {}).get("record") or {}
+    state, point = where.get("state"), header["operating_point"]
+    projection = header["projection"]
+    return {
+        "file": f"{header['path']} ({header['size'] / 1e6:.2f} MB, "
+        f"format {header['format_version']})",
+        "classifier": header["class"],
+        "labels": ", ".join(map(str, header["classes"])),
+        "positive": header["params"]["positive"],
+        "encoder": record.get("backbone") or encoder.get("class"),
+        "input": record.get("input_size") and f"{record['input_size']} px",
+        "levels": ", ".join(f"{n} ({size})" for n, size in header["levels"].items()),
+        "projection": projection
+        and f"{projection['params']['loss']}, {projection['params']['n_components']} features",
+        "neighbours": f"{header['params']['n_neighbors']}, {header['params']['weights']} votes",
+        "index": "in the model file" if state else where["where"],
+        "threshold": point
+        and f"{point['threshold']:.3g} (precision {point['precision']:.3f}, "
+        f"recall {point['recall']:.3f})",
+        "novelty fpr": header["params"]["novelty_fpr"],
+        "calibration": header["calibration"]["method"],
+        "made with": ", ".join(f"{n} {v}" for n, v in header["versions"].items()),
+    }
+
+
+@click.command("knn")
+@click.option("--root", required=True, type=click.Path(exists=True, file_okay=False),
+              help="Folder with train/CLASS and test/CLASS.")  # fmt: skip
+@_encoder_options
+@click.option("--labels", default="50,100,200,500", show_default=True, metavar="N,...",
+              help="How many labels are drawn from train.")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True,
+              help="Draws of each number of labels.")  # fmt: skip
+@click.option("--positive", default="defect", show_default=True, metavar="CLASS",
+              help="The class that is to be found among the others.")  # fmt: skip
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), default=None,
+              help="Write all figures to a JSON file.")  # fmt: skip
+@click.option("--plot", "plot_file", type=click.Path(dir_okay=False), default=None,
+              help="Write F1 against labels, and the embeddings in 2-D, to a picture "
+                   "(PNG, SVG, PDF).")  # fmt: skip
+def bench_knn(root: str, labels: str, **options: Any) -> None:
+    """F1 from few labels: neighbours by each triplet loss, logistic regression, all labels."""
+    from mahalad.bench_knn import run
+    from mahalad.cli import _bar
+
+    _refuse_unused(options, "encoder")
+    try:
+        counts = [int(number) for number in labels.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{labels!r}: numbers separated by commas",
+                                 param_hint="--labels") from error  # fmt: skip
+    text = run(
+        root,
+        labels=counts,
+        encoder=_make_encoder(options).build(),
+        progress=_bar("knn"),
+        **{
+            name: options[name] for name in ("seeds", "positive", "cache", "json_file", "plot_file")
+        },
+    )
+    click.echo(text)

@@ -1,0 +1,143 @@
+"""`bench knn` on small generated features and images."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.neighbors import KNeighborsClassifier
+
+from mahalad import bench_knn
+from mahalad.bench_knn import ENCODER, LOGISTIC, differences, fit_and_predict, judge
+from mahalad.errors import InputError
+
+
+@pytest.fixture
+def problem(rng):
+    """Two classes, told apart along one of 40 dimensions: train (60) and test (80)."""
+    y, y_test = np.arange(60) % 2, np.arange(80) % 2
+    F, test = rng.normal(size=(60, 40)), rng.normal(size=(80, 40))
+    F[:, 3] += 3 * y
+    test[:, 3] += 3 * y_test
+    return F.astype(np.float32), y, test.astype(np.float32), y_test
+
+
+def test_encoder_votes_are_those_of_scikit_learn(problem):
+    F, y, test, _ = problem
+    predicted, chosen = fit_and_predict(ENCODER, F, y, test, 0)
+    want = KNeighborsClassifier(chosen["k"], algorithm="brute").fit(F, y).predict(test)
+    np.testing.assert_array_equal(predicted, want)
+    assert chosen["k"] in bench_knn.NEIGHBORS
+
+
+def test_logistic_regression_is_scikit_learns_with_the_chosen_strength(problem):
+    F, y, test, _ = problem
+    predicted, chosen = fit_and_predict(LOGISTIC, F, y, test, 0)
+    C, weight = chosen["candidate"]
+    want = LogisticRegression(C=C, class_weight=weight, max_iter=3000).fit(F, y).predict(test)
+    np.testing.assert_array_equal(predicted, want)
+
+
+@pytest.mark.parametrize("loss", ["batch-all", "batch-hard-scaled"])
+def test_projections_beat_the_encoder(problem, loss):
+    F, y, test, y_test = problem
+    scores = {m: f1_score(y_test, fit_and_predict(m, F, y, test, 0)[0]) for m in (ENCODER, loss)}
+    assert scores[loss] > scores[ENCODER] + 0.05
+
+
+def test_choices_see_the_labels_drawn_alone(problem):
+    """Other test samples change no choice; other labels do change the answers."""
+    F, y, test, _ = problem
+    _, chosen = fit_and_predict(LOGISTIC, F, y, test, 0)
+    _, again = fit_and_predict(LOGISTIC, F, y, test[:5] * 100, 0)
+    assert chosen == again
+
+
+def test_judge():
+    y = np.array(["bad", "bad", "good", "good", "good"])
+    predicted = np.array(["bad", "good", "bad", "good", "good"])
+    found = judge(y, predicted, "bad")
+    assert found == pytest.approx(
+        {"precision": 0.5, "recall": 0.5, "f1": 0.5, "macro_f1": (0.5 + 2 / 3) / 2}
+    )
+
+
+def test_differences_are_paired_over_seeds():
+    scores = {"batch-hard-scaled": (0.8, 0.9, 0.7), "encoder": (0.5, 0.5, 0.5)}
+    results = [
+        {"task": "t", "labels": 50, "seed": i, "method": m, "macro_f1": v}
+        for m, values in scores.items()
+        for i, v in enumerate(values)
+    ]
+    [row] = differences(results, "t", 50)
+    assert row["against"] == "encoder"
+    assert row["mean"] == pytest.approx(0.3)
+    # t quantile 4.3027 of 2 degrees of freedom, standard deviation 0.1
+    assert row["half_width"] == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-6)
+
+
+@pytest.fixture
+def beans(tmp_path, rng):
+    """Small pictures of three classes: brightness tells them apart, roughly."""
+    from PIL import Image
+
+    for part, n in (("train", 12), ("test", 6)):
+        for name, level in (("defect", 60), ("long", 120), ("round", 180)):
+            folder = tmp_path / "beans" / part / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.normal(level, 30, size=(24, 24, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "beans"
+
+
+class Brightness:
+    """An extractor of eight block means."""
+
+    batch_size = 8
+
+    def prepare(self, image):
+        from mahalad.images import resize_square
+
+        return resize_square(image, 16, "bilinear")
+
+    def transform(self, prepared):
+        x = np.stack(prepared).astype(np.float32).mean(axis=3).reshape(-1, 8, 2, 16)
+        return {"means": x.mean(axis=(2, 3))}
+
+    def record(self):
+        return {"kind": "brightness"}
+
+
+def test_run_gives_tables_a_file_and_a_picture(beans, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_knn, "EPOCHS", 5)
+    monkeypatch.setattr(bench_knn, "MARGINS", (0.2,))
+    text = bench_knn.run(
+        beans,
+        labels=(12, 24),
+        seeds=2,
+        methods=(ENCODER, "batch-hard-scaled", LOGISTIC),
+        encoder=Brightness(),
+        json_file=tmp_path / "knn.json",
+        plot_file=tmp_path / "knn.png",
+    )
+    assert "36 train, 18 test; brightness, 8 features" in text
+    assert "batch-hard-scaled less encoder" in text
+    report = json.loads((tmp_path / "knn.json").read_text())
+    # two tasks, two counts, two seeds, three methods, and all labels once for each task
+    assert len(report["results"]) == 2 * 2 * 2 * 3 + 2
+    assert {r["task"] for r in report["results"]} == {"defect or not", "3 classes"}
+    supervised = [r for r in report["results"] if r["method"] == bench_knn.SUPERVISED]
+    assert [r["labels"] for r in supervised] == [36, 36]
+    assert all(r["macro_f1"] > 0.8 for r in supervised)
+    assert (tmp_path / "knn.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_bad_folders(beans, tmp_path):
+    with pytest.raises(InputError, match=r"they must be the same, with 'crack' \(--positive\)"):
+        bench_knn.run(beans, positive="crack", encoder=Brightness())
+    with pytest.raises(InputError, match="no such folder or file"):
+        bench_knn.run(tmp_path, encoder=Brightness())
+    with pytest.raises(InputError, match="its folder is missing"):
+        bench_knn.run(beans, encoder=Brightness(), json_file=tmp_path / "no" / "x.json")
