@@ -15,8 +15,10 @@ __version__ = "0.1.0"
 
 _HOME_OF = {
     "AnomalyDetector": "mahalad.detector",
+    "Autoencoder": "mahalad.metric.autoencoder",
     "BackboneFeatures": "mahalad.features",
     "ChiSquareThreshold": "mahalad.thresholds",
+    "CollapseError": "mahalad.errors",
     "ConformalThreshold": "mahalad.thresholds",
     "KNNDetector": "mahalad.knn_detector",
     "LedoitWolfGaussian": "mahalad.gaussian",
@@ -24,6 +26,7 @@ _HOME_OF = {
     "MahaladError": "mahalad.errors",
     "MahalanobisDetector": "mahalad.mahalanobis",
     "MeanDistance": "mahalad.scorers",
+    "MetricKNNClassifier": "mahalad.metric.classifier",
     "NearestNeighborDistance": "mahalad.scorers",
     "NominalChiSquareThreshold": "mahalad.thresholds",
     "PatchGaussian": "mahalad.patches",
@@ -31,13 +34,18 @@ _HOME_OF = {
     "PrincipalComponents": "mahalad.reduction",
     "Result": "mahalad.result",
     "StandardizedDistance": "mahalad.scorers",
+    "TripletProjection": "mahalad.metric.projection",
+    "copy_index": "mahalad.index.copying",
     "load": "mahalad.mahalanobis",
+    "open_index": "mahalad.index.opening",
 }
 
 __all__ = [
     "AnomalyDetector",
+    "Autoencoder",
     "BackboneFeatures",
     "ChiSquareThreshold",
+    "CollapseError",
     "ConformalThreshold",
     "KNNDetector",
     "LedoitWolfGaussian",
@@ -45,6 +53,7 @@ __all__ = [
     "MahaladError",
     "MahalanobisDetector",
     "MeanDistance",
+    "MetricKNNClassifier",
     "NearestNeighborDistance",
     "NominalChiSquareThreshold",
     "PatchGaussian",
@@ -52,17 +61,25 @@ __all__ = [
     "PrincipalComponents",
     "Result",
     "StandardizedDistance",
+    "TripletProjection",
     "__version__",
+    "copy_index",
     "load",
+    "open_index",
 ]
 
 if TYPE_CHECKING:
     from mahalad.detector import AnomalyDetector
-    from mahalad.errors import MahaladError
+    from mahalad.errors import CollapseError, MahaladError
     from mahalad.features import BackboneFeatures
     from mahalad.gaussian import LedoitWolfGaussian
+    from mahalad.index.copying import copy_index
+    from mahalad.index.opening import open_index
     from mahalad.knn_detector import KNNDetector
     from mahalad.mahalanobis import MahalanobisDetector, load
+    from mahalad.metric.autoencoder import Autoencoder
+    from mahalad.metric.classifier import MetricKNNClassifier
+    from mahalad.metric.projection import TripletProjection
     from mahalad.patch_scorer import PatchScorer
     from mahalad.patches import PatchGaussian
     from mahalad.reduction import PrincipalComponents

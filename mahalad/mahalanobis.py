@@ -7,9 +7,10 @@ from typing import Any, Self
 
 from mahalad import persistence
 from mahalad.detector import AnomalyDetector
-from mahalad.errors import InputError
+from mahalad.errors import InputError, ModelFileError
 from mahalad.features import BackboneFeatures
 from mahalad.knn_detector import KNNDetector
+from mahalad.modelfile import read_header
 from mahalad.protocols import Threshold
 from mahalad.reduction import PrincipalComponents
 from mahalad.scorers import make_scorer
@@ -219,7 +220,7 @@ def load(
     features: Any = None,
     scorer: Any = None,
     threshold: Any = None,
-) -> AnomalyDetector:
+) -> Any:
     """Read a detector that `save` wrote, and check that it still scores as it did.
 
     Parameters
@@ -235,7 +236,7 @@ def load(
 
     Returns
     -------
-    AnomalyDetector, MahalanobisDetector or KNNDetector
+    AnomalyDetector, MahalanobisDetector, KNNDetector or MetricKNNClassifier
         Of the class that was saved.
 
     Raises
@@ -245,4 +246,14 @@ def load(
         golden inputs that do not come back.
     """
     parts = {"features": features, "scorer": scorer, "threshold": threshold}
+    kind = read_header(path).get("kind")
+    if kind == "metric-knn":
+        from mahalad.metric.classifier import MetricKNNClassifier
+
+        return MetricKNNClassifier.load(path, weights=weights, device=device)
+    if kind is not None:
+        raise ModelFileError(
+            f"{path}: holds no detector but an {kind}: mahalad.metric.autoencoder.Autoencoder.load "
+            "reads it"
+        )
     return persistence.load(path, CLASSES, weights, device, parts)

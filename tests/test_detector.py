@@ -510,8 +510,10 @@ def test_pickling_by_inputs(rng):
 def test_public_surface():
     assert sorted(mahalad.__all__) == [
         "AnomalyDetector",
+        "Autoencoder",
         "BackboneFeatures",
         "ChiSquareThreshold",
+        "CollapseError",
         "ConformalThreshold",
         "KNNDetector",
         "LedoitWolfGaussian",
@@ -519,6 +521,7 @@ def test_public_surface():
         "MahaladError",
         "MahalanobisDetector",
         "MeanDistance",
+        "MetricKNNClassifier",
         "NearestNeighborDistance",
         "NominalChiSquareThreshold",
         "PatchGaussian",
@@ -526,8 +529,11 @@ def test_public_surface():
         "PrincipalComponents",
         "Result",
         "StandardizedDistance",
+        "TripletProjection",
         "__version__",
+        "copy_index",
         "load",
+        "open_index",
     ]
     for name in mahalad.__all__:
         assert getattr(mahalad, name) is not None

@@ -53,9 +53,10 @@ def test_shell_commands_of_the_product_run(parts, monkeypatch):
 
 def test_commands_of_the_benchmarks_parse():
     for command in re.findall(r"^mahalad (bench [^#\n]*)", README, re.MULTILINE):
-        arguments = command.replace("mvtec_ad", str(ROOT)).split()
+        arguments = command.replace("mvtec_ad", str(ROOT)).replace("beans", str(ROOT)).split()
         result = CliRunner().invoke(main, arguments)
-        assert "no category" in result.output, (command, result.output)
+        missing = "no such folder" if "knn" in command else "no category"
+        assert missing in result.output, (command, result.output)
 
 
 def commands_of(group, path=()):
@@ -101,6 +102,15 @@ def test_quickstart_example(parts):
     )
     assert "fitted to 25 images" in done.stdout
     assert "scratch" in done.stdout and "stain" in done.stdout  # each with its path
+
+
+def test_label_beans_example(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["label_beans.py"])
+    runpy.run_path(str(ROOT / "examples" / "label_beans.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert re.search(r"good/000.png: good 1.00 \(good \d+.png", out)
+    assert re.search(r"000.png: good, after a correction \w+", out)
+    assert "60 embeddings copied to" in out
 
 
 def test_examples_are_short():
