@@ -21,6 +21,8 @@ from mahalad.protocols import Features
 
 _PRIOR = 10  # images' worth of the mean variance in the variance of one position's distances
 _FINER = 1.5  # weight of a finer grid in the map, where the coarsest has 1
+_POWER = 8  # of deviations, in the measure of tails
+_REACH = 0.1  # standard deviation of "thereabouts", as a share of the side
 _OFFSET = 0.3  # added before the logarithm, as a share of the mean distance
 
 
@@ -64,7 +66,10 @@ class PatchScorer(BaseEstimator):
     -----
     A grid's part in the map is (log(0.3 + d / m) - mean) / deviation, with m the mean distance of
     good images; finer grids count 1.5 times. Logarithms keep one glaring place on one grid from
-    hiding what all grids show faintly.
+    hiding what all grids show faintly. Mean and deviation are those of all positions, but where
+    good images now and then have something (dust on the ground, say), the deviation is larger, by
+    the ratio of the tails thereabouts and everywhere: of the mean 8th power of what lies above the
+    mean, to the power 1/8.
 
     Leave-one-out scores and `map_maxima_` are standardized by the other images alone. With the
     image's own distance among them, whose largest values matter here, thresholds would be too
@@ -205,8 +210,10 @@ class PatchScorer(BaseEstimator):
         }
         arrays = {"joint/location": self.standard_[0], "joint/scale": self.standard_[1]}
         if self.map_maxima_ is not None:
-            about["maps"] = {name: list(values) for name, values in self.map_standards_.items()}
+            about["maps"] = {name: s[:2] for name, s in self.map_standards_.items()}
             arrays["map_maxima"] = self.map_maxima_
+            for name, (_, _, deviation) in self.map_standards_.items():
+                arrays[f"levels/{name}/map_deviation"] = deviation
         for name, gaussian in self.patch_gaussians_.items():
             state = gaussian.scoring_state()  # a level may have any name: below "levels/"
             arrays |= {f"levels/{name}/{key}": value for key, value in state.items()}
@@ -221,7 +228,10 @@ class PatchScorer(BaseEstimator):
         self.n_active_ = int(about["n_active"])
         self.scale_ = (float(about["scale"][0]), float(about["scale"][1]))
         self.standard_ = (arrays["joint/location"], arrays["joint/scale"])
-        self.map_standards_ = {name: tuple(v) for name, v in about.get("maps", {}).items()}
+        self.map_standards_ = {
+            name: (offset, mean, arrays[f"levels/{name}/map_deviation"])
+            for name, (offset, mean) in about.get("maps", {}).items()
+        }
         # The maps of format 2 were others: they have no units here.
         self.map_maxima_ = arrays["map_maxima"] if self.map_standards_ else None
         self.patch_gaussians_, self.image_gaussians_ = {}, {}
@@ -403,31 +413,49 @@ def _standardization_by_others(distances: Floats, groups: Any) -> tuple[Floats, 
     return (mean + shift)[labels], scale[labels]
 
 
-def _map_standard(distances: Floats) -> tuple[float, float, float]:
-    """Offset of a grid's distances (n, P), and mean and deviation of their logarithms."""
-    distances = distances[:, _varying(distances)]
-    offset = max(_OFFSET * float(distances.mean()), np.finfo(float).tiny)
-    logarithms = np.log(distances + offset)
-    deviation = max(float(logarithms.std()), np.finfo(float).tiny)
-    return offset, float(logarithms.mean()), deviation
+def _map_standard(distances: Floats) -> tuple[float, float, Floats]:
+    """Offset of a grid's distances (n, P), mean and deviations (P,) of their logarithms."""
+    offset, mean, deviation, powers = _logarithms(distances)
+    tails = _tails(powers.sum(axis=0), len(powers), powers.mean())
+    return offset, mean, deviation * tails
 
 
-def _map_standard_by_others(distances: Floats, groups: Any) -> tuple[float, Floats, Floats]:
-    """`_map_standard` for each image by those that are not of its group: mean, deviation (n, 1).
+def _map_standard_by_others(distances: Floats, groups: Any) -> tuple[float, float, Floats]:
+    """`_map_standard` with deviations (n, P), for each image by those not of its group.
 
-    The offset is that of all images.
+    What is about all positions together, offset and mean too, is that of all images.
     """
-    offset, mean, _ = _map_standard(distances)
-    centred = np.log(distances[:, _varying(distances)] + offset) - mean
-    n, P = centred.shape
-    labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    own_sum = np.bincount(labels, centred.sum(axis=1))
-    own_squares = np.bincount(labels, np.square(centred).sum(axis=1))
-    rest = (n - np.bincount(labels)) * P
-    shift = (centred.sum() - own_sum) / rest
-    variance = np.maximum((np.square(centred).sum() - own_squares) / rest - shift**2, 0)
-    deviation = np.maximum(np.sqrt(variance), np.finfo(float).tiny)
-    return offset, (mean + shift)[labels, None], deviation[labels, None]
+    offset, mean, deviation, powers = _logarithms(distances)
+    labels = np.arange(len(powers)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    own = np.zeros((labels.max() + 1, powers.shape[1]))
+    np.add.at(own, labels, powers)
+    rest = (len(powers) - np.bincount(labels))[:, None]
+    tails = _tails(powers.sum(axis=0) - own, rest, powers.mean())
+    return offset, mean, (deviation * tails)[labels]
+
+
+def _logarithms(distances: Floats) -> tuple[float, float, float, Floats]:
+    """Offset, mean and deviation of the logarithms, over positions that vary, and the 8th powers
+    of what lies above the mean, (n, P), in deviations."""
+    varying = _varying(distances)
+    offset = max(_OFFSET * float(distances[:, varying].mean()), np.finfo(float).tiny)
+    logarithms = np.log(distances + offset)
+    mean, deviation = float(logarithms[:, varying].mean()), float(logarithms[:, varying].std())
+    deviation = max(deviation, np.finfo(float).tiny)
+    powers = np.maximum((logarithms - mean) / deviation, 0) ** _POWER
+    powers[:, ~varying] = 0
+    return offset, mean, deviation, powers
+
+
+def _tails(sums: Floats, n: Any, overall: float) -> Floats:
+    """How much heavier than everywhere tails of n images are at each position, (..., P), >= 1."""
+    side = round(sums.shape[-1] ** 0.5)
+    means = (sums + _PRIOR * overall) / (n + _PRIOR)
+    grids = means.reshape(-1, side, side)
+    reach = _REACH * side
+    around = gaussian_filter(grids, (0, reach, reach), mode="nearest").reshape(means.shape)
+    ratio: Floats = np.maximum(around / max(overall, np.finfo(float).tiny), 1) ** (1 / _POWER)
+    return ratio
 
 
 def _varying(distances: Floats) -> NDArray[np.bool_]:

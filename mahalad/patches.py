@@ -371,8 +371,9 @@ def _chunks(n_positions: int, per_position: int) -> Iterator[slice]:
 
 def _centred(X: Any, rows: slice, location: Floats) -> Tensor:
     """Samples less the mean at some positions, (p, n, D), float64."""
-    z = np.ascontiguousarray(X[:, rows].swapaxes(0, 1), dtype=np.float64)
-    z -= location[rows][:, None]
+    x = X[:, rows].swapaxes(0, 1)
+    z = np.empty(x.shape)  # never the caller's memory, which one sample would be
+    np.subtract(x, location[rows][:, None], out=z, dtype=np.float64)
     return torch.from_numpy(z)
 
 

@@ -92,6 +92,16 @@ def test_leave_group_out_equals_brute_force(n, P, D, rng):
     np.testing.assert_allclose(alone, gaussian.leave_one_out_distances(X), rtol=1e-12)
 
 
+def test_samples_are_left_as_they_are():
+    X = samples(20, 4, 3)
+    gaussian, before = PatchGaussian().fit(X), X.copy()
+    for one in (X[:1], X[:7]):  # of a single sample no copy is needed to reorder it
+        first = gaussian.distances(one)
+        np.testing.assert_array_equal(gaussian.distances(one), first)
+        gaussian.leave_one_out_distances(one)
+    np.testing.assert_array_equal(X, before)
+
+
 def test_leave_one_out_where_shrinkage_is_total(rng):
     """rho = 1 at some positions: round clouds, of which the covariance keeps the size alone."""
     X = rng.normal(size=(30, 8, 4)) * np.linspace(0.5, 2, 8)[None, :, None]
