@@ -157,7 +157,7 @@ def fit(
     type=click.Choice(["png", "npy"]),
     default="png",
     show_default=True,
-    help="Of raw maps. png: 16-bit grey, white = 1000 standard deviations of good images, black = "
+    help="Of raw maps. png: 16-bit grey, white = 100 standard deviations of good images, black = "
     "0 or less (models of --scope image: other units, in maps.json). npy: float32, unclipped.",
 )
 @click.option("--fail-on-anomaly", is_flag=True, help="Exit with 4 when anything is flagged.")

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 FORMATS = ("png", "npy")
 LONGEST_SIDE = 1600  # pixels of an overlay
 NOTE = "maps.json"
-POSITIONS_SCALE = 1_000.0
-"""White in a map of standard deviations. Good images reach some 10, bad ones now and then 900, so
-that a step of 1/65535 is fine enough for the one and wide enough for the other."""
+POSITIONS_SCALE = 100.0
+"""White in a map of standard deviations. Good images reach some 6, the worst ones some 30; 16 bits
+of 100 are steps of 0.0015."""
 SHARES_SCALE = 100_000.0
 """White in a map of shares, as the score that an image would have that was all of that value."""
 

@@ -43,7 +43,7 @@ def test_maps_are_the_library_s(model, picture_folder, tmp_path):
     detector = load(model)
     maps, note = detector.anomaly_map(test), json.loads((out / "maps.json").read_text())
     assert note["map_threshold"] == detector.map_threshold_
-    assert (note["fpr"], note["format"], note["scale"]) == (0.05, "png", 1000.0)
+    assert (note["fpr"], note["format"], note["scale"]) == (0.05, "png", 100.0)
     assert "standard deviations" in note["meaning"]
     n_coloured = 0
     for row, before, values in zip(rows, plain, maps, strict=True):
@@ -53,7 +53,7 @@ def test_maps_are_the_library_s(model, picture_folder, tmp_path):
         assert row.pop("overlay") == f"{stem}.overlay.png"
         assert row == pytest.approx(before)
         found = read_png(f"{stem}.map.png") / 65535 * note["scale"]
-        np.testing.assert_allclose(found, np.clip(values, 0, 1000), atol=0.51 * 1000 / 65535)
+        np.testing.assert_allclose(found, np.clip(values, 0, 100), atol=0.51 * 100 / 65535)
         with Image.open(path) as picture, Image.open(f"{stem}.overlay.png") as drawn:
             wanted = overlay(picture, values, detector.map_threshold_)
             assert np.array_equal(drawn, wanted)
