@@ -26,8 +26,8 @@ FORMATS = ("png", "npy")
 LONGEST_SIDE = 1600  # pixels of an overlay
 NOTE = "maps.json"
 POSITIONS_SCALE = 100.0
-"""White in a map of standard deviations. Good images reach some 6, the worst ones some 30; 16 bits
-of 100 are steps of 0.0015."""
+"""White in a map of standard deviations. Bottles reach some 4 where they are good and 12 where
+they are broken; 16 bits of 100 are steps of 0.0015."""
 SHARES_SCALE = 100_000.0
 """White in a map of shares, as the score that an image would have that was all of that value."""
 

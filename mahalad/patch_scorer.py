@@ -22,6 +22,7 @@ from mahalad.protocols import Features
 _PRIOR = 10  # images' worth of the mean variance in the variance of one position's distances
 _FINER = 1.5  # weight of a finer grid in the map, where the coarsest has 1
 _POWER = 8  # of deviations, in the measure of tails
+_LEAST = 0.1  # of that measure, relative to everywhere
 _REACH = 0.1  # standard deviation of "thereabouts", as a share of the side
 _OFFSET = 0.3  # added before the logarithm, as a share of the mean distance
 
@@ -66,10 +67,10 @@ class PatchScorer(BaseEstimator):
     -----
     A grid's part in the map is (log(0.3 + d / m) - mean) / deviation, with m the mean distance of
     good images; finer grids count 1.5 times. Logarithms keep one glaring place on one grid from
-    hiding what all grids show faintly. Mean and deviation are those of all positions, but where
-    good images now and then have something (dust on the ground, say), the deviation is larger, by
-    the ratio of the tails thereabouts and everywhere: of the mean 8th power of what lies above the
-    mean, to the power 1/8.
+    hiding what all grids show faintly. Mean and deviation are those of all positions, times the
+    ratio of the tails about a place and everywhere: of the mean 8th power of what lies above the
+    mean, to the power 1/8. Where good images now and then have something (dust on the ground, say),
+    a place must be odder to stand out.
 
     Leave-one-out scores and `map_maxima_` are standardized by the other images alone. With the
     image's own distance among them, whose largest values matter here, thresholds would be too
@@ -443,19 +444,19 @@ def _logarithms(distances: Floats) -> tuple[float, float, float, Floats]:
     mean, deviation = float(logarithms[:, varying].mean()), float(logarithms[:, varying].std())
     deviation = max(deviation, np.finfo(float).tiny)
     powers = np.maximum((logarithms - mean) / deviation, 0) ** _POWER
-    powers[:, ~varying] = 0
+    powers[:, ~varying] = powers[:, varying].mean()  # neither heavy nor light
     return offset, mean, deviation, powers
 
 
 def _tails(sums: Floats, n: Any, overall: float) -> Floats:
-    """How much heavier than everywhere tails of n images are at each position, (..., P), >= 1."""
+    """How heavy tails of n images are about each position, (..., P); everywhere together = 1."""
     side = round(sums.shape[-1] ** 0.5)
     means = (sums + _PRIOR * overall) / (n + _PRIOR)
     grids = means.reshape(-1, side, side)
     reach = _REACH * side
     around = gaussian_filter(grids, (0, reach, reach), mode="nearest").reshape(means.shape)
-    ratio: Floats = np.maximum(around / max(overall, np.finfo(float).tiny), 1) ** (1 / _POWER)
-    return ratio
+    ratio: Floats = (around / max(overall, np.finfo(float).tiny)) ** (1 / _POWER)
+    return np.maximum(ratio, _LEAST)
 
 
 def _varying(distances: Floats) -> NDArray[np.bool_]:

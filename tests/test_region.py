@@ -166,8 +166,7 @@ def test_maps_are_nothing_outside_the_region(small_weights):
     where = detector.explain(pictures([60], spot=True))[0]["positions"]
     side = where.shape[1]
     outside = where[:, side // 2 :]
-    assert (outside == outside[0, 0]).all()  # of a distance of 0: as little as can be
-    assert outside[0, 0] < where[:, : side // 2].min()
+    assert outside.max() < where[:, : side // 2].min()  # of a distance of 0
     assert detector.scorer_.n_active_ == side * side // 2
 
 
