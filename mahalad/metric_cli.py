@@ -244,12 +244,17 @@ def _make_classifier(options: dict[str, Any]) -> MetricKNNClassifier:
         projection,
         n_neighbors=options["neighbors"],
         weights=options["vote"],
-        index=options["index"],
+        index=absolute(options["index"]),
         positive=options["positive"],
         novelty_fpr=options["fpr"],
         cache=options["cache"],
         random_state=options["seed"],
     )
+
+
+def absolute(where: str | None) -> str | None:
+    """A folder by its whole path, so that a model finds it from anywhere; a URL as it is."""
+    return where if where is None or "://" in where else os.path.abspath(where)
 
 
 def _refuse_unused(options: dict[str, Any], *switches: str) -> None:
@@ -368,6 +373,10 @@ def index_copy(source: str, target: str, switch: bool) -> None:
     """
     if switch and not (_is_model(source) and not _is_model(target)):
         raise click.UsageError("--switch is for FROM a model file TO a folder or URL")
+    if target.endswith(".mahalad") and not _is_model(target):
+        raise InputError(
+            f"{target}: no such model file; copy to a model that is there, or a folder"
+        )
     if _is_model(target):
         with _edited(target) as classifier, closing(_index_at(source)) as origin:
             _copy(origin, classifier.index_, target)
@@ -386,7 +395,7 @@ def index_copy(source: str, target: str, switch: bool) -> None:
                     about=origin.about,
                 )
                 _copy(origin, copy, target)
-            classifier.set_params(index=target)
+            classifier.set_params(index=absolute(target))
             classifier.use_index(copy)
         click.echo(f"{source}: uses {target} from now on", err=True)
         return
@@ -428,9 +437,15 @@ def _index_at(where: str) -> VectorIndex:
 def _edited(path: str) -> Iterator[MetricKNNClassifier]:
     """A model that is saved again at the end, unless another process changed it meanwhile."""
     from mahalad.cli import _check_output
-    from mahalad.metric.classifier import MetricKNNClassifier
 
     _check_output(path)
+    with _alone(path):
+        yield from _edit(path)
+
+
+def _edit(path: str) -> Iterator[MetricKNNClassifier]:
+    from mahalad.metric.classifier import MetricKNNClassifier
+
     before = _version(path)
     classifier = MetricKNNClassifier.load(path)
     try:
@@ -445,6 +460,22 @@ def _edited(path: str) -> Iterator[MetricKNNClassifier]:
         classifier.save(path)
     finally:
         classifier.index_.close()
+
+
+@contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """Wait for other commands that edit models of the same folder, where the system can lock it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: the check of `_edit` remains
+        yield
+        return
+    folder = os.open(os.path.dirname(os.path.realpath(path)), os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _version(path: str) -> tuple[int, int] | None:

@@ -98,7 +98,7 @@ class KthNeighborDistance(BaseEstimator):
             All samples are identical.
         """
         self.check_parameters()
-        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        X = validate_data(self, X, dtype=np.float64, order="C", ensure_min_samples=2)
         n, D = X.shape
         if n <= self.n_neighbors:
             raise InputError(
@@ -119,7 +119,7 @@ class KthNeighborDistance(BaseEstimator):
     def distances(self, X: Any) -> Floats:
         """Distance of each sample to its k-th nearest normal one, (n_samples,), up = abnormal."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = validate_data(self, X, dtype=np.float64, order="C", reset=False)
         Z, norms = self._standardized(X), _squared_lengths(self.samples_)
         found = np.empty(len(Z))
         for rows in self._blocks(len(Z)):
@@ -158,7 +158,7 @@ class KthNeighborDistance(BaseEstimator):
         of the remaining samples follow from sums, and weight the squared differences.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = validate_data(self, X, dtype=np.float64, order="C", reset=False)
         if len(X) != len(self.samples_) or not np.array_equal(
             Z := self._standardized(X), self.samples_
         ):

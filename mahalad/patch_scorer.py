@@ -112,6 +112,7 @@ class PatchScorer(BaseEstimator):
             pooled = [name for name, values in X.items() if np.ndim(values) == 2]
             self.image_gaussians_ = {name: LedoitWolfGaussian() for name in pooled}
         self._check_levels(X)
+        self._forget_standards()
         for group in self.groups_:
             samples = self._samples(_joined(X, group))
             self.patch_gaussians_[group[0]].partial_fit(samples)
@@ -126,6 +127,7 @@ class PatchScorer(BaseEstimator):
             other.image_gaussians_
         ):
             raise InputError("cannot merge fits to other levels")
+        self._forget_standards()
         for name, patch_gaussian in self.patch_gaussians_.items():
             patch_gaussian.merge(other.patch_gaussians_[name])
         for name, gaussian in self.image_gaussians_.items():
@@ -326,6 +328,11 @@ class PatchScorer(BaseEstimator):
             maps = gaussian_filter(maps, (0, self.smoothing, self.smoothing), mode="nearest")
         return np.asarray(maps)
 
+    def _forget_standards(self) -> None:
+        """Images were added: what standardizes distances is to be found again."""
+        for name in ("scale_", "standard_", "map_standards_", "map_maxima_", "n_active_"):
+            self.__dict__.pop(name, None)
+
     def _check_has_maps(self) -> None:
         if not self.map_standards_:
             raise InputError(
@@ -424,14 +431,15 @@ def _map_standard(distances: Floats) -> tuple[float, float, Floats]:
 def _map_standard_by_others(distances: Floats, groups: Any) -> tuple[float, float, Floats]:
     """`_map_standard` with deviations (n, P), for each image by those not of its group.
 
-    What is about all positions together, offset and mean too, is that of all images.
+    Offset, mean and the deviation of all positions together are those of all images.
     """
     offset, mean, deviation, powers = _logarithms(distances)
     labels = np.arange(len(powers)) if groups is None else np.unique(groups, return_inverse=True)[1]
     own = np.zeros((labels.max() + 1, powers.shape[1]))
     np.add.at(own, labels, powers)
     rest = (len(powers) - np.bincount(labels))[:, None]
-    tails = _tails(powers.sum(axis=0) - own, rest, powers.mean())
+    others = powers.sum(axis=0) - own
+    tails = _tails(others, rest, others.sum(axis=1, keepdims=True) / (rest * powers.shape[1]))
     return offset, mean, (deviation * tails)[labels]
 
 
@@ -448,14 +456,14 @@ def _logarithms(distances: Floats) -> tuple[float, float, float, Floats]:
     return offset, mean, deviation, powers
 
 
-def _tails(sums: Floats, n: Any, overall: float) -> Floats:
+def _tails(sums: Floats, n: Any, overall: Any) -> Floats:
     """How heavy tails of n images are about each position, (..., P); everywhere together = 1."""
     side = round(sums.shape[-1] ** 0.5)
     means = (sums + _PRIOR * overall) / (n + _PRIOR)
     grids = means.reshape(-1, side, side)
     reach = _REACH * side
     around = gaussian_filter(grids, (0, reach, reach), mode="nearest").reshape(means.shape)
-    ratio: Floats = (around / max(overall, np.finfo(float).tiny)) ** (1 / _POWER)
+    ratio: Floats = (around / np.maximum(overall, np.finfo(float).tiny)) ** (1 / _POWER)
     return np.maximum(ratio, _LEAST)
 
 

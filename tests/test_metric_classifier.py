@@ -546,3 +546,37 @@ def test_an_index_elsewhere_must_be_empty_and_of_this_model(beans, tmp_path):
     moved.index_.close()
     with open_index(str(tmp_path / "moved"), create=False) as index:
         assert len(index) == 120
+
+
+def test_what_is_known_of_a_removed_image_is_not_told_of_a_new_one(rng, tmp_path):
+    F = rng.normal(size=(60, 6)) + 4 * (np.arange(60) % 2)[:, None]
+    y = np.where(np.arange(60) % 2, "bad", "good")
+    knn = MetricKNNClassifier(n_neighbors=3, positive="bad").fit(F, y)
+    knn.remove([59])
+    knn.save(tmp_path / "m")
+    knn = MetricKNNClassifier.load(tmp_path / "m")
+    ids = knn.add([[50.0] * 6], ["good"])
+    held_out, _ = knn.held_out()
+    distance = held_out.distances[held_out.ids == ids[0]]
+    assert distance > 10 * np.median(held_out.distances)
+
+
+def test_operating_points_stay_with_what_they_are_for(rng, tmp_path):
+    F = rng.normal(size=(60, 6)) + 0.5 * (np.arange(60) % 2)[:, None]
+    y = np.where(np.arange(60) % 2, "bad", "good")
+    knn = MetricKNNClassifier(n_neighbors=5, positive="bad").fit(F, y)
+    knn.set_operating_point(recall=0.5)
+    before = knn.operating_point_
+    with pytest.raises(InputError, match="cannot be reached"):
+        knn.set_operating_point(precision=1.0, recall=1.0)
+    assert knn.operating_point_ == before
+    knn.set_params(positive="good")
+    for ask in (lambda: knn.predict(F), lambda: knn.save(tmp_path / "m")):
+        with pytest.raises(InputError, match="set_operating_point again"):
+            ask()
+    assert len(knn.set_operating_point(recall=0.5).predict(F)) == 60
+
+
+def test_paths_without_an_encoder_are_told_apart_from_features():
+    with pytest.raises(InputError, match=r"these are paths: give an encoder, such as Backbone"):
+        MetricKNNClassifier().fit(["a.png", "b.png"], ["x", "y"])

@@ -121,7 +121,7 @@ def test_a_correction_changes_the_next_answer(labelled, model, picture_folder):
     assert new.exit_code == 2 and "unknown label 'dust'; known are" in new.stderr
     assert run("index", "add", model, wrong, "--label", "dust", "--new-label").exit_code == 0
     text = run("index", "stats", model).stdout
-    assert "       1  dust" in text and "distance     cosine" in text
+    assert "       1  dust" in text and "distance     euclidean" in text
 
 
 def test_a_change_by_another_process_is_not_overwritten(model, monkeypatch):

@@ -75,7 +75,7 @@ class Slow:
         logs = np.log(values + 0.3 * values.mean())
         powers = np.maximum((logs - logs.mean()) / logs.std(), 0) ** 8
         side = round(values.shape[1] ** 0.5)
-        overall, kept = powers.mean(), powers[rows]
+        overall, kept = powers[rows].mean(), powers[rows]
         means = (kept.sum(axis=0) + PRIOR * overall) / (len(kept) + PRIOR)
         around = gaussian_filter(means.reshape(side, side), 0.1 * side, mode="nearest").ravel()
         return logs.mean(), logs.std() * np.maximum((around / overall) ** (1 / 8), 0.1)

@@ -102,7 +102,8 @@ def test_the_best_epoch_is_kept():
     rows = model.history_
     f1 = [row["validation_f1"] for row in rows]
     order = [
-        (np.mean(f1[max(0, i - 9) : i + 1]), -rows[i]["validation_loss"]) for i in range(len(rows))
+        (np.mean(f1[i - 9 : i + 1]), -rows[i]["validation_loss"]) if i >= 9 else (-1, 0)
+        for i in range(len(rows))
     ]
     assert model.best_epoch_ == 1 + max(range(len(rows)), key=order.__getitem__)
     assert len(rows) == model.best_epoch_ + 6 < 60

@@ -125,6 +125,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     calibration_method_: str
     unreadable_: list[Result]
     _cross_fitted: HeldOut
+    _point_for: tuple[Any, ...]
     _cross_fitted_for: tuple[int, str]
     _held_out: tuple[tuple[int, str], HeldOut, NDArray[Any]] | None
 
@@ -261,6 +262,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
                 f"{len(read)} images, {len(names)} labels and {len(shown)} paths to add"
             )
         ids = self.index_.add(self.embedding_.embed(F), names, shown)
+        self._forget(ids)  # a store may give the ids of removed images again
         self._index_changed(labels)
         return ids
 
@@ -268,6 +270,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         """Remove stored images by their ids; returns how many of them there were."""
         self._check_fitted()
         n = self.index_.remove(ids)
+        self._forget(ids)
         self._index_changed()
         return n
 
@@ -401,9 +404,10 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             No positive label, or it cannot be reached; the best that can be is named.
         """
         self._check_fitted()
-        self.operating_point_ = None
+        point = None
         if precision is not None or recall is not None:
-            self.operating_point_ = choose(self.precision_recall_curve(), precision, recall)
+            point = choose(self.precision_recall_curve(), precision, recall)
+        self.operating_point_, self._point_for = point, self._voting()
         return self
 
     # -- files -----------------------------------------------------------------------------
@@ -425,6 +429,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             The file cannot be written; an older file of that name is then intact.
         """
         self._check_fitted()
+        self._check_point()
         modelfiles.save(self, path, include_weights=include_weights)
 
     @classmethod
@@ -459,6 +464,23 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         return modelfiles.load(cls, path, weights=weights, device=device, index=index)
 
     # -- inside ----------------------------------------------------------------------------
+
+    def _forget(self, ids: Any) -> None:
+        """Drop the votes that were cast on images with these ids."""
+        held = self._cross_fitted
+        kept = ~np.isin(held.ids, np.asarray(ids, dtype=np.int64))
+        self._cross_fitted = HeldOut(held.ids[kept], held.probabilities[kept], held.distances[kept])
+
+    def _voting(self) -> tuple[Any, ...]:
+        """What an operating point is good for."""
+        return str(self.positive), self.n_neighbors, self.weights
+
+    def _check_point(self) -> None:
+        if self.operating_point_ is not None and self._point_for != self._voting():
+            raise InputError(
+                "the operating point is for positive, n_neighbors and weights of "
+                f"{self._point_for}, and they are {self._voting()} now: set_operating_point again"
+            )
 
     def _index_changed(self, labels: Any = ()) -> None:
         """Forget what was derived from it, and learn labels that are new."""
@@ -532,6 +554,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         """Shares of the votes (n, n_classes), and the number of the class that wins (n,)."""
         classes = self.classes_.astype(str).tolist()
         shares = vote(found.labels, found.distances, classes, self.weights)
+        self._check_point()
         code = self._positive_code()
         if self.operating_point_ is None or code is None:
             return shares, winners(shares, found.labels, found.distances, classes)

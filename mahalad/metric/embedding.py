@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,11 @@ class Embedding:
 
     def read(self, X: Any) -> Iterator[Batch]:
         """Batches of images, decoded, and their features."""
+        if self._extractor is None and _are_paths(X):
+            raise InputError(
+                "encoder=None takes features, and these are paths: give an encoder, such as "
+                "BackboneFeatures()"
+            )
         for images, features in extract(X, self._extractor, 0):
             yield images, self._side_by_side(originals(features)) if features else np.empty((0, 0))
 
@@ -151,3 +157,8 @@ class Embedding:
     def embed(self, F: Floats) -> NDArray[np.float32]:
         """Embeddings (n, n_components) of features (n, n_features)."""
         return self.project(self.standardized(F))
+
+
+def _are_paths(X: Any) -> bool:
+    first = X[0] if isinstance(X, (list, tuple)) and X else X
+    return isinstance(first, (str, PurePath))

@@ -76,6 +76,11 @@ def save(classifier: MetricKNNClassifier, path: str | Path, *, include_weights: 
         arrays |= {f"projection/{name}": values for name, values in state.items()}
         projection = {"params": _plain_params(embedding.projection), "state": own}
     where: dict[str, Any] = {"where": classifier.index}
+    if classifier.index is None and not isinstance(index, MemoryIndex):
+        raise InputError(
+            "the index in use is not in memory, and index=None does not say where it is: "
+            "set_params(index=...) to its folder or address before saving"
+        )
     if isinstance(index, MemoryIndex):
         where, state = {"state": index.state()[0]}, index.state()[1]
         arrays |= {f"index/{name}": values for name, values in state.items()}
@@ -162,7 +167,7 @@ def _restore(
     where: str | None,
 ) -> C:
     encoder, built = _restore_encoder(path, header["encoder"], arrays, weights, device)
-    projection = _restore_projection(header["projection"], _below("projection/", arrays))
+    projection = _restore_projection(header["projection"], _below("projection/", arrays), device)
     params = {name: from_spec(spec) for name, spec in header["params"].items()}
     if where is not None:
         if "state" in header["index"]:
@@ -177,6 +182,7 @@ def _restore(
     held_out = [arrays[f"held_out/{name}"] for name in ("ids", "probabilities", "distances")]
     point = header["operating_point"]
     classifier.embedding_ = embedding
+    classifier._point_for = classifier._voting()
     classifier.classes_ = np.array(header["classes"])
     classifier.operating_point_ = None if point is None else OperatingPoint(**point)
     calibration = header["calibration"]
@@ -247,12 +253,13 @@ def _restore_encoder(
     return given, built
 
 
-def _restore_projection(spec: dict[str, Any] | None, arrays: Arrays) -> Any:
+def _restore_projection(spec: dict[str, Any] | None, arrays: Arrays, device: str | None) -> Any:
     if spec is None:
         return None
     from mahalad.metric.projection import TripletProjection
 
-    return TripletProjection(**spec["params"]).restore(spec["state"], arrays)
+    params = spec["params"] | ({} if device is None else {"device": device})
+    return TripletProjection(**params).restore(spec["state"], arrays)
 
 
 def _plain_params(estimator: Any) -> dict[str, Any]:

@@ -84,8 +84,8 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         between training embeddings, 1 = before training), "validation_f1" (macro F1, None
         without validation), "validation_loss", "grad_norm" (mean over batches, before cutting).
     best_epoch_ : int
-        The one whose weights are kept: the highest "validation_f1", and of those the lowest
-        "validation_loss".
+        The one whose number of epochs or weights are kept: the highest mean "validation_f1" of
+        10 epochs, and of those the lowest "validation_loss".
 
     Raises
     ------
@@ -153,6 +153,7 @@ class TripletProjection(TransformerMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> Self:
         """Train on features of shape (n_samples, n_features) and labels (n_samples,)."""
         self._check_parameters()
+        self.__dict__.pop("network_", None)  # a failed fit leaves nothing half fitted
         F = self._checked(X, reset=True)
         self.classes_, codes = _checked_labels(y, len(F))
         if not np.ptp(F, axis=0).any():
@@ -220,8 +221,8 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         return self
 
     def _shape(self) -> dict[str, Any]:
-        names = ("n_components", "hidden", "distance")
-        return {name: getattr(self, name) for name in names}
+        sizes = {name: int(getattr(self, name)) for name in ("n_components", "hidden")}
+        return {**sizes, "distance": self.distance}
 
     def _network(self, n_features: int) -> nn.Sequential:
         """Layers from features to embeddings, not yet of unit length."""
@@ -268,6 +269,9 @@ class TripletProjection(TransformerMixin, BaseEstimator):
             if near_collapse == _CHECKS:
                 raise CollapseError(self._collapse_message())
             if not len(held):
+                self.best_epoch_ = epoch
+                continue
+            if epoch < min(_SMOOTHED, n_epochs):
                 self.best_epoch_ = epoch
                 continue
             recent = [past["validation_f1"] for past in self.history_[-_SMOOTHED:]]
