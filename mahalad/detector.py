@@ -283,7 +283,7 @@ class AnomalyDetector(BaseEstimator):
         """For each image, the maps of its levels on their own grids, (height, width).
 
         For image-level Gaussians their sum over positions is exactly the level's distance
-        (`level_scores`); for the per-position scorer they are standardized distances.
+        (`level_scores`). The per-position scorer has one map of all its levels, on the finest grid.
         """
         return [maps for batch, _ in self._each_map(X) for maps in batch]
 

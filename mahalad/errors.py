@@ -13,6 +13,7 @@ Every error is a `MahaladError` and also the builtin that a caller would expect:
     ├── DegenerateDataError (ValueError) images that leave nothing to estimate
     ├── ModelFileError (OSError)         a model file that cannot be written, read or trusted
     ├── CollapseError (RuntimeError)     training failed: embeddings in one point, no finite loss
+    ├── IndexUnavailableError (ConnectionError, in `mahalad.index.contract`)  a store out of reach
     ├── NotFittedError (sklearn's)       a question asked before `fit`
     └── MissingExtraError (ImportError)  an optional dependency that is not installed
 

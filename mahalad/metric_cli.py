@@ -494,7 +494,10 @@ def read_classifier(
 
     classifier = MetricKNNClassifier.load(path, weights=weights, device=device)
     click.get_current_context().call_on_close(classifier.index_.close)
-    return classifier if fpr is None else classifier.set_params(novelty_fpr=fpr)
+    if fpr is not None:
+        classifier.set_params(novelty_fpr=fpr)
+        classifier._warn_if_uncalibrated()
+    return classifier
 
 
 def describe(header: dict[str, Any]) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def model_options(command: Any) -> Any:
     return decorate(
         [
             click.option("-m", "--model", type=click.Path(), default=None,
-                         help="Model file of `fit`."),
+                         help="Model file of `fit` (for `score`, of `tune` as well)."),
             click.option("--normals", metavar="IMAGES", default=None,
                          help="Good images to fit to first, instead of a model file."),
             fpr_option,

@@ -22,7 +22,7 @@ from mahalad.protocols import Features
 _PRIOR = 10  # images' worth of the mean variance in the variance of one position's distances
 _FINER = 1.5  # weight of a finer grid in the map, where the coarsest has 1
 _POWER = 8  # of deviations, in the measure of tails
-_LEAST = 0.1  # of that measure, relative to everywhere
+_LEAST = 0.1  # of that measure; more only where nothing varies at all
 _REACH = 0.1  # standard deviation of "thereabouts", as a share of the side
 _OFFSET = 0.3  # added before the logarithm, as a share of the mean distance
 

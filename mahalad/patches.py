@@ -332,9 +332,6 @@ class PatchGaussian(BaseEstimator):
             self._location = self._whitening = None
         return self._spectra
 
-    def _n_features(self) -> int:
-        return int(self._shape[1])
-
     def _checked(self, X: Any) -> Any:
         X = np.asarray(X)
         if X.ndim != 3 or X.shape[1:] != self._shape:

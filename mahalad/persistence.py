@@ -47,7 +47,7 @@ def describe(detector: AnomalyDetector, what: str) -> Any:
     if what == "scorer":
         return to_spec(detector._make_parts()[1])
     extractor = detector.features_
-    if isinstance(extractor, BackboneFeatures):
+    if hasattr(extractor, "record"):  # two with the same parameters may have other weights
         record = extractor.record()
         return {k: v for k, v in record.items() if k not in ("weights_origin", "weights_source")}
     return to_spec(extractor)
@@ -176,15 +176,21 @@ def golden(detector: AnomalyDetector) -> Floats:
         return detector._score(
             {name: rng.normal(size=(N_GOLDEN, 1, *shape)) for name, shape in sizes.items()}
         )[0]
+    features = detector.features_.transform(golden_images(detector.features_))
+    return detector._score({name: values[:, None] for name, values in features.items()})[0]
+
+
+def golden_images(extractor: Any) -> list[NDArray[Any]]:
+    """Pictures that are generated from a fixed seed, as `extractor` prepares images."""
+    rng = np.random.default_rng(GOLDEN_SEED)
     prepared = []
     for i in range(N_GOLDEN):
         # Coarse noise enlarged: smooth structure, so that resizing is checked as well.
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
         picture = coarse.resize((400, 300), Image.Resampling.BICUBIC)
         image = open_image(ImageSource(f"golden[{i}]", None, picture))
-        prepared.append(detector.features_.prepare(image))
-    features = detector.features_.transform(prepared)
-    return detector._score({name: values[:, None] for name, values in features.items()})[0]
+        prepared.append(extractor.prepare(image))
+    return prepared
 
 
 def check_golden(detector: AnomalyDetector, path: str | Path, expected: dict[str, Any]) -> None:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mahalad.backbones import resolve_device
 from mahalad.errors import InputError, MahaladError, ModelFileError
 from mahalad.metric.networks import SIZES, get_weights, make_network, set_weights
 from mahalad.modelfile import read_model, write_model
+from mahalad.persistence import GOLDEN_SEED, golden_images
 from mahalad.result import Result
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     A = TypeVar("A", bound=Autoencoder)
 
-GOLDEN_SEED = 20200
-N_GOLDEN = 2
 GOLDEN_RTOL = 1e-4
 """Largest change of what golden images give, relative to its root mean square."""
 
@@ -82,7 +80,7 @@ def state(autoencoder: Autoencoder) -> tuple[dict[str, Any], dict[str, NDArray[A
         "golden": {"seed": GOLDEN_SEED, "rtol": GOLDEN_RTOL},
     }
     arrays = {f"{_PREFIX}{name}": value for name, value in get_weights(network).items()}
-    return about, arrays | golden(autoencoder, GOLDEN_SEED)
+    return about, arrays | golden(autoencoder)
 
 
 def restore(
@@ -103,14 +101,9 @@ def restore(
     check_golden(autoencoder, about["golden"], arrays)
 
 
-def golden(autoencoder: Autoencoder, seed: int) -> dict[str, NDArray[Any]]:
+def golden(autoencoder: Autoencoder) -> dict[str, NDArray[Any]]:
     """What images that are generated from a seed give: embeddings and reconstruction errors."""
-    rng = np.random.default_rng(seed)
-    prepared = []
-    for _ in range(N_GOLDEN):
-        # Coarse noise enlarged: smooth structure, so that resizing is checked as well.
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        prepared.append(autoencoder.prepare(coarse.resize((400, 300), Image.Resampling.BICUBIC)))
+    prepared = golden_images(autoencoder)
     return {
         "golden/embeddings": autoencoder.transform(prepared)["bottleneck"],
         "golden/errors": autoencoder.errors_of(prepared),
@@ -121,7 +114,7 @@ def check_golden(
     autoencoder: Autoencoder, expected: dict[str, Any], arrays: dict[str, NDArray[Any]]
 ) -> None:
     """Raise `ModelFileError` unless the golden images give what they gave when saved."""
-    for name, found in golden(autoencoder, int(expected["seed"])).items():
+    for name, found in golden(autoencoder).items():
         wanted = arrays[name]
         allowed = float(expected["rtol"]) * float(np.sqrt(np.mean(wanted.astype(float) ** 2)))
         if found.shape != wanted.shape or not np.abs(found - wanted).max() <= allowed:

@@ -634,7 +634,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         if unknown and not new_label:
             raise InputError(
                 f"unknown label {', '.join(map(repr, unknown))}; known are "
-                f"{', '.join(map(repr, known))} (new_label=True allows new ones)"
+                f"{', '.join(map(repr, known))} (new_label=True, or --new-label, allows new ones)"
             )
         return _as_type_of(labels.astype(str).tolist(), self.classes_)
 

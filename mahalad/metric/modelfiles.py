@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.base import clone
 
 from mahalad.errors import InputError, MahaladError, ModelFileError
 from mahalad.features import BackboneFeatures
-from mahalad.images import ImageSource, open_image
 from mahalad.index.contract import VectorIndex
 from mahalad.index.memory import MemoryIndex
 from mahalad.index.opening import open_index
@@ -29,6 +27,7 @@ from mahalad.persistence import (
     N_GOLDEN,
     _below,
     _build_features,
+    golden_images,
 )
 from mahalad.result import Result
 from mahalad.spec import EMBEDDED, from_spec, to_spec
@@ -293,17 +292,10 @@ def _encoder_name(encoder: Any) -> str | None:
 
 def golden(embedding: Embedding) -> NDArray[np.float32]:
     """Embeddings of inputs that are generated from a fixed seed, (N_GOLDEN, n_components)."""
-    rng = np.random.default_rng(GOLDEN_SEED)
     if embedding.encoder is None:
+        rng = np.random.default_rng(GOLDEN_SEED)
         return embedding.embed(rng.normal(size=(N_GOLDEN, len(embedding.mean))))
-    pictures = []
-    for i in range(N_GOLDEN):
-        # Coarse noise enlarged: smooth structure, so that resizing is checked as well.
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        picture = coarse.resize((400, 300), Image.Resampling.BICUBIC)
-        image = open_image(ImageSource(f"golden[{i}]", None, picture))
-        pictures.append(embedding.encoder.prepare(image))
-    features = embedding.encoder.transform(pictures)
+    features = embedding.encoder.transform(golden_images(embedding.encoder))
     columns = [np.asarray(features[name], dtype=np.float64) for name in embedding.level_sizes]
     return embedding.embed(np.hstack(columns))
 
