@@ -2,7 +2,7 @@
 
     python examples/label_beans.py [FOLDER WITH ONE SUBFOLDER FOR EACH LABEL] [FOLDER OF NEW IMAGES]
 
-Without folders it renders some parts first.
+Without folders it renders some parts first. The copy needs pip install "mahalad[qdrant]".
 """
 
 import sys
