@@ -148,9 +148,9 @@ def fit(
     type=click.Path(file_okay=False),
     default=None,
     metavar="DIR",
-    help="Write for each image where it is abnormal: PATH.overlay.png, the image with colour "
-    "where its map is above the map's threshold, and PATH.map.png, the raw map. PATH is as below "
-    "the folder that was given.",
+    help="Write for each image where it is abnormal: PATH.overlay.png, the image, with colour "
+    "in flagged ones where the map is above its threshold, and PATH.map.png, the raw map. PATH is "
+    "as below the folder that was given.",
 )
 @click.option(
     "--map-format",

@@ -26,7 +26,7 @@ from mahalad.reading import ReadImage
 from mahalad.result import Result, judge
 from mahalad.scorers import as_input_of, make_scorer, take
 from mahalad.store import FeatureStore, originals, own_groups, rows
-from mahalad.thresholds import RULES, ConformalThreshold, check_fpr
+from mahalad.thresholds import RULES, check_fpr
 
 _MAY_CHANGE = ("fpr", "device", "batch_size")
 _MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored")
@@ -346,10 +346,11 @@ class AnomalyDetector(BaseEstimator):
 
     @property
     def map_threshold_(self) -> float:
-        """Value of the anomaly map that a share `fpr` of good images exceeds anywhere.
+        """Value of the anomaly map at which colour begins in flagged images, whatever the `fpr`.
 
-        Calibrated like `threshold_`: on the largest value in each fitted image's map, by the fit
-        without that image.
+        Every second good image exceeds it somewhere: the median of the largest values in their
+        maps, each by the fit without the image. Show it in flagged images only, as overlays do:
+        then no more than a share `fpr` of good images shows any colour.
         """
         self._check_fitted()
         self._refresh()
@@ -364,7 +365,7 @@ class AnomalyDetector(BaseEstimator):
                 f"the maps of {self._scorer!r} have no calibrated threshold: the per-position "
                 "scorer (scope='positions') has"
             )
-        return ConformalThreshold().fit(maxima).critical_value(check_fpr(self.fpr))
+        return float(np.median(maxima))
 
     @property
     def n_images_(self) -> int:

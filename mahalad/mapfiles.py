@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mahalad.errors import CalibrationError, InputError, MahaladError
+from mahalad.errors import InputError, MahaladError
 from mahalad.images import FloatImage, ImageSource, open_image
 from mahalad.modelfile import write_atomically
 from mahalad.moments import Floats
@@ -42,7 +43,7 @@ class MapUnits:
     scale : float
         The value that is white in a PNG. It belongs to the kind of map, not to the images.
     threshold : float or None
-        Values above it are coloured in overlays; None for maps without a calibrated threshold.
+        Values above it are coloured in overlays of flagged images; None for maps without one.
     no_threshold : str
         Why there is none.
     """
@@ -54,7 +55,7 @@ class MapUnits:
 
 
 def units_of(detector: AnomalyDetector) -> MapUnits:
-    """What the values of a detector's maps are, at its present `fpr`.
+    """What the values of a detector's maps are.
 
     Raises
     ------
@@ -68,12 +69,12 @@ def units_of(detector: AnomalyDetector) -> MapUnits:
             f"share of each pixel in the score, signed, up = abnormal: mean * {side}**2 = score",
             SHARES_SCALE / side**2,
             None,
-            "overlays need --scope positions: only its maps have a calibrated threshold",
+            "overlays need --scope positions: only its maps have a threshold",
         )
     threshold, reason = None, ""
     try:
         threshold = detector.map_threshold_
-    except (CalibrationError, InputError) as error:
+    except InputError as error:
         reason = f"no overlays: {error}"
     meaning = "standard deviations of good images, up = abnormal"
     return MapUnits(meaning, POSITIONS_SCALE, threshold, reason)
@@ -154,7 +155,8 @@ class MapFolder:
             "map": lambda path: save_map(values, path, scale=self._units.scale)
         }
         if threshold is not None:
-            makers["overlay"] = lambda path: _save_overlay(result.name, values, threshold, path)
+            begins = colour_begins(result, threshold)
+            makers["overlay"] = lambda path: _save_overlay(result.name, values, begins, path)
         for what, make in makers.items():
             path = self._paths(result.name)[what]
             try:
@@ -172,6 +174,15 @@ class MapFolder:
             "map": self.folder / f"{stem}.map.{self._style}",
             "overlay": self.folder / f"{stem}.overlay.png",
         }
+
+
+def colour_begins(result: Result, map_threshold: float) -> float:
+    """The map's threshold in a flagged image; infinity, no colour at all, in any other.
+
+    The score has more power than a place by itself, and its false-positive rate holds. So it
+    decides whether there is something, and the map only where.
+    """
+    return map_threshold if result.anomaly else math.inf
 
 
 def reopen(name: str) -> Image.Image | FloatImage:

@@ -30,8 +30,8 @@ GOOD = "good"
 _MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 _LOG_FROM = 30.0  # scores whose highest is over so many times the lowest get a logarithmic axis
 _HINT = (
-    "Point at an image, focus or tap it to see where it is abnormal; where nothing is, it stays as "
-    "it is. "
+    "Point at a flagged image, focus or tap it to see where it is abnormal; others stay as they "
+    "are. "
 )
 _P_VALUE = "The p&#8209;value is the share of good images that would look at least as abnormal."
 _MISTAKES = {"false alarm": "false alarm", "missed defect": "missed"}

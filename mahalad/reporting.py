@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mahalad.errors import ImageReadError, ImageValueError
-from mahalad.mapfiles import MapUnits, reopen
+from mahalad.mapfiles import MapUnits, colour_begins, reopen
 from mahalad.pictures import overlay, thumbnail
 from mahalad.report import ReportImage, encode, render_report
 from mahalad.result import Result
@@ -44,7 +44,8 @@ def picture_results(
             continue
         drawn = None
         if map_threshold is not None and result.anomaly_map is not None:
-            drawn = encode(overlay(picture, result.anomaly_map, map_threshold))
+            begins = colour_begins(result, map_threshold)
+            drawn = encode(overlay(picture, result.anomaly_map, begins))
         bare = Result(
             result.name, result.score, result.threshold, result.p_value, result.anomaly
         )  # without the map
@@ -98,7 +99,6 @@ def facts_of(detector: AnomalyDetector, units: MapUnits | None, source: str) -> 
     }
     if units is not None and units.threshold is not None:
         facts["Colours begin at"] = (
-            f"{units.threshold:.3g} {units.meaning.partition(',')[0]}, exceeded somewhere by the "
-            "same share of them"
+            f"{units.threshold:.3g} {units.meaning.partition(',')[0]}, in flagged images"
         )
     return facts
