@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from mahalad.features import BackboneFeatures
 from mahalad.gaussian import LedoitWolfGaussian
+from mahalad.geometry import Boxes, resample
 from mahalad.moments import Floats
 from mahalad.scorers import LevelSum
 
@@ -47,12 +48,21 @@ def attribute(
     dict of str to ndarray of shape (n_images, height, width)
         Of each level, on its own grid; the sum over positions is the level's distance.
     """
+    passes = [_attribute(extractor, scorer, own) for own in extractor.passes(prepared)]
+    return {name: np.concatenate([shares[name] for shares in passes]) for name in passes[0]}
+
+
+def _attribute(
+    extractor: BackboneFeatures, scorer: LevelSum, prepared: Sequence[NDArray[Any]]
+) -> dict[str, Floats]:
     shares = {}
     for name, (maps, weights) in extractor.unpooled(prepared).items():
         gaussian: LedoitWolfGaussian = scorer.estimators_[name]
         f = maps.reshape(*maps.shape[:2], -1).astype(np.float64)  # (n, C, P)
-        w = weights.ravel().astype(np.float64)  # (P,)
-        z = f @ w - gaussian.location_  # (n, C)
+        # (P,), or (n, P) where each image has a region of its own
+        w = weights.reshape(*weights.shape[:-2], -1).astype(np.float64)
+        pooled = f @ w if w.ndim == 1 else np.einsum("ncp,np->nc", f, w)
+        z = pooled - gaussian.location_  # (n, C)
         direction = gaussian.apply_precision(z)
         distance = np.sqrt(np.einsum("ij,ij->i", z, direction))
         local = f - gaussian.location_[:, None]
@@ -62,16 +72,26 @@ def attribute(
     return shares
 
 
-def enlarge(maps: Floats, side: int) -> Floats:
-    """Maps (n, h, w) on a square of `side` pixels, bilinear: (n, side, side)."""
+def enlarge(maps: Floats, side: int, boxes: Boxes | None = None) -> Floats:
+    """Maps (n, h, w) on a square of `side` pixels, bilinear: (n, side, side).
+
+    Of padded images, `boxes` (n, 4) say which part of the map is the picture: it fills the square.
+    """
+    if boxes is not None:
+        pairs = zip(maps, boxes, strict=True)
+        return np.stack([resample(values, (side, side), box) for values, box in pairs])
     x = torch.from_numpy(np.ascontiguousarray(maps))[:, None]
     x = functional.interpolate(x, (side, side), mode="bilinear", align_corners=False)
     return np.asarray(x[:, 0].numpy())
 
 
-def enlarge_keeping_sum(maps: Floats, side: int) -> Floats:
+def enlarge_keeping_sum(maps: Floats, side: int, boxes: Boxes | None = None) -> Floats:
     """As `enlarge`, scaled so that each map's sum over pixels is that over its positions."""
-    large = enlarge(maps, side)
-    scaled = large * (maps[0].size / side**2)
+    large = enlarge(maps, side, boxes)
+    positions: Any = maps[0].size  # that a picture covers
+    if boxes is not None:
+        left, top, right, bottom = boxes.astype(np.float64).T
+        positions = (positions * (right - left) * (bottom - top))[:, None, None]
+    scaled = large * (positions / side**2)
     missing = maps.sum(axis=(1, 2)) - scaled.sum(axis=(1, 2))
     return np.asarray(scaled + missing[:, None, None] / side**2)

@@ -20,7 +20,7 @@ def augmented_copies(prepared: NDArray[Any], n_copies: int, key: int) -> list[ND
 
     Parameters
     ----------
-    prepared : ndarray of shape (S, S, 3)
+    prepared : ndarray of shape (H, W, 3)
         uint8, or float32 in [0, 1].
     n_copies : int
     key : int
@@ -28,7 +28,7 @@ def augmented_copies(prepared: NDArray[Any], n_copies: int, key: int) -> list[ND
 
     Returns
     -------
-    list of ndarray of shape (S, S, 3), of the type of `prepared`
+    list of ndarray of shape (H, W, 3), of the type of `prepared`
         Pixels that come from outside the image repeat its edge.
     """
     rng = np.random.default_rng(key)
@@ -36,18 +36,21 @@ def augmented_copies(prepared: NDArray[Any], n_copies: int, key: int) -> list[ND
 
 
 def _augment(prepared: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-    side = len(prepared)
+    height, width = prepared.shape[:2]
+    side = max(height, width)
     angle, scale = rng.uniform(-1, 1, 2) * (math.radians(MAX_ROTATION), MAX_SCALING)
     shift = rng.uniform(-1, 1, 2) * MAX_SHIFT * side
     gain, offset = 1 + rng.uniform(-1, 1) * MAX_LIGHT, rng.uniform(-1, 1) * MAX_LIGHT
     margin = math.ceil(0.1 * side)
     padded = np.pad(prepared, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
     cos, sin = math.cos(angle) / (1 + scale), math.sin(angle) / (1 + scale)
-    half = (side - 1) / 2
-    cx, cy = half + margin + shift[0], half + margin + shift[1]
+    half_x, half_y = (width - 1) / 2, (height - 1) / 2
+    cx, cy = half_x + margin + shift[0], half_y + margin + shift[1]
     # Pillow maps output to input coordinates: turn and scale about the centre, then shift.
-    matrix = (cos, -sin, cx - cos * half + sin * half, sin, cos, cy - sin * half - cos * half)
-    moved = np.stack([_warp(padded[..., c], matrix, side) for c in range(3)], axis=-1)
+    start_x, start_y = cx - cos * half_x + sin * half_y, cy - sin * half_x - cos * half_y
+    matrix = (cos, -sin, start_x, sin, cos, start_y)
+    size = (width, height)
+    moved = np.stack([_warp(padded[..., c], matrix, size) for c in range(3)], axis=-1)
     top = 255.0 if prepared.dtype == np.uint8 else 1.0
     lit = np.clip((moved - 0.5 * top) * gain + (0.5 + offset) * top, 0, top)
     if prepared.dtype == np.uint8:
@@ -55,9 +58,9 @@ def _augment(prepared: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     return np.asarray(lit.astype(prepared.dtype))
 
 
-def _warp(channel: NDArray[Any], matrix: tuple[float, ...], side: int) -> NDArray[np.float32]:
+def _warp(
+    channel: NDArray[Any], matrix: tuple[float, ...], size: tuple[int, int]
+) -> NDArray[np.float32]:
     image = Image.fromarray(channel.astype(np.float32))
-    warped = image.transform(
-        (side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
-    )
+    warped = image.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
     return np.asarray(warped)

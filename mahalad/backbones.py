@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from mahalad.errors import BackboneError, WeightsError
 from mahalad.fusion import fold_batch_norms
+from mahalad.geometry import check_geometry
 from mahalad.weights import (
     PACKAGES,
     WeightsRecord,
@@ -51,7 +52,9 @@ class Stage:
 class Backbone:
     """A network in eval mode, with what must be known to use it the same way again.
 
-    `extract` is the only way through it: images in, pooled vectors and maps out.
+    `extract` is the only way through it: images in, pooled vectors and maps out. With `tiles` = k,
+    an image has k x k tiles of `input_size`; each passes through the network by itself, and their
+    maps side by side are the image's.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Backbone:
     level_names: tuple[str, ...]
     map_names: tuple[str, ...]
     input_size: int
+    tiles: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
@@ -76,9 +80,9 @@ class Backbone:
 
         Parameters
         ----------
-        images : ndarray of shape (n, input_size, input_size, 3)
+        images : ndarray of shape (n, side, side, 3)
             uint8 in 0..255 or float32 in [0, 1].
-        roi : ndarray of bool, shape (input_size, input_size), optional
+        roi : ndarray of bool, shape (side, side) or (n, side, side), optional
             Where pooling looks: the mean is weighted by each position's share of the region.
 
         Returns
@@ -90,7 +94,7 @@ class Backbone:
         """
         # TF32 keeps 10 bits of a factor: whitening multiplies that error, so it stays off.
         with torch.inference_mode(), _no_tf32():
-            found = self._run(self._normalised(images))
+            found = self._levels(images)
             pooled = {name: _pooled(found[name], roi) for name in self.level_names}
             maps = {MAP_PREFIX + name: self._map(name, found[name]) for name in self.map_names}
             return {name: x.float().cpu().numpy() for name, x in (pooled | maps).items()}
@@ -98,9 +102,12 @@ class Backbone:
     def unpooled(
         self, images: NDArray[Any], roi: NDArray[np.bool_] | None = None
     ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """What `extract` pools: of each level the maps, (n, C, h, w), and weights, (h, w)."""
+        """What `extract` pools: of each level the maps, (n, C, h, w), and weights, (h, w).
+
+        With a region for each image, weights are (n, h, w).
+        """
         with torch.inference_mode(), _no_tf32():
-            found = self._run(self._normalised(images))
+            found = self._levels(images)
             return {
                 name: (
                     found[name].float().cpu().numpy(),
@@ -108,6 +115,21 @@ class Backbone:
                 )
                 for name in self.level_names
             }
+
+    @property
+    def side(self) -> int:
+        """Height and width of an image in pixels."""
+        return self.tiles * self.input_size
+
+    def _levels(self, images: NDArray[Any]) -> dict[str, Tensor]:
+        """Level name to maps (n, C, h, w), with those of tiles put together."""
+        x, k = self._normalised(images), self.tiles
+        if k == 1:
+            return self._run(x)
+        n, size = len(x), self.input_size
+        x = x.reshape(n, 3, k, size, k, size).permute(0, 2, 4, 1, 3, 5)  # (n, k, k, 3, S, S)
+        x = x.reshape(n * k * k, 3, size, size).contiguous(memory_format=torch.channels_last)
+        return {name: _put_together(maps, k) for name, maps in self._run(x).items()}
 
     def _normalised(self, images: NDArray[Any]) -> Tensor:
         x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # (n, 3, H, W)
@@ -120,7 +142,7 @@ class Backbone:
     def _map(self, name: str, x: Tensor) -> Tensor:
         """(n, C, h, w) to (n, h', w', C'): smoothed, on a grid of bounded size, C' <= 128."""
         x = functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-        finest = max(1, self.input_size // FINEST_STRIDE)
+        finest = max(1, self.input_size // FINEST_STRIDE) * self.tiles
         if x.shape[-1] > finest:
             x = functional.adaptive_avg_pool2d(x, finest)
         x = x.permute(0, 2, 3, 1)
@@ -131,21 +153,35 @@ class Backbone:
         return {key: value.numpy() for key, value in self._state.items()}
 
 
+def _put_together(maps: Tensor, k: int) -> Tensor:
+    """Maps of tiles, (n * k * k, C, h, w), row by row, to those of images, (n, C, k * h, k * w)."""
+    _, C, h, w = maps.shape
+    grid = maps.reshape(-1, k, k, C, h, w).permute(0, 3, 1, 4, 2, 5)  # (n, C, k, h, k, w)
+    return grid.reshape(-1, C, k * h, k * w)
+
+
 def _pooled(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
     """Mean over positions of (n, C, h, w), weighted by each one's share of the region."""
     if roi is None:
         return x.mean(dim=(2, 3))
-    return (x * _pooling_weights(x, roi)).sum(dim=(2, 3))
+    weights = _pooling_weights(x, roi)
+    return (x * weights.view(-1, 1, *weights.shape[-2:])).sum(dim=(2, 3))
 
 
 def _pooling_weights(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
-    """Weight of each position of (n, C, h, w) in the mean, (h, w); they sum to 1."""
+    """Weight of each position of (n, C, h, w) in the mean, (h, w); they sum to 1.
+
+    (n, h, w) where each image has its own region.
+    """
     h, w = x.shape[2], x.shape[3]
     if roi is None:
         return torch.full((h, w), 1 / (h * w), device=x.device)
-    region = torch.from_numpy(roi.astype(np.float32)).to(x.device)[None, None]
-    weights = functional.adaptive_avg_pool2d(region, (h, w))[0, 0]
-    return weights / weights.sum()
+    regions = torch.from_numpy(roi.astype(np.float32)).to(x.device)
+    if roi.ndim == 2:
+        weights = functional.adaptive_avg_pool2d(regions[None, None], (h, w))[0, 0]
+        return weights / weights.sum()
+    weights = functional.adaptive_avg_pool2d(regions[:, None], (h, w))[:, 0]
+    return weights / weights.sum(dim=(1, 2), keepdim=True)
 
 
 @contextmanager
@@ -165,6 +201,7 @@ def build_backbone(
     levels: Levels = None,
     maps: Levels = (),
     input_size: int | None = None,
+    tiles: int = 1,
     device: str = "auto",
 ) -> Backbone:
     """Make a frozen network.
@@ -184,8 +221,10 @@ def build_backbone(
         Levels to keep as maps; None or ``"auto"`` for those of strides 4, 8 and 16 (at most two
         of each). None of them by default.
     input_size : int or None
-        Side of the square that images are squashed to; None for the network's native size
+        Side of the square that passes through the network; None for the network's native size
         (timm's `test_input_size` where there is one, else `input_size`).
+    tiles : int
+        Such squares along each side of an image.
     device : str
         ``"auto"`` (CUDA if there is one, else the CPU) or any torch device.
 
@@ -203,6 +242,7 @@ def build_backbone(
     size = native if input_size is None else input_size
     if isinstance(size, bool) or not isinstance(size, int) or size < 8:
         raise BackboneError(f"input_size must be a whole number of pixels >= 8, got {size!r}")
+    check_geometry("squash", tiles)
     stages = _sequential_stages(network)
     names = [s.name for s in stages] if stages else _intermediate_names(network, backbone)
     pooled = _choose_levels(names, levels, backbone)
@@ -232,6 +272,7 @@ def build_backbone(
         level_names=tuple(names[i] for i in pooled),
         map_names=map_names,
         input_size=size,
+        tiles=int(tiles),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation=config["interpolation"],

@@ -69,7 +69,7 @@ def make_features(scope: str, backbone: str, levels: Any, **options: Any) -> Any
     scope, backbone, levels
         As of `MahalanobisDetector`.
     **options
-        Its `weights`, `input_size`, `device` and `batch_size`.
+        Its `weights`, `input_size`, `resize`, `tiles`, `device` and `batch_size`.
     """
     detector = MahalanobisDetector(backbone, scope=scope, levels=levels, **options)
     return detector._make_parts()[0]
@@ -80,7 +80,11 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
     n_copies = parameters["n_augment"]
     copies = f", {n_copies} augmented copies" if n_copies else ""
     if parameters["scope"] == "positions":
-        return f"scope positions: a Gaussian per position, one of the image{copies}; raw scores"
+        steps = parameters.get("neighbourhood", 0)
+        share = f", neighbourhood {steps}" if steps else ""
+        return (
+            f"scope positions: a Gaussian per position{share}, one of the image{copies}; raw scores"
+        )
     reduction = parameters["reduction"] or "none"
     return (
         f"scope image: {scorer or parameters['scorer']}, reduction {reduction}{copies}; raw scores"
@@ -102,7 +106,7 @@ class CachedExtractor:
         self,
         extractor: FeatureExtractor,
         levels: tuple[str, ...] = (),
-        cache: dict[int, dict[str, NDArray[Any]]] | None = None,
+        cache: dict[tuple[Any, int], dict[str, NDArray[Any]]] | None = None,
     ) -> None:
         self.batch_size = extractor.batch_size
         self._extractor = extractor
@@ -126,7 +130,7 @@ class CachedExtractor:
 
     def transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
         """Pooled features of prepared images, each level (n, n_features)."""
-        keys = [content_key(image, 0) for image in prepared]
+        keys = [(image.shape, content_key(image, 0)) for image in prepared]
         missing = {
             key: image for key, image in zip(keys, prepared, strict=True) if key not in self._cache
         }
@@ -236,19 +240,21 @@ def extract_categories(
 
 @dataclass(frozen=True)
 class Recipe:
-    """How features are scored: scope, `make_scorer`'s arguments, augmentation and salt."""
+    """How features are scored: scope, `make_scorer`'s arguments, augmentation, salt, and the
+    neighbourhood of positions."""
 
     scope: str = "positions"
     scorer: str = "gaussian"
     reduction: str | None = None
     n_augment: int = 0
     seed: int = 0
+    neighbourhood: int | str = 0
 
     def make_scorer(self) -> Any:
         """The unfitted scorer."""
         if self.scope == "image":
             return make_scorer(self.scorer, self.reduction)
-        return MahalanobisDetector(scope="positions")._make_parts()[1]
+        return MahalanobisDetector(neighbourhood=self.neighbourhood)._make_parts()[1]
 
 
 @dataclass(frozen=True)

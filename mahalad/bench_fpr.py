@@ -38,6 +38,7 @@ from mahalad.bench_features import (
 )
 from mahalad.datasets import Category, find_categories, grouping
 from mahalad.errors import InputError
+from mahalad.geometry import describe_input
 from mahalad.metrics import mean_and_deviation, mean_and_sem, rates_at
 from mahalad.plots import draw_fpr, save_figure
 from mahalad.store import own_groups
@@ -61,8 +62,11 @@ def run(
     scope: str = "positions",
     levels: Levels = None,
     input_size: int | None = None,
+    resize: str = "squash",
+    tiles: int = 1,
     device: str = "auto",
     batch_size: int = 32,
+    neighbourhood: int | str = 0,
     reduction: str | None = None,
     scorer: str = "gaussian",
     n_augment: int = 0,
@@ -80,7 +84,7 @@ def run(
         See `mahalad.datasets.find_categories`.
     json_file, plot_file : path, optional
         Files to write: everything that is needed to redraw, and the plot.
-    backbone, weights, scope, levels, input_size, device, batch_size
+    backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood
         See `MahalanobisDetector`.
     reduction, scorer
         See `make_scorer`; for ``scope="image"``.
@@ -109,10 +113,12 @@ def run(
         levels,
         weights=weights,
         input_size=input_size,
+        resize=resize,
+        tiles=tiles,
         device=device,
         batch_size=batch_size,
     ).build()
-    recipe = Recipe(scope, scorer, reduction, n_augment, seed)
+    recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood)
     targets = [Target(rule, alpha) for rule in RULES for alpha in sorted(set(alphas))]
     measured = {
         images.category.name: _measure(images, names[images.category.name], recipe, targets, splits)
@@ -252,7 +258,7 @@ def as_text(report: dict[str, Any]) -> str:
     p, network, categories = report["parameters"], report["network"], report["categories"]
     about = [
         ("protocol", f"{p['splits']} random splits of train/good + test/good, 30 % held out"),
-        ("network", f"{network['backbone']} at {network['input_size']} px, weights from "
+        ("network", f"{network['backbone']} at {describe_input(network)}, weights from "
                     f"{network['weights_source']}"),
         ("scorer", describe_scorer(p)),
         ("data", ", ".join(map(str, p["roots"]))),

@@ -84,8 +84,11 @@ def run(
     scope: str = "positions",
     levels: Levels = None,
     input_size: int | None = None,
+    resize: str = "squash",
+    tiles: int = 1,
     device: str = "auto",
     batch_size: int = 32,
+    neighbourhood: int | str = 0,
     reduction: str | None = None,
     scorer: str = "gaussian",
     threshold: str = "conformal",
@@ -105,7 +108,7 @@ def run(
         See `mahalad.datasets.find_categories`.
     json_file, plot_file : path, optional
         Files to write: everything that is needed to redraw, and the plot.
-    backbone, weights, scope, levels, input_size, device, batch_size
+    backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood
         See `MahalanobisDetector`. With ``scope="positions"``, the anomaly maps of categories
         with masks are measured too (not for ``table="thresholds"``).
     reduction, scorer
@@ -134,9 +137,11 @@ def run(
     _check(found, protocol, table, scope, threshold)
     has_pixels = scope == "positions" and table != "thresholds"
     truths = {one.name: read_truth(one) if has_pixels else None for one in found}
-    recipe, target = Recipe(scope, scorer, reduction, n_augment, seed), Target(threshold, fpr)
+    recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood)
+    target = Target(threshold, fpr)
     options: dict[str, Any] = {
-        "input_size": input_size, "device": device, "batch_size": batch_size
+        "input_size": input_size, "resize": resize, "tiles": tiles, "device": device,
+        "batch_size": batch_size,
     }  # fmt: skip
     rows = []
     for name, file in _networks(table, networks, backbone, weights):

@@ -16,6 +16,7 @@ from mahalad.bench_features import (
     percent,
 )
 from mahalad.bench_pixels import FPR_LIMIT
+from mahalad.geometry import describe_input
 
 METRICS = {
     "roc_auc": "AUROC",
@@ -63,7 +64,7 @@ def _header(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
     p = report["parameters"]
     networks = {row["network"]["backbone"]: row["network"] for row in ran}
     described = [
-        f"{name} at {record['input_size']} px, weights from {record['weights_source']}"
+        f"{name} at {describe_input(record)}, weights from {record['weights_source']}"
         for name, record in networks.items()
     ]
     rows = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
@@ -14,6 +14,7 @@ from PIL import Image
 
 from mahalad.datasets import Category
 from mahalad.errors import EmptyMaskError
+from mahalad.geometry import BOX, WHOLE
 from mahalad.localization import FloatMap, PixelFigures, pixel_figures, read_mask, resize_map
 from mahalad.metrics import Booleans
 from mahalad.protocols import Features
@@ -114,15 +115,18 @@ def compare_maps(
 
 
 def enlarge_to_truth(
-    values: NDArray[Any], image: Path, mask: Path | None
+    values: NDArray[Any], image: Path, mask: Path | None, box: Sequence[float] = WHOLE
 ) -> tuple[FloatMap, Booleans | None]:
-    """One image's map in the size of its mask, and the mask; a good image's in its own size."""
+    """One image's map in the size of its mask, and the mask; a good image's in its own size.
+
+    `box` is the part of the map that is the image, as of `resize_map`.
+    """
     if mask is not None:
         marked = read_mask(mask)
-        return resize_map(values, marked.shape), marked
+        return resize_map(values, marked.shape, box), marked
     with Image.open(image) as opened:  # reads the header only
         width, height = opened.size
-    return resize_map(values, (height, width)), None
+    return resize_map(values, (height, width), box), None
 
 
 def _pairs(
@@ -131,8 +135,9 @@ def _pairs(
     for start in range(0, len(truth.rows), _BATCH):
         rows = tested[truth.rows[start : start + _BATCH]]
         maps = scorer.anomaly_maps({name: values[rows] for name, values in features.items()})
-        for i, values in enumerate(maps, start=start):
-            yield enlarge_to_truth(values, truth.images[i], truth.masks[i])
+        boxes = features[BOX][rows] if BOX in features else [WHOLE] * len(rows)
+        for i, (values, box) in enumerate(zip(maps, boxes, strict=True), start=start):
+            yield enlarge_to_truth(values, truth.images[i], truth.masks[i], box)
 
 
 def _is_empty(mask: Path) -> bool:

@@ -266,7 +266,8 @@ def info(model: str, as_json: bool) -> None:
         and f"{features['weights_source']}: {features['weights_origin']} "
         f"(sha256 {features['weights_sha256'][:16]}, licence {features['licence']}, "
         f"{'embedded' if features.get('weights_embedded') else 'not embedded'})",
-        "input": features and f"{features['input_size']} px, {features['resize']}",
+        "input": features
+        and f"{features['input_size']} px, {features['resize']}{_tiles(features)}",
         "region": features.get("region")
         and f"{header['params'].get('roi') or 'given'} (in the model file)",
         "scope": _scope(header),
@@ -296,8 +297,16 @@ def _scope(header: dict[str, Any]) -> str | None:
     if scope == "positions" and "top_fraction" in params:
         own = ("top_fraction", "image_weight")
         more = [f"{name.replace('_', ' ')} {params[name]:g}" for name in own]
+        if params.get("neighbourhood", 0) != 0:
+            more.append(f"neighbourhood {params['neighbourhood']}")
         return f"{scope} ({', '.join(more)})"
     return str(scope)
+
+
+def _tiles(features: dict[str, Any]) -> str:
+    """How many tiles an image has; a header has the number only where there are several."""
+    k = features.get("tiles", 1)
+    return f", {k} x {k} tiles" if k > 1 else ""
 
 
 def _size(shape: int | list[int]) -> str:

@@ -267,8 +267,9 @@ class AnomalyDetector(BaseEstimator):
         Returns
         -------
         ndarray of shape (n, side, side)
-            Over the image squashed to the network's square of `side` pixels (to the finest map,
-            for features without images). Of the per-position scorer: standard deviations of good
+            Over the image squashed to a square of `side` pixels, the network's input times the
+            tiles along a side, also where the network saw it padded (to the finest map, for
+            features without images). Of the per-position scorer: standard deviations of good
             images. Of image-level Gaussians: the exact shares of positions in the score; they
             are signed, and their mean times side^2 is the score.
 
@@ -284,6 +285,7 @@ class AnomalyDetector(BaseEstimator):
 
         For image-level Gaussians their sum over positions is exactly the level's distance
         (`level_scores`). The per-position scorer has one map of all its levels, on the finest grid.
+        Grids are over the network's whole square, with what an image was padded with.
         """
         return [maps for batch, _ in self._each_map(X) for maps in batch]
 
@@ -308,7 +310,7 @@ class AnomalyDetector(BaseEstimator):
             scores: Any = (np.empty(0), None)
             places: Any = None
             if names and maps and hasattr(self._scorer, "scores_and_maps"):
-                scores, places = self._score_with_maps(features)
+                scores, places = self._score_with_maps(images, features)
             elif names:
                 scores = self._score(features)
                 places = self._maps_of(images, features)[1] if maps else None
@@ -574,10 +576,12 @@ class AnomalyDetector(BaseEstimator):
             return levels.sum(axis=1), levels
         return np.asarray(-self._scorer.score_samples(F), dtype=np.float64), None
 
-    def _score_with_maps(self, features: Features) -> tuple[tuple[Floats, Floats], Floats]:
+    def _score_with_maps(
+        self, images: list[ReadImage], features: Features
+    ) -> tuple[tuple[Floats, Floats], Floats]:
         F = as_input_of(self._scorer, originals(self._ordered(features)))
         levels, maps = self._scorer.scores_and_maps(F)
-        return ((-levels).sum(axis=1), -levels), self._enlarged(maps)
+        return ((-levels).sum(axis=1), -levels), self._enlarged(maps, images)
 
     def _maps_of(
         self, images: list[ReadImage], features: Features
@@ -586,7 +590,7 @@ class AnomalyDetector(BaseEstimator):
         if hasattr(self._scorer, "anomaly_maps"):
             F = as_input_of(self._scorer, originals(self._ordered(features)))
             maps = self._scorer.anomaly_maps(F)
-            return [{"positions": one} for one in maps], self._enlarged(maps)
+            return [{"positions": one} for one in maps], self._enlarged(maps, images)
         from mahalad.attribution import attribute, can_attribute, enlarge_keeping_sum
 
         if not can_attribute(self.features_, self._scorer):
@@ -596,22 +600,23 @@ class AnomalyDetector(BaseEstimator):
             )
         prepared = [image.prepared for image in images if image.prepared is not None]
         shares = attribute(self.features_, self._scorer, prepared)
-        side = self.features_.backbone_.input_size
+        side, boxes = self.features_.backbone_.side, self.features_.boxes(prepared)
         per_image = [
             {name: np.asarray(values[i]) for name, values in shares.items()}
             for i in range(len(prepared))
         ]
-        total = np.sum([enlarge_keeping_sum(values, side) for values in shares.values()], axis=0)
-        return per_image, total
+        enlarged = [enlarge_keeping_sum(values, side, boxes) for values in shares.values()]
+        return per_image, np.sum(enlarged, axis=0)
 
-    def _enlarged(self, maps: Floats) -> Floats:
+    def _enlarged(self, maps: Floats, images: list[ReadImage]) -> Floats:
         """Maps on a grid, in image coordinates."""
         backbone = getattr(self.features_, "backbone_", None)
         if backbone is None:
             return maps
         from mahalad.attribution import enlarge
 
-        return enlarge(maps, backbone.input_size)
+        prepared = [image.prepared for image in images if image.prepared is not None]
+        return enlarge(maps, backbone.side, self.features_.boxes(prepared))
 
     def _each_map(self, X: Any) -> Iterator[tuple[list[dict[str, Floats]], Floats]]:
         self._check_fitted()

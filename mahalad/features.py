@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from mahalad.errors import InputError
+from mahalad.errors import ImageValueError, InputError
+from mahalad.geometry import (
+    BOX,
+    RECORDED,
+    boxes_of,
+    check_geometry,
+    fit_to_square,
+    pad_to_square,
+)
 from mahalad.images import resize_square
 from mahalad.region import hash_region, read_region, region_on_grid
 
@@ -17,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mahalad.backbones import Backbone, Levels
+    from mahalad.geometry import Boxes
     from mahalad.protocols import Features
 
 
@@ -36,12 +45,20 @@ class BackboneFeatures(BaseEstimator):
         Levels to keep as maps of local features; None or ``"auto"`` for those of strides 4, 8
         and 16.
     roi : str, Path, array or None, default=None
-        Region of interest: a picture (white = inspect), squashed as the images are. Pooling and
+        Region of interest: a picture (white = inspect), resized as the images are. Pooling and
         maps look at nothing else.
     input_size : int or None, default=None
-        Images are squashed to this square (no crop); None for the network's native size.
+        Side of the network's square; None for its native size.
+    resize : {"squash", "pad"}, default="squash"
+        How an image becomes that square (no crop): stretched; or with its aspect kept, in the
+        middle, its edge repeated around it. Pooling leaves out what is around the picture.
+    tiles : int, default=1
+        With k, an image becomes a square of k * `input_size`, and its k x k tiles pass through
+        the network one by one: maps of k times the side, in k^2 times the time. Tiles do not
+        overlap, as a position always lies at the same place of its tile, and a Gaussian of its
+        own knows what the network sees there.
     batch_size : int, default=32
-        Images per pass through the network; does not change the features.
+        Tiles per pass through the network (or those of one image); does not change the features.
     device : str, default="auto"
         ``"auto"`` for CUDA where there is one and else the CPU, or a torch device.
 
@@ -60,6 +77,8 @@ class BackboneFeatures(BaseEstimator):
         maps: Levels = (),
         roi: Any = None,
         input_size: int | None = None,
+        resize: str = "squash",
+        tiles: int = 1,
         batch_size: int = 32,
         device: str = "auto",
     ) -> None:
@@ -69,6 +88,8 @@ class BackboneFeatures(BaseEstimator):
         self.maps = maps
         self.roi = roi
         self.input_size = input_size
+        self.resize = resize
+        self.tiles = tiles
         self.batch_size = batch_size
         self.device = device
 
@@ -79,17 +100,19 @@ class BackboneFeatures(BaseEstimator):
 
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise InputError(f"batch_size must be a whole number >= 1, got {self.batch_size!r}")
+        check_geometry(self.resize, self.tiles)
         self.backbone_: Backbone = build_backbone(
             self.backbone,
             weights=self.weights if state is None else state,
             levels=self.levels,
             maps=self.maps,
             input_size=self.input_size,
+            tiles=self.tiles,
             device=self.device,
         )
         self.region_ = region
         if region is None and self.roi is not None:
-            self.region_ = read_region(self.roi, self.backbone_.input_size)
+            self.region_ = read_region(self.roi, self.backbone_.side, self.resize)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -111,30 +134,84 @@ class BackboneFeatures(BaseEstimator):
             self.backbone_.weights = record
 
     def prepare(self, image: Any) -> NDArray[Any]:
-        """Squash a decoded image to the input size: (S, S, 3), uint8 or float32 in [0, 1]."""
-        backbone = self.backbone_
-        return resize_square(image, backbone.input_size, backbone.interpolation)
+        """Resize a decoded image: (S, S, 3), uint8 or float32 in [0, 1].
+
+        With ``resize="pad"`` only its longer side is S: `transform` puts it into the square.
+
+        Raises
+        ------
+        ImageValueError
+            No part of the image lies in the region of interest.
+        """
+        side, interpolation = self.backbone_.side, self.backbone_.interpolation
+        if self.resize == "squash":
+            return resize_square(image, side, interpolation)
+        prepared = fit_to_square(image, side, interpolation)
+        if self.region_ is not None and not self._regions([prepared]).any():
+            height, width = prepared.shape[:2]
+            raise ImageValueError(
+                f"of its shape ({width} x {height} as resized), nothing lies in the region of "
+                "interest: give a region for images of this shape"
+            )
+        return prepared
 
     def transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
         """Features of prepared images: level name to (n, n_channels), and of maps to
-        (n, height, width, n_features), 0 outside the region of interest; float32."""
-        if any(image.dtype != np.uint8 for image in prepared):
-            prepared = [_as_float(image) for image in prepared]
-        found = self.backbone_.extract(np.stack(prepared), self.region_)
+        (n, height, width, n_features), 0 outside the region of interest; float32. With maps of
+        padded images, their places in the square are there as well."""
+        parts = [self.backbone_.extract(*self._squares(own)) for own in self.passes(prepared)]
+        found = parts[0]
+        if len(parts) > 1:
+            found = {name: np.concatenate([part[name] for part in parts]) for name in found}
         if self.region_ is not None:
             for name, values in found.items():
                 if values.ndim == 4:
                     inside = region_on_grid(self.region_, values.shape[1])
                     found[name] = values * inside[:, :, None].astype(np.float32)
+        boxes = self.boxes(prepared)
+        if boxes is not None and self.backbone_.map_names:
+            found[BOX] = boxes
         return found
 
     def unpooled(
         self, prepared: Sequence[NDArray[Any]]
     ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-        """What `transform` pools: of each level the maps (n, C, h, w) and weights (h, w)."""
+        """What `transform` pools: of each level the maps (n, C, h, w) and weights, (h, w) or
+        (n, h, w)."""
+        return self.backbone_.unpooled(*self._squares(prepared))
+
+    def passes(self, prepared: Sequence[NDArray[Any]]) -> list[Sequence[NDArray[Any]]]:
+        """Images that go through the network together: tiles must not multiply the memory."""
+        if self.tiles == 1:
+            return [prepared]
+        step = max(1, self.batch_size // self.tiles**2)
+        return [prepared[i : i + step] for i in range(0, len(prepared), step)]
+
+    def boxes(self, prepared: Sequence[NDArray[Any]]) -> Boxes | None:
+        """Where each picture lies in its square, (n, 4); None where all fill it."""
+        return boxes_of(prepared, self.backbone_.side) if self.resize == "pad" else None
+
+    def _squares(
+        self, prepared: Sequence[NDArray[Any]]
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Images as the network takes them, (n, S, S, 3), and where pooling looks."""
         if any(image.dtype != np.uint8 for image in prepared):
             prepared = [_as_float(image) for image in prepared]
-        return self.backbone_.unpooled(np.stack(prepared), self.region_)
+        if self.resize == "squash":
+            return np.stack(prepared), self.region_
+        squares = [pad_to_square(image, self.backbone_.side) for image in prepared]
+        return np.stack(squares), self._regions(prepared)
+
+    def _regions(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
+        """The part of each padded square that is picture, and of interest, (n, S, S)."""
+        side = self.backbone_.side
+        pictures = np.stack(
+            [
+                pad_to_square(np.ones(image.shape[:2], bool), side, mode="constant")
+                for image in prepared
+            ]
+        )
+        return pictures if self.region_ is None else pictures & self.region_
 
     @property
     def read_ahead(self) -> int:
@@ -148,6 +225,8 @@ class BackboneFeatures(BaseEstimator):
     def record(self) -> dict[str, Any]:
         """What identifies these features: two records that differ must not be mixed."""
         b = self.backbone_
+        # Only where there are several: records of models from before tiles stay what they were.
+        tiles = {"tiles": b.tiles} if b.tiles > 1 else {}
         return {
             "backbone": b.name,
             "levels": list(b.level_names),
@@ -157,7 +236,8 @@ class BackboneFeatures(BaseEstimator):
             "mean": list(b.mean),
             "std": list(b.std),
             "interpolation": b.interpolation,
-            "resize": "squash to a square, no crop",
+            "resize": RECORDED[self.resize],
+            **tiles,
             "precision": "float32",
             "licence": b.licence,
             "weights_source": b.weights.source,

@@ -4,7 +4,7 @@ Three pure steps, used alike by fit, score, the command line, export and benchma
 
     iter_sources(X)        what there is, lazily, in a fixed order
     open_image(source)     8-bit RGB picture, or float32 array in [0, 1] for deeper images
-    resize_square(image)   (size, size, 3)
+    resize_square(image)   (size, size, 3); `mahalad.geometry` has the way that keeps the aspect
 """
 
 from __future__ import annotations
@@ -400,17 +400,24 @@ def resize_square(
     >>> resize_square(Image.new("RGB", (40, 20), "white"), 2).shape
     (2, 2, 3)
     """
+    return resize_image(image, (size, size), interpolation)
+
+
+def resize_image(
+    image: Image.Image | FloatImage, size: tuple[int, int], interpolation: str = "bicubic"
+) -> npt.NDArray[np.uint8] | FloatImage:
+    """Resize an image to a width and a height; all else is as of `resize_square`."""
     if interpolation not in INTERPOLATIONS:
         raise ValueError(
             f"interpolation is {interpolation!r}; allowed are {', '.join(INTERPOLATIONS)}"
         )
-    if size < 1:
-        raise ValueError(f"size is {size}; allowed is 1 pixel or more")
+    if min(size) < 1:
+        raise ValueError(f"size is {min(size)}; allowed is 1 pixel or more")
     resampling = INTERPOLATIONS[interpolation]
     if isinstance(image, Image.Image):
         if image.mode != "RGB":
             raise ValueError(f"image is of mode {image.mode!r}; allowed is 'RGB', from open_image")
-        return np.array(image.resize((size, size), resampling))
+        return np.array(image.resize(size, resampling))
     if image.ndim == 2:
         grey = _resize_channel(image, size, resampling)
         return np.repeat(grey[:, :, None], 3, axis=2)
@@ -420,12 +427,14 @@ def resize_square(
     return np.stack(channels, axis=2)
 
 
-def _resize_channel(channel: FloatImage, size: int, resampling: Image.Resampling) -> FloatImage:
+def _resize_channel(
+    channel: FloatImage, size: tuple[int, int], resampling: Image.Resampling
+) -> FloatImage:
     # Pillow resizes 8-bit pictures first along the rows, then along the columns, and clips after
     # each pass. Clipping here too gives 16-bit and 8-bit versions of a picture the same result,
     # also at hard edges, where the bicubic and Lanczos filters overshoot.
     values = np.ascontiguousarray(channel, dtype=np.float32)
-    for shape in ((size, values.shape[0]), (size, size)):
+    for shape in ((size[0], values.shape[0]), size):
         values = np.asarray(Image.fromarray(values).resize(shape, resampling))
         values = np.clip(values, 0.0, 1.0)
     return values

@@ -33,7 +33,7 @@ class KNNDetector(AnomalyDetector):
         Between the features of two images; see `KthNeighborDistance`.
     reduce : {"kth", "mean"}, default="kth"
         The k-th distance alone, or the mean of the first k.
-    weights, levels, input_size, reduction, roi, batch_size, device
+    weights, levels, input_size, resize, tiles, reduction, roi, batch_size, device
         See `MahalanobisDetector` (with ``scope="image"``).
     fpr : float, default=0.05
         Share of good images that may be flagged, if they are exchangeable with those fitted.
@@ -72,6 +72,8 @@ class KNNDetector(AnomalyDetector):
         weights: str | Path | None = None,
         levels: Any = None,
         input_size: int | None = None,
+        resize: str = "squash",
+        tiles: int = 1,
         reduction: str | PrincipalComponents | None = None,
         roi: Any = None,
         fpr: float = 0.05,
@@ -90,6 +92,8 @@ class KNNDetector(AnomalyDetector):
         self.weights = weights
         self.levels = levels
         self.input_size = input_size
+        self.resize = resize
+        self.tiles = tiles
         self.reduction = reduction
         self.roi = roi
         self.fpr = fpr
@@ -107,6 +111,8 @@ class KNNDetector(AnomalyDetector):
             weights=self.weights,
             levels=self.levels,
             input_size=self.input_size,
+            resize=self.resize,
+            tiles=self.tiles,
             roi=self.roi,
             batch_size=self.batch_size,
             device=self.device,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from scipy.ndimage import label
 
 from mahalad.errors import EmptyMaskError, InputError
+from mahalad.geometry import WHOLE, resample
 from mahalad.metrics import Booleans
 from mahalad.moments import Floats
 
@@ -167,7 +168,9 @@ def pixel_figures(
     )
 
 
-def resize_map(values: NDArray[Any], shape: tuple[int, int]) -> FloatMap:
+def resize_map(
+    values: NDArray[Any], shape: tuple[int, int], box: Sequence[float] = WHOLE
+) -> FloatMap:
     """Enlarge an anomaly map bilinearly, to the size of its image.
 
     Parameters
@@ -175,6 +178,9 @@ def resize_map(values: NDArray[Any], shape: tuple[int, int]) -> FloatMap:
     values : ndarray of shape (h, w)
     shape : tuple of int
         Height and width of the result.
+    box : sequence of 4 floats, optional
+        The part of the map that is the image, for padded ones: left, top, right and bottom, as
+        shares of the map.
 
     Returns
     -------
@@ -197,19 +203,7 @@ def resize_map(values: NDArray[Any], shape: tuple[int, int]) -> FloatMap:
         raise InputError(f"a map is an array of shape (h, w), not empty; got shape {values.shape}")
     if len(shape) != 2 or min(shape) < 1:
         raise InputError(f"shape must be a height and a width of 1 or more, got {shape!r}")
-    rows = _resize_rows(values, shape[0])  # (H, w)
-    return np.ascontiguousarray(_resize_rows(rows.T, shape[1]).T)  # (H, W)
-
-
-def _resize_rows(values: FloatMap, size: int) -> FloatMap:
-    n = len(values)
-    positions = np.clip((np.arange(size) + 0.5) * (n / size) - 0.5, 0, n - 1)
-    before = positions.astype(np.intp)
-    after = np.minimum(before + 1, n - 1)
-    share = (positions - before).astype(np.float32)[:, None]
-    # In this form, a constant map stays exactly constant.
-    resized: FloatMap = values[before] + share * (values[after] - values[before])
-    return resized
+    return resample(values, shape, box)
 
 
 def _mask_values(name: str) -> tuple[NDArray[Any], float]:

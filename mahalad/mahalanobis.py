@@ -9,6 +9,7 @@ from mahalad import persistence
 from mahalad.detector import AnomalyDetector
 from mahalad.errors import InputError, ModelFileError
 from mahalad.features import BackboneFeatures
+from mahalad.geometry import check_geometry
 from mahalad.knn_detector import KNNDetector
 from mahalad.modelfile import read_header
 from mahalad.protocols import Threshold
@@ -41,13 +42,25 @@ class MahalanobisDetector(AnomalyDetector):
         Levels by name or index. None: all of them for ``scope="image"`` (also ``"all"``), and
         the maps of strides 4, 8 and 16 for ``scope="positions"``.
     input_size : int or None, default=None
-        Images are squashed to this square. None: 320 pixels for ``scope="positions"`` (small
+        Side of the square that images become. None: 320 pixels for ``scope="positions"`` (small
         defects need them), the network's native size for ``scope="image"``.
+    resize : {"squash", "pad"}, default="squash"
+        How images become that square. ``"squash"``: stretched. ``"pad"``: with their aspect kept,
+        the longer side filling the square, their edges repeated around them; what is around a
+        picture counts in no score and no threshold. For images of several shapes, squashing
+        brings their corners to one place, padding their centres; with ``scope="positions"``, a
+        place that fewer than 5 good images have is then not judged.
+    tiles : int, default=1
+        For high-resolution images: with k, an image becomes a square of k * `input_size`, whose
+        k x k tiles pass through the network one by one. One model has the positions of all tiles:
+        k^2 times the time, memory and file. (P positions of D features take P * D^2 numbers of 8
+        bytes for the sums, and as many to score with: with the default network at 320 pixels,
+        150 MB each at k = 1.)
     reduction : str, PrincipalComponents or None, default=None
         ``"pca"`` or ``"npca"``, with ``":0.95"`` for another share of variance than 0.99; for
         ``scope="image"``.
     roi : str, Path, array or None, default=None
-        Region of interest: a picture (white = inspect), squashed as the images are.
+        Region of interest: a picture (white = inspect), resized as the images are.
     top_fraction, image_weight, smoothing, neighbourhood
         See `PatchScorer`; for ``scope="positions"``.
     fpr : float, default=0.05
@@ -55,12 +68,13 @@ class MahalanobisDetector(AnomalyDetector):
     threshold : str, default="conformal"
         ``"conformal"``, ``"chi2"``, ``"holdout"`` or ``"chi2-nominal"``.
     max_stored : int or None, default=None
-        Images whose features are kept for calibration; None for 10,000, and 1,000 with
-        ``scope="positions"`` (about 0.8 MB each at 320 pixels).
+        Images whose features are kept for calibration; None for 10,000, and with
+        ``scope="positions"`` for 1,000 (about 0.8 MB each at 320 pixels), or 1,000 / `tiles`^2,
+        at least 100.
     n_augment, n_folds, holdout_fraction, random_state
         See `AnomalyDetector`.
     batch_size : int, default=32
-        Images per pass through the network.
+        Images, or tiles, per pass through the network.
     device : str, default="auto"
         ``"auto"`` for CUDA where there is one and else the CPU, or a torch device.
 
@@ -95,6 +109,8 @@ class MahalanobisDetector(AnomalyDetector):
         scope: str = "positions",
         levels: Any = None,
         input_size: int | None = None,
+        resize: str = "squash",
+        tiles: int = 1,
         reduction: str | PrincipalComponents | None = None,
         roi: Any = None,
         top_fraction: float = 0.03,
@@ -116,6 +132,8 @@ class MahalanobisDetector(AnomalyDetector):
         self.scope = scope
         self.levels = levels
         self.input_size = input_size
+        self.resize = resize
+        self.tiles = tiles
         self.reduction = reduction
         self.roi = roi
         self.top_fraction = top_fraction
@@ -168,6 +186,8 @@ class MahalanobisDetector(AnomalyDetector):
             "weights": self.weights,
             "roi": self.roi,
             "input_size": self.input_size,
+            "resize": self.resize,
+            "tiles": self.tiles,
             "batch_size": self.batch_size,
             "device": self.device,
         }
@@ -189,10 +209,11 @@ class MahalanobisDetector(AnomalyDetector):
 
     def _most_stored(self) -> int:
         if self.max_stored is None:
-            return 10_000 if self.scope == "image" else 1_000
+            return 10_000 if self.scope == "image" else max(100, 1_000 // self.tiles**2)
         return self.max_stored
 
     def _check_parameters(self, calibration: Any) -> None:
+        check_geometry(self.resize, self.tiles)
         super()._check_parameters(calibration)
         if self.scope not in SCOPES:
             raise InputError(f"unknown scope {self.scope!r}; one of {', '.join(SCOPES)}")

@@ -502,6 +502,8 @@ def read_classifier(
 
 def describe(header: dict[str, Any]) -> dict[str, Any]:
     """What `mahalad info` shows of such a model, by name."""
+    from mahalad.geometry import describe_input
+
     encoder, where = header["encoder"] or {}, header["index"]
     record = encoder.get("record") or encoder.get("state", {}).get("record") or {}
     state, point = where.get("state"), header["operating_point"]
@@ -513,7 +515,7 @@ def describe(header: dict[str, Any]) -> dict[str, Any]:
         "labels": ", ".join(map(str, header["classes"])),
         "positive": header["params"]["positive"],
         "encoder": record.get("backbone") or encoder.get("class"),
-        "input": record.get("input_size") and f"{record['input_size']} px",
+        "input": record.get("input_size") and describe_input(record),
         "levels": ", ".join(f"{n} ({size})" for n, size in header["levels"].items()),
         "projection": projection
         and f"{projection['params']['loss']}, {projection['params']['n_components']} features",

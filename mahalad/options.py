@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 THRESHOLDS = ("conformal", "chi2", "holdout", "chi2-nominal")
 SCORERS = ("gaussian", "l2", "sed", "ocsvm", "knn")
 SCOPES = ("positions", "image")
+RESIZE = ("squash", "pad")
 PRESETS = ("rippel2020",)
 _POOLED = {
     "scorer": SCORERS[1:],
@@ -39,6 +40,21 @@ class Fpr(click.ParamType[float]):
         return rate
 
 
+class Neighbourhood(click.ParamType[int | str]):
+    """Steps from 0 to 5, or "all"."""
+
+    name = "steps"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        """Read a number of steps, or fail with what is allowed."""
+        text = str(value).strip()
+        if text == "all":
+            return text
+        if text not in map(str, range(6)):
+            self.fail(f"{value!r} is neither a number of positions from 0 to 5 nor 'all'")
+        return int(text)
+
+
 def decorate(options: Iterable[Callable[[Any], Any]], command: Any) -> Any:
     """Decorate a command with options, in their order."""
     for option in reversed(list(options)):
@@ -59,12 +75,22 @@ def network_options(command: Any) -> Any:
                          help="Names or indices, separated by commas. Default: the maps of "
                               "strides 4, 8 and 16; with --scope image all levels ('all')."),
             click.option("--size", type=click.IntRange(min=8), default=None,
-                         help="Squash images to this square. Default: 320; with --scope image the "
-                              "network's own size."),
+                         help="Side of the square that images become. Default: 320; with --scope "
+                              "image the network's own size."),
+            click.option("--resize", type=click.Choice(RESIZE), default="squash",
+                         show_default=True,
+                         help="How images become a square. squash: stretched. pad: aspect kept, "
+                              "in the middle, edges repeated around; what is around does not "
+                              "count."),
+            click.option("--tiles", type=click.IntRange(min=1), default=1, show_default=True,
+                         metavar="K",
+                         help="For high-resolution images: K x K tiles of that size pass through "
+                              "the network one by one (time, memory and file: K^2 times)."),
             click.option("--device", default="auto", show_default=True,
                          help="auto (CUDA where there is one), cpu, cuda, cuda:1, ..."),
             click.option("--batch-size", type=click.IntRange(min=1), default=32,
-                         show_default=True, help="Images per pass through the network."),
+                         show_default=True,
+                         help="Images, or tiles, per pass through the network."),
         ],
         command,
     )  # fmt: skip
@@ -79,6 +105,11 @@ def detector_options(command: Any) -> Any:
                          help="positions: a Gaussian per position (small defects; parts in about "
                               "the same place). image: the paper's, of features pooled over the "
                               "whole image."),
+            click.option("--neighbourhood", type=Neighbourhood(), default=0, show_default=True,
+                         metavar="0..5|all",
+                         help="For parts that do not lie still: a position's Gaussian is fitted to "
+                              "all positions up to this many steps away (more work), or one to "
+                              "all; for --scope positions."),
             click.option("--reduction", default=None, metavar="pca|npca[:SHARE]",
                          help="Keep the first (pca) or last (npca) principal components; implies "
                               "--scope image."),
@@ -171,7 +202,7 @@ def settle(options: dict[str, Any]) -> dict[str, Any]:
             )
         options["scope"] = "image"
     if options["scope"] == "image":
-        for name in ("image_weight", "top_fraction"):
+        for name in ("neighbourhood", "image_weight", "top_fraction"):
             if name in options and _is_given(name):
                 raise click.UsageError(
                     f"--{name.replace('_', '-')} is for --scope positions, and the scope is image"
@@ -217,6 +248,8 @@ def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector
         "weights": options["weights"],
         "levels": options["levels"],
         "input_size": options["size"],
+        "resize": options["resize"],
+        "tiles": options["tiles"],
         "roi": options["roi"],
         "device": options["device"],
         "batch_size": options["batch_size"],
@@ -234,6 +267,7 @@ def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector
             reduction=options["reduction"],
             image_weight=options["image_weight"],
             top_fraction=options["top_fraction"],
+            neighbourhood=options["neighbourhood"],
             **network,
             **rule,
         )

@@ -15,16 +15,19 @@ from torch.nn import functional
 
 from mahalad.errors import InputError
 from mahalad.gaussian import LedoitWolfGaussian
+from mahalad.geometry import BOX, positions_inside, repeat_edges
 from mahalad.moments import Floats
 from mahalad.patches import PatchGaussian
 from mahalad.protocols import Features
+from mahalad.standards import (
+    map_standard,
+    map_standard_by_others,
+    standardization,
+    standardization_by_others,
+    varying,
+)
 
-_PRIOR = 10  # images' worth of the mean variance in the variance of one position's distances
 _FINER = 1.5  # weight of a finer grid in the map, where the coarsest has 1
-_POWER = 8  # of deviations, in the measure of tails
-_LEAST = 0.1  # of that measure; more only where nothing varies at all
-_REACH = 0.1  # standard deviation of "thereabouts", as a share of the side
-_OFFSET = 0.3  # added before the logarithm, as a share of the mean distance
 
 
 class PatchScorer(BaseEstimator):
@@ -75,6 +78,10 @@ class PatchScorer(BaseEstimator):
     Leave-one-out scores and `map_maxima_` are standardized by the other images alone. With the
     image's own distance among them, whose largest values matter here, thresholds would be too
     low: 12 to 16 % of good images flagged where 10 % are asked for (simulated, 60 images).
+
+    Of padded images (with their boxes among the levels), places around the picture neither count
+    for a score nor for a threshold. Where fewer than 5 good images have a place within the
+    picture, it counts in no image.
     """
 
     accepts_levels = True
@@ -109,12 +116,14 @@ class PatchScorer(BaseEstimator):
         if not hasattr(self, "groups_"):
             self.groups_ = _groups(X)
             self.patch_gaussians_ = {group[0]: PatchGaussian(self.floor) for group in self.groups_}
-            pooled = [name for name, values in X.items() if np.ndim(values) == 2]
+            self.boxed_ = BOX in X
+            pooled = [n for n, values in X.items() if np.ndim(values) == 2 and n != BOX]
             self.image_gaussians_ = {name: LedoitWolfGaussian() for name in pooled}
         self._check_levels(X)
         self._forget_standards()
+        inside = self._inside(X)
         for group in self.groups_:
-            samples = self._samples(_joined(X, group))
+            samples = self._samples(_joined(X, group), inside[group[0]])
             self.patch_gaussians_[group[0]].partial_fit(samples)
         for name, gaussian in self.image_gaussians_.items():
             gaussian.partial_fit(X[name])
@@ -123,9 +132,10 @@ class PatchScorer(BaseEstimator):
     def merge(self, other: PatchScorer) -> Self:
         """Add the images of another fit."""
         check_is_fitted(self, "groups_")
-        if self.groups_ != other.groups_ or set(self.image_gaussians_) != set(
-            other.image_gaussians_
-        ):
+        mine, theirs = (
+            (one.groups_, one.boxed_, set(one.image_gaussians_)) for one in (self, other)
+        )
+        if mine != theirs:
             raise InputError("cannot merge fits to other levels")
         self._forget_standards()
         for name, patch_gaussian in self.patch_gaussians_.items():
@@ -145,7 +155,8 @@ class PatchScorer(BaseEstimator):
         check_is_fitted(self, "scale_")
         coarsest = self.groups_[-1]
         distances = self._distances(X, [coarsest])[coarsest[0]]
-        return -self._parts(distances, self._image_distance(X), self.standard_)
+        inside = self._inside(X)[coarsest[0]]
+        return -self._parts(distances, inside, self._image_distance(X), self.standard_)
 
     def score_samples(self, X: Features) -> Floats:
         """Sum of both parts, shape (n_images,), up = normal."""
@@ -158,16 +169,18 @@ class PatchScorer(BaseEstimator):
         """
         check_is_fitted(self, "scale_")
         self._check_has_maps()
-        return self._maps(self._distances(X, self.groups_), self.map_standards_)
+        distances = self._distances(X, self.groups_)
+        return self._maps(distances, self._inside(X), self.map_standards_)
 
     def scores_and_maps(self, X: Features) -> tuple[Floats, Floats]:
         """`level_score_samples` and `anomaly_maps` for the work of one."""
         check_is_fitted(self, "scale_")
         self._check_has_maps()
         distances = self._distances(X, self.groups_)
-        coarsest = distances[self.groups_[-1][0]]
-        scores = -self._parts(coarsest, self._image_distance(X), self.standard_)
-        return scores, self._maps(distances, self.map_standards_)
+        inside, coarsest = self._inside(X), self.groups_[-1][0]
+        image = self._image_distance(X)
+        scores = -self._parts(distances[coarsest], inside[coarsest], image, self.standard_)
+        return scores, self._maps(distances, inside, self.map_standards_)
 
     def leave_one_out_level_scores(self, X: Features, groups: Any = None) -> Floats:
         """`level_score_samples` of fitted images, each by the fit without it (or its group).
@@ -177,25 +190,29 @@ class PatchScorer(BaseEstimator):
         self._check_parameters()
         check_is_fitted(self, "groups_")
         self._check_levels(X)
+        insides = self._inside(X)
         distances = {
-            group[0]: self._left_out(self.patch_gaussians_[group[0]], _joined(X, group), groups)
+            group[0]: self._left_out(group[0], _joined(X, group), insides[group[0]], groups)
             for group in self.groups_
         }
         image = sum(
             g.leave_one_out_distances(X[name], groups) for name, g in self._used_image_gaussians()
         )
-        coarsest = distances[self.groups_[-1][0]]
-        self.standard_ = _standardization(coarsest)
-        self.map_standards_ = {name: _map_standard(d) for name, d in distances.items()}
-        self.n_active_ = int(_varying(coarsest).sum())
+        name = self.groups_[-1][0]
+        coarsest, inside = distances[name], insides[name]
+        self.standard_ = standardization(coarsest, inside)
+        self.map_standards_ = {n: map_standard(d, insides[n]) for n, d in distances.items()}
+        self.n_active_ = int(varying(coarsest, inside).sum())
         self.scale_ = (1.0, 1.0)
-        by_others = _standardization_by_others(coarsest, groups)
-        parts = self._parts(coarsest, image, by_others)
+        by_others = standardization_by_others(coarsest, inside, groups)
+        parts = self._parts(coarsest, inside, image, by_others)
         scales = [max(float(part.std()), np.finfo(float).tiny) for part in parts.T]
         self.scale_ = (scales[0], scales[-1] / self._weight() if self._weight() else 1.0)
-        maps_by_others = {name: _map_standard_by_others(d, groups) for name, d in distances.items()}
-        self.map_maxima_ = self._maps(distances, maps_by_others).max(axis=(1, 2))
-        return -self._parts(coarsest, image, by_others)
+        maps_by_others = {
+            name: map_standard_by_others(d, insides[name], groups) for name, d in distances.items()
+        }
+        self.map_maxima_ = self._maps(distances, insides, maps_by_others).max(axis=(1, 2))
+        return -self._parts(coarsest, inside, image, by_others)
 
     @property
     def has_sums_(self) -> bool:
@@ -211,6 +228,8 @@ class PatchScorer(BaseEstimator):
             "n_active": self.n_active_,
             "scale": list(self.scale_),
         }
+        if self.boxed_:
+            about["boxed"] = True
         arrays = {"joint/location": self.standard_[0], "joint/scale": self.standard_[1]}
         if self.map_maxima_ is not None:
             about["maps"] = {name: s[:2] for name, s in self.map_standards_.items()}
@@ -228,6 +247,7 @@ class PatchScorer(BaseEstimator):
     def restore(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
         """Become what `state` described."""
         self.groups_ = tuple(tuple(group) for group in about["groups"])
+        self.boxed_ = bool(about.get("boxed", False))
         self.n_active_ = int(about["n_active"])
         self.scale_ = (float(about["scale"][0]), float(about["scale"][1]))
         self.standard_ = (arrays["joint/location"], arrays["joint/scale"])
@@ -265,14 +285,25 @@ class PatchScorer(BaseEstimator):
         """Sum over pooled levels, (n,); 0 where there are none or they have no weight."""
         return sum(g.distances(X[name]) for name, g in self._used_image_gaussians())
 
-    def _samples(self, values: NDArray[Any]) -> NDArray[Any]:
+    def _inside(self, X: Features) -> dict[str, NDArray[np.bool_]]:
+        """Which positions lie in the picture, (n, P), by the name of a grid's first level."""
+        found = {}
+        for name, *_ in self.groups_:
+            n, side = X[name].shape[:2]
+            whole = np.ones((n, side**2), bool)
+            found[name] = positions_inside(X[BOX], side).reshape(n, -1) if self.boxed_ else whole
+        return found
+
+    def _samples(self, values: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[Any]:
         """What the Gaussians are fitted to: of each image, all features that share a position.
 
         (n, P, D) to (n * s, P', D): the image's own features first, then those of neighbours.
+        Around the picture, features are those of its repeated edge; the one Gaussian of all
+        positions is fitted to pictures only.
         """
         n, P, D = values.shape
         if self.neighbourhood == "all":
-            return values.reshape(n * P, 1, D)
+            return values.reshape(n * P, 1, D)[inside.ravel()]
         if not self.neighbourhood:
             return values
         side, r = round(P**0.5), int(self.neighbourhood)
@@ -285,39 +316,60 @@ class PatchScorer(BaseEstimator):
         ]
         return np.stack(moved, axis=1).reshape(-1, P, D)
 
-    def _left_out(self, gaussian: PatchGaussian, values: NDArray[Any], groups: Any) -> Floats:
+    def _left_out(
+        self, name: str, values: NDArray[Any], inside: NDArray[np.bool_], groups: Any
+    ) -> Floats:
         """Leave-one-out distances (n, P); an image goes with all its samples."""
         n, P, _ = values.shape
+        gaussian = self.patch_gaussians_[name]
         if not self.neighbourhood:
             return gaussian.leave_one_out_distances(values, groups)
-        samples = self._samples(values)
-        per_image = len(samples) // n
-        labels = np.repeat(np.arange(n) if groups is None else np.asarray(groups), per_image)
-        found = gaussian.leave_one_out_distances(samples, labels)
+        samples = self._samples(values, inside)
+        own = np.arange(n) if groups is None else np.asarray(groups)
         if self.neighbourhood == "all":
-            return found.reshape(n, P)
+            distances = np.zeros((n, P))
+            labels = np.repeat(own, inside.sum(axis=1))
+            distances[inside] = gaussian.leave_one_out_distances(samples, labels)[:, 0]
+            return distances
+        per_image = len(samples) // n
+        found = gaussian.leave_one_out_distances(samples, np.repeat(own, per_image))
         return found.reshape(n, per_image, P)[:, 0]
 
-    def _parts(self, distances: Floats, image: Any, standard: tuple[Floats, Floats]) -> Floats:
+    def _parts(
+        self,
+        distances: Floats,
+        inside: NDArray[np.bool_],
+        image: Any,
+        standard: tuple[Floats, Floats],
+    ) -> Floats:
         """Anomaly scores of positions and image, (n, 2): in standard deviations of good images."""
         location, scale = standard
-        z = (distances - location) / scale
+        counted = inside & np.isfinite(scale)
+        z = np.where(counted, (distances - location) / scale, -np.inf)
         k = max(1, round(self.top_fraction * self.n_active_))
-        top = np.partition(z, z.shape[1] - k, axis=1)[:, -k:].mean(axis=1)
-        columns = [top / self.scale_[0]]
+        top = np.partition(z, z.shape[1] - k, axis=1)[:, -k:]
+        n_top = np.clip(counted.sum(axis=1), 1, k)  # of a picture with fewer positions, all
+        columns = [np.where(np.isfinite(top), top, 0.0).sum(axis=1) / n_top / self.scale_[0]]
         if self._weight():
             columns.append(self._weight() * image / self.scale_[1])
         return np.column_stack(columns)
 
-    def _maps(self, distances: dict[str, Floats], standards: dict[str, Any]) -> Floats:
+    def _maps(
+        self,
+        distances: dict[str, Floats],
+        inside: dict[str, NDArray[np.bool_]],
+        standards: dict[str, Any],
+    ) -> Floats:
         side = max(round(values.shape[1] ** 0.5) for values in distances.values())
         total: Any = 0.0
         weights = 0.0
         for name, values in distances.items():
             offset, mean, deviation = standards[name]
-            z = torch.from_numpy((np.log(values + offset) - mean) / deviation)
             own = round(values.shape[1] ** 0.5)
-            z = z.view(len(z), 1, own, own)
+            grid = ((np.log(values + offset) - mean) / deviation).reshape(-1, own, own)
+            if self.boxed_:
+                grid = repeat_edges(grid, inside[name].reshape(grid.shape))
+            z = torch.from_numpy(grid)[:, None]
             if own < side:
                 z = functional.interpolate(z, (side, side), mode="bilinear", align_corners=False)
             weight = 1.0 if name == self.groups_[-1][0] else _FINER
@@ -360,6 +412,7 @@ class PatchScorer(BaseEstimator):
 
     def _check_levels(self, X: Features) -> None:
         known = {name for group in self.groups_ for name in group} | set(self.image_gaussians_)
+        known |= {BOX} if self.boxed_ else set()
         if set(X) != known:
             raise InputError(
                 f"features of levels {', '.join(X)} given to a scorer of levels "
@@ -392,82 +445,3 @@ def _joined(X: Features, group: tuple[str, ...]) -> NDArray[Any]:
     values = [X[name] for name in group]
     joined = values[0] if len(values) == 1 else np.concatenate(values, axis=-1)
     return np.asarray(joined).reshape(len(joined), -1, joined.shape[-1])
-
-
-def _standardization(distances: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation per position, (P,), of distances (n, P).
-
-    The variance is drawn a little towards that over all positions, for fits to few images.
-    """
-    n = len(distances)
-    variance = distances.var(axis=0)
-    shrunk = (n * variance + _PRIOR * variance.mean()) / (n + _PRIOR)
-    return distances.mean(axis=0), np.sqrt(np.maximum(shrunk, np.finfo(float).tiny))
-
-
-def _standardization_by_others(distances: Floats, groups: Any) -> tuple[Floats, Floats]:
-    """`_standardization` for each image by those that are not of its group, (n, P) each."""
-    n, mean = len(distances), distances.mean(axis=0)
-    centred = distances - mean
-    labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    sums, squares = np.zeros((2, labels.max() + 1, distances.shape[1]))
-    np.add.at(sums, labels, centred)
-    np.add.at(squares, labels, centred**2)
-    rest = (n - np.bincount(labels))[:, None]
-    shift = -sums / rest
-    variance = np.maximum((squares.sum(axis=0) - squares) / rest - shift**2, 0)
-    shrunk = (rest * variance + _PRIOR * variance.mean(axis=1, keepdims=True)) / (rest + _PRIOR)
-    scale = np.sqrt(np.maximum(shrunk, np.finfo(float).tiny))
-    return (mean + shift)[labels], scale[labels]
-
-
-def _map_standard(distances: Floats) -> tuple[float, float, Floats]:
-    """Offset of a grid's distances (n, P), mean and deviations (P,) of their logarithms."""
-    offset, mean, deviation, powers = _logarithms(distances)
-    tails = _tails(powers.sum(axis=0), len(powers), powers.mean())
-    return offset, mean, deviation * tails
-
-
-def _map_standard_by_others(distances: Floats, groups: Any) -> tuple[float, float, Floats]:
-    """`_map_standard` with deviations (n, P), for each image by those not of its group.
-
-    Offset, mean and the deviation of all positions together are those of all images.
-    """
-    offset, mean, deviation, powers = _logarithms(distances)
-    labels = np.arange(len(powers)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    own = np.zeros((labels.max() + 1, powers.shape[1]))
-    np.add.at(own, labels, powers)
-    rest = (len(powers) - np.bincount(labels))[:, None]
-    others = powers.sum(axis=0) - own
-    tails = _tails(others, rest, others.sum(axis=1, keepdims=True) / (rest * powers.shape[1]))
-    return offset, mean, (deviation * tails)[labels]
-
-
-def _logarithms(distances: Floats) -> tuple[float, float, float, Floats]:
-    """Offset, mean and deviation of the logarithms, over positions that vary, and the 8th powers
-    of what lies above the mean, (n, P), in deviations."""
-    varying = _varying(distances)
-    offset = max(_OFFSET * float(distances[:, varying].mean()), np.finfo(float).tiny)
-    logarithms = np.log(distances + offset)
-    mean, deviation = float(logarithms[:, varying].mean()), float(logarithms[:, varying].std())
-    deviation = max(deviation, np.finfo(float).tiny)
-    powers = np.maximum((logarithms - mean) / deviation, 0) ** _POWER
-    powers[:, ~varying] = powers[:, varying].mean()  # neither heavy nor light
-    return offset, mean, deviation, powers
-
-
-def _tails(sums: Floats, n: Any, overall: Any) -> Floats:
-    """How heavy tails of n images are about each position, (..., P); everywhere together = 1."""
-    side = round(sums.shape[-1] ** 0.5)
-    means = (sums + _PRIOR * overall) / (n + _PRIOR)
-    grids = means.reshape(-1, side, side)
-    reach = _REACH * side
-    around = gaussian_filter(grids, (0, reach, reach), mode="nearest").reshape(means.shape)
-    ratio: Floats = (around / np.maximum(overall, np.finfo(float).tiny)) ** (1 / _POWER)
-    return np.maximum(ratio, _LEAST)
-
-
-def _varying(distances: Floats) -> NDArray[np.bool_]:
-    """Positions (P,) that are not the same in all images, as those out of the region are."""
-    varying: NDArray[np.bool_] = np.ptp(distances, axis=0) > 0
-    return varying if varying.any() else ~varying

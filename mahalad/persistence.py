@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import clone
 
-from mahalad.errors import InputError, MahaladError, ModelFileError
+from mahalad.errors import ImageValueError, InputError, MahaladError, ModelFileError
 from mahalad.features import BackboneFeatures
 from mahalad.gaussian import LedoitWolfGaussian
 from mahalad.images import ImageSource, open_image
@@ -34,7 +34,8 @@ by 2e-4 to 2e-3 (measured with the default network)."""
 GOLDEN_ATOL = 1e-9
 
 _MUST_AGREE = (
-    "levels", "maps", "region", "input_size", "mean", "std", "interpolation", "weights_sha256"
+    "levels", "maps", "region", "input_size", "tiles", "mean", "std", "interpolation", "resize",
+    "weights_sha256",
 )  # fmt: skip
 _SINCE_FORMAT_2 = {"MahalanobisDetector": {"scope": "image"}}
 """Parameters that files of format 1 do not have, with what they were."""
@@ -184,12 +185,19 @@ def golden_images(extractor: Any) -> list[NDArray[Any]]:
     """Pictures that are generated from a fixed seed, as `extractor` prepares images."""
     rng = np.random.default_rng(GOLDEN_SEED)
     prepared = []
-    for i in range(N_GOLDEN):
+    for _ in range(N_GOLDEN):
         # Coarse noise enlarged: smooth structure, so that resizing is checked as well.
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
-        picture = coarse.resize((400, 300), Image.Resampling.BICUBIC)
-        image = open_image(ImageSource(f"golden[{i}]", None, picture))
-        prepared.append(extractor.prepare(image))
+        try:
+            prepared.append(_prepared_at(coarse, (400, 300), extractor))
+        except ImageValueError:  # padded, it lies beside the region of interest: a square cannot
+            prepared.append(_prepared_at(coarse, (400, 400), extractor))
+    return prepared
+
+
+def _prepared_at(picture: Image.Image, size: tuple[int, int], extractor: Any) -> NDArray[Any]:
+    enlarged = picture.resize(size, Image.Resampling.BICUBIC)
+    prepared: NDArray[Any] = extractor.prepare(open_image(ImageSource("golden", None, enlarged)))
     return prepared
 
 
@@ -289,11 +297,11 @@ def _build_features(
         )
     extractor.build(state=embedded or None, region=region)
     now = extractor.record()
-    differs = [key for key in _MUST_AGREE if key in record and now[key] != record[key]]
+    differs = [key for key in _MUST_AGREE if key in record and now.get(key) != record[key]]
     if differs:
         raise ModelFileError(
             f"{path}: the network here is not the one it was fitted with: "
-            + "; ".join(f"{key} was {record[key]}, is {now[key]}" for key in differs)
+            + "; ".join(f"{key} was {record[key]}, is {now.get(key)}" for key in differs)
         )
     backbone = extractor.backbone_
     if embedded:  # remember where the weights came from, not that they were embedded

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mahalad.geometry import describe_input
 from mahalad.modelfile import write_atomically
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def draw_fpr(report: dict[str, Any]) -> Figure:
     network, p = report["network"], report["parameters"]
     title = (
         f"False-positive rate asked and achieved, {p['splits']} random splits\n"
-        f"{network['backbone']}, {network['input_size']} px, scope {p['scope']}; "
+        f"{network['backbone']}, {describe_input(network)}, scope {p['scope']}; "
         "bars: standard deviation over splits; hollow: official split"
     )
     return _draw_rates(panels, title)
@@ -108,7 +109,7 @@ def _draw_categories(report: dict[str, Any]) -> Figure:
     if p["scope"] == "image":
         how += f", {p['scorer']}, reduction {p['reduction'] or 'none'}"
     figure.suptitle(
-        f"{network['backbone']}, {network['input_size']} px, {how}, {p['protocol']} protocol",
+        f"{network['backbone']}, {describe_input(network)}, {how}, {p['protocol']} protocol",
         fontsize=10,
     )
     return figure

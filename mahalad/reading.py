@@ -47,10 +47,17 @@ def read_image(source: ImageSource, prepare: Prepare, salt: int) -> ReadImage:
                 image = open_image(source)
         else:
             image = open_image(source)
-        prepared = prepare(image)
+        prepared = _prepared(image, prepare, source.name)
     except (ImageReadError, ImageValueError) as error:
         return ReadImage(source, None, 0, error)
     return ReadImage(source, prepared, content_key(prepared, salt), None)
+
+
+def _prepared(image: Any, prepare: Prepare, name: str) -> NDArray[Any]:
+    try:
+        return prepare(image)
+    except ImageValueError as error:  # it knows no name
+        raise ImageValueError(f"{name}: {error}") from error
 
 
 def content_key(array: NDArray[Any], salt: int) -> int:

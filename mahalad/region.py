@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mahalad.errors import InputError
+from mahalad.geometry import fit_to_square, pad_to_square
 from mahalad.images import ImageSource, open_image, resize_square
 
 
-def read_region(roi: Any, size: int) -> NDArray[np.bool_]:
-    """Read a region of interest and squash it to the network's square.
+def read_region(roi: Any, size: int, resize: str = "squash") -> NDArray[np.bool_]:
+    """Read a region of interest and bring it to the square that images are brought to.
 
     Parameters
     ----------
     roi : str, Path, PIL image or array
         A picture: white (above half) = inspect; or an array of bool, (H, W), True = inspect.
     size : int
+    resize : {"squash", "pad"}, default="squash"
+        Padding is not inspected.
 
     Returns
     -------
@@ -42,9 +45,11 @@ def read_region(roi: Any, size: int) -> NDArray[np.bool_]:
         )
     except (OSError, ValueError) as error:
         raise InputError(f"region of interest: {error}") from error
-    grey = resize_square(picture, size, "bilinear")
+    to_shape = fit_to_square if resize == "pad" else resize_square
+    grey = to_shape(picture, size, "bilinear")
     half = 127.5 if grey.dtype == np.uint8 else 0.5
-    region: NDArray[np.bool_] = grey.mean(axis=2) > half
+    inside: NDArray[np.bool_] = grey.mean(axis=2) > half
+    region = pad_to_square(inside, size, mode="constant")
     if not region.any():
         raise InputError(
             f"region of interest {name}: covers nothing; white marks what is inspected"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mahalad.errors import ImageReadError, ImageValueError
+from mahalad.geometry import describe_input
 from mahalad.mapfiles import MapUnits, colour_begins, reopen
 from mahalad.pictures import overlay, thumbnail
 from mahalad.report import ReportImage, encode, render_report
@@ -89,7 +90,7 @@ def facts_of(detector: AnomalyDetector, units: MapUnits | None, source: str) -> 
     facts = {"Model": source}
     if detector.features_ is not None:
         record = detector.features_.record()
-        facts["Network"] = f"{record['backbone']}, {record['input_size']} px"
+        facts["Network"] = f"{record['backbone']}, {describe_input(record)}"
     if hasattr(detector, "scope"):
         facts["Scope"] = detector.scope
     facts |= {
