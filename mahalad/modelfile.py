@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from mahalad.errors import ModelFileError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4  # 4: maps have a context; files of 3 keep the maps they had
 _KEY = "mahalad"
 
 

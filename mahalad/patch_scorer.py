@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +27,9 @@ from mahalad.standards import (
 )
 
 _FINER = 1.5  # weight of a finer grid in the map, where the coarsest has 1
+_CONTEXT = "(context)"  # in place of a level's name
+_CONTEXT_STEPS = 4  # positions of the coarsest grid on a side of one of the context
+_CONTEXT_WEIGHT = 0.6  # in the map, as a share of all other weights, where position tells nothing
 
 
 class PatchScorer(BaseEstimator):
@@ -37,9 +39,10 @@ class PatchScorer(BaseEstimator):
     the coarsest grid together, every finer one by itself. The image's score is the mean of the
     largest distances on the coarsest grid, standardized, position by position, by mean and
     standard deviation of the leave-one-out distances of good images. Its map is the weighted mean
-    over grids of the distances' logarithms, each in standard deviations of good images. Pooled
-    levels, (n, n_features), get one Gaussian each; the sum of their distances is added to the
-    score.
+    over grids of the distances' logarithms, each in standard deviations of good images; a grid of
+    means over 4 x 4 positions of the coarsest one, the context, takes part the more, the less parts
+    lie in place. Pooled levels, (n, n_features), get one Gaussian each; the sum of their distances
+    is added to the score.
 
     Parameters
     ----------
@@ -60,7 +63,11 @@ class PatchScorer(BaseEstimator):
     Attributes
     ----------
     patch_gaussians_ : dict of str to PatchGaussian
-        By the name of the first level.
+        By the name of the first level; "(context)" for the context, where the coarsest grid has
+        at least 8 x 8 positions.
+    context_weight_ : float
+        Of the context in the map: 0.6 of the other weights together, times the share of the
+        variance of good features that their position does not explain.
     image_gaussians_ : dict of str to LedoitWolfGaussian
     map_maxima_ : ndarray of shape (n_calibration,), or None
         Largest value in the map of each good image, by the fit without it. None for a fit read
@@ -74,6 +81,9 @@ class PatchScorer(BaseEstimator):
     ratio of the tails about a place and everywhere: of the mean 8th power of what lies above the
     mean, to the power 1/8. Where good images now and then have something (dust on the ground, say),
     a place must be odder to stand out.
+
+    On textures what is odd is often a whole region, no place of which stands out: there the context
+    counts. Where position explains nearly all, it would blur the map, and hardly counts.
 
     Leave-one-out scores and `map_maxima_` are standardized by the other images alone. With the
     image's own distance among them, whose largest values matter here, thresholds would be too
@@ -116,15 +126,15 @@ class PatchScorer(BaseEstimator):
         if not hasattr(self, "groups_"):
             self.groups_ = _groups(X)
             self.patch_gaussians_ = {group[0]: PatchGaussian(self.floor) for group in self.groups_}
+            if X[self.groups_[-1][0]].shape[1] >= 2 * _CONTEXT_STEPS:
+                self.patch_gaussians_[_CONTEXT] = PatchGaussian(self.floor)
             self.boxed_ = BOX in X
             pooled = [n for n, values in X.items() if np.ndim(values) == 2 and n != BOX]
             self.image_gaussians_ = {name: LedoitWolfGaussian() for name in pooled}
-        self._check_levels(X)
+        grids, inside = self._grids(X), self._inside(X)
         self._forget_standards()
-        inside = self._inside(X)
-        for group in self.groups_:
-            samples = self._samples(_joined(X, group), inside[group[0]])
-            self.patch_gaussians_[group[0]].partial_fit(samples)
+        for name, values in grids.items():
+            self.patch_gaussians_[name].partial_fit(self._samples(values, inside[name]))
         for name, gaussian in self.image_gaussians_.items():
             gaussian.partial_fit(X[name])
         return self
@@ -137,6 +147,11 @@ class PatchScorer(BaseEstimator):
         )
         if mine != theirs:
             raise InputError("cannot merge fits to other levels")
+        if set(self.patch_gaussians_) - set(other.patch_gaussians_):
+            raise InputError(
+                "cannot merge a fit of format 3, whose maps had no context, into a newer one: fit "
+                "and save it again, or merge the newer one into it, which keeps maps as they were"
+            )
         self._forget_standards()
         for name, patch_gaussian in self.patch_gaussians_.items():
             patch_gaussian.merge(other.patch_gaussians_[name])
@@ -153,8 +168,9 @@ class PatchScorer(BaseEstimator):
     def level_score_samples(self, X: Features) -> Floats:
         """Both parts of the score, shape (n_images, 2), up = normal."""
         check_is_fitted(self, "scale_")
+        self._check_levels(X)
         coarsest = self.groups_[-1]
-        distances = self._distances(X, [coarsest])[coarsest[0]]
+        distances = self._distances(coarsest[0], _joined(X, coarsest))
         inside = self._inside(X)[coarsest[0]]
         return -self._parts(distances, inside, self._image_distance(X), self.standard_)
 
@@ -169,14 +185,14 @@ class PatchScorer(BaseEstimator):
         """
         check_is_fitted(self, "scale_")
         self._check_has_maps()
-        distances = self._distances(X, self.groups_)
+        distances = self._all_distances(X)
         return self._maps(distances, self._inside(X), self.map_standards_)
 
     def scores_and_maps(self, X: Features) -> tuple[Floats, Floats]:
         """`level_score_samples` and `anomaly_maps` for the work of one."""
         check_is_fitted(self, "scale_")
         self._check_has_maps()
-        distances = self._distances(X, self.groups_)
+        distances = self._all_distances(X)
         inside, coarsest = self._inside(X), self.groups_[-1][0]
         image = self._image_distance(X)
         scores = -self._parts(distances[coarsest], inside[coarsest], image, self.standard_)
@@ -189,11 +205,10 @@ class PatchScorer(BaseEstimator):
         """
         self._check_parameters()
         check_is_fitted(self, "groups_")
-        self._check_levels(X)
-        insides = self._inside(X)
+        grids, insides = self._grids(X), self._inside(X)
         distances = {
-            group[0]: self._left_out(group[0], _joined(X, group), insides[group[0]], groups)
-            for group in self.groups_
+            name: self._left_out(name, values, insides[name], groups)
+            for name, values in grids.items()
         }
         image = sum(
             g.leave_one_out_distances(X[name], groups) for name, g in self._used_image_gaussians()
@@ -202,7 +217,9 @@ class PatchScorer(BaseEstimator):
         coarsest, inside = distances[name], insides[name]
         self.standard_ = standardization(coarsest, inside)
         self.map_standards_ = {n: map_standard(d, insides[n]) for n, d in distances.items()}
-        self.n_active_ = int(varying(coarsest, inside).sum())
+        active = varying(coarsest, inside)
+        self.n_active_ = int(active.sum())
+        self.context_weight_ = self._context_weight(active)
         self.scale_ = (1.0, 1.0)
         by_others = standardization_by_others(coarsest, inside, groups)
         parts = self._parts(coarsest, inside, image, by_others)
@@ -233,6 +250,7 @@ class PatchScorer(BaseEstimator):
         arrays = {"joint/location": self.standard_[0], "joint/scale": self.standard_[1]}
         if self.map_maxima_ is not None:
             about["maps"] = {name: s[:2] for name, s in self.map_standards_.items()}
+            about["context_weight"] = self.context_weight_
             arrays["map_maxima"] = self.map_maxima_
             for name, (_, _, deviation) in self.map_standards_.items():
                 arrays[f"levels/{name}/map_deviation"] = deviation
@@ -257,8 +275,10 @@ class PatchScorer(BaseEstimator):
         }
         # The maps of format 2 were others: they have no units here.
         self.map_maxima_ = arrays["map_maxima"] if self.map_standards_ else None
+        self.context_weight_ = float(about.get("context_weight", 0.0))  # none in format 3
         self.patch_gaussians_, self.image_gaussians_ = {}, {}
-        for name, *_ in self.groups_:
+        context = [_CONTEXT] if _CONTEXT in self.map_standards_ else []
+        for name in [group[0] for group in self.groups_] + context:
             stem = f"levels/{name}"
             self.patch_gaussians_[name] = PatchGaussian(self.floor).restore_scoring(
                 arrays[f"{stem}/location"], arrays[f"{stem}/whitening"]
@@ -269,17 +289,36 @@ class PatchScorer(BaseEstimator):
             self.image_gaussians_[name] = LedoitWolfGaussian().restore_scoring(state)
         return self
 
-    def _distances(self, X: Features, groups: Sequence[tuple[str, ...]]) -> dict[str, Floats]:
-        """Distances (n, P) on some grids, by the name of a grid's first level."""
+    def _grids(self, X: Features) -> dict[str, NDArray[Any]]:
+        """Features of every grid and of the context, (n, P, D), by their names."""
         self._check_levels(X)
-        found = {}
-        for group in groups:
-            values = _joined(X, group)
-            n, P, D = values.shape
-            if self.neighbourhood == "all":
-                values = values.reshape(n * P, 1, D)
-            found[group[0]] = self.patch_gaussians_[group[0]].distances(values).reshape(n, P)
+        found = {group[0]: _joined(X, group) for group in self.groups_}
+        if _CONTEXT in self.patch_gaussians_:
+            found[_CONTEXT] = _context(found[self.groups_[-1][0]])
         return found
+
+    def _all_distances(self, X: Features) -> dict[str, Floats]:
+        return {name: self._distances(name, values) for name, values in self._grids(X).items()}
+
+    def _distances(self, name: str, values: NDArray[Any]) -> Floats:
+        """Distances (n, P) of features (n, P, D) on a grid."""
+        n, P, D = values.shape
+        if self.neighbourhood == "all":
+            values = values.reshape(n * P, 1, D)
+        return self.patch_gaussians_[name].distances(values).reshape(n, P)
+
+    def _context_weight(self, active: NDArray[np.bool_]) -> float:
+        """Share of the coarsest grid's variance that its position does not explain, times 0.6."""
+        if _CONTEXT not in self.patch_gaussians_:
+            return 0.0
+        if self.neighbourhood == "all":
+            return _CONTEXT_WEIGHT
+        moments = self.patch_gaussians_[self.groups_[-1][0]].moments_
+        mean = moments.mean()
+        variance = moments.q2 / moments.n_samples - ((mean - moments.shift) ** 2).sum(axis=1)
+        within = float(variance[active].mean())
+        between = float(mean[active].var(axis=0).sum())
+        return _CONTEXT_WEIGHT * within / max(within + between, np.finfo(float).tiny)
 
     def _image_distance(self, X: Features) -> Any:
         """Sum over pooled levels, (n,); 0 where there are none or they have no weight."""
@@ -287,9 +326,11 @@ class PatchScorer(BaseEstimator):
 
     def _inside(self, X: Features) -> dict[str, NDArray[np.bool_]]:
         """Which positions lie in the picture, (n, P), by the name of a grid's first level."""
-        found = {}
-        for name, *_ in self.groups_:
-            n, side = X[name].shape[:2]
+        sides = {name: X[name].shape[1] for name, *_ in self.groups_}
+        if _CONTEXT in self.patch_gaussians_:
+            sides[_CONTEXT] = sides[self.groups_[-1][0]] // _CONTEXT_STEPS
+        found, n = {}, len(next(iter(X.values())))
+        for name, side in sides.items():
             whole = np.ones((n, side**2), bool)
             found[name] = positions_inside(X[BOX], side).reshape(n, -1) if self.boxed_ else whole
         return found
@@ -361,8 +402,8 @@ class PatchScorer(BaseEstimator):
         standards: dict[str, Any],
     ) -> Floats:
         side = max(round(values.shape[1] ** 0.5) for values in distances.values())
+        of_grids = 1.0 + _FINER * (len(self.groups_) - 1)
         total: Any = 0.0
-        weights = 0.0
         for name, values in distances.items():
             offset, mean, deviation = standards[name]
             own = round(values.shape[1] ** 0.5)
@@ -373,9 +414,10 @@ class PatchScorer(BaseEstimator):
             if own < side:
                 z = functional.interpolate(z, (side, side), mode="bilinear", align_corners=False)
             weight = 1.0 if name == self.groups_[-1][0] else _FINER
+            if name == _CONTEXT:
+                weight = self.context_weight_ * of_grids
             total = total + weight * z[:, 0].numpy()
-            weights += weight
-        maps = total / weights
+        maps = total / (of_grids * (1 + self.context_weight_))
         if self.smoothing:
             maps = gaussian_filter(maps, (0, self.smoothing, self.smoothing), mode="nearest")
         return np.asarray(maps)
@@ -384,6 +426,7 @@ class PatchScorer(BaseEstimator):
         """Images were added: what standardizes distances is to be found again."""
         for name in ("scale_", "standard_", "map_standards_", "map_maxima_", "n_active_"):
             self.__dict__.pop(name, None)
+        self.__dict__.pop("context_weight_", None)
 
     def _check_has_maps(self) -> None:
         if not self.map_standards_:
@@ -445,3 +488,15 @@ def _joined(X: Features, group: tuple[str, ...]) -> NDArray[Any]:
     values = [X[name] for name in group]
     joined = values[0] if len(values) == 1 else np.concatenate(values, axis=-1)
     return np.asarray(joined).reshape(len(joined), -1, joined.shape[-1])
+
+
+def _context(values: NDArray[Any]) -> NDArray[Any]:
+    """Means (n, P', D) of features (n, P, D) on squares of some 4 x 4 positions."""
+    n, P, D = values.shape
+    side = round(P**0.5)
+    edges = np.linspace(0, side, side // _CONTEXT_STEPS + 1).round().astype(int)
+    sums = values.reshape(n, side, side, D)
+    for axis in (1, 2):
+        sums = np.add.reduceat(sums, edges[:-1], axis=axis)
+    steps = np.diff(edges)
+    return np.asarray((sums / np.outer(steps, steps)[..., None]).reshape(n, -1, D))

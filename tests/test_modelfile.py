@@ -378,6 +378,36 @@ def test_format_2_stays_readable(name):
             np.testing.assert_allclose(values, want, rtol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["whole", "reservoir", "slim"])
+def test_format_3_keeps_its_maps(name):
+    """Maps without a context, which grids of 8 x 8 positions have now."""
+    sys.path.insert(0, str(DATA))
+    try:
+        from make_format3 import features
+    finally:
+        sys.path.remove(str(DATA))
+    expected = json.loads((DATA / "format3.json").read_text())[name]
+    assert read_header(DATA / f"format3_{name}.mahalad")["format_version"] == 3
+    detector = load(DATA / f"format3_{name}.mahalad")
+    X = features(2, 6)
+    np.testing.assert_allclose(detector.anomaly_score(X), expected["scores"], rtol=1e-5, atol=1e-5)
+    maxima = detector.anomaly_map(X).max(axis=(1, 2))
+    np.testing.assert_allclose(maxima, expected["maxima"], rtol=1e-4)
+    assert detector.threshold_ == pytest.approx(expected["threshold"], rel=1e-9)
+    assert detector.map_threshold_ == pytest.approx(expected["map_threshold"], rel=1e-9)
+    if name == "whole":  # its features are there: what is fitted anew has a context
+        added = detector.partial_fit(features(3, 20))
+        assert added.scorer_.context_weight_ > 0.5
+    elif name == "reservoir":  # sums without a context stay without
+        added = detector.partial_fit(features(3, 20))
+        assert added.scorer_.context_weight_ == 0
+        assert added.anomaly_map(X).shape == (6, 10, 10)
+        newer = AnomalyDetector(scorer=PatchScorer(), fpr=0.1, max_stored=15).fit(features(4, 20))
+        with pytest.raises(InputError, match="format 3, whose maps had no context, into a newer"):
+            newer.merge(added)
+        assert added.merge(newer).scorer_.context_weight_ == 0
+
+
 def test_scores_near_zero_do_not_stop_a_load(rng, tmp_path):
     """Standardized scores pass through 0: the golden ones are compared in their own unit."""
     X = {"m": rng.normal(size=(40, 3, 3, 8))}

@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.base import clone
 from sklearn.covariance import LedoitWolf
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
 
 from mahalad.errors import InputError
 from mahalad.moments import Moments
@@ -198,6 +199,73 @@ def test_fewer_levels(levels):
     np.testing.assert_allclose(scorer.anomaly_maps(new), slow.maps(asked), rtol=1e-8, atol=1e-9)
 
 
+def means_of_squares(values):
+    """(n, 9, 9, D) to (n, 2, 2, D), loop by loop: 9 positions are 4 and 5."""
+    n, D = len(values), values.shape[-1]
+    found = np.empty((n, 2, 2, D))
+    for i, rows in enumerate((range(4), range(4, 9))):
+        for j, columns in enumerate((range(4), range(4, 9))):
+            cells = [values[:, y, x] for y in rows for x in columns]
+            found[:, i, j] = np.sum(cells, axis=0) / len(cells)
+    return found
+
+
+def test_the_context_of_a_map_equals_the_slow_loops():
+    levels = {"m": (9, 9, 3)}
+    X, new = maps(24, levels=levels), maps(5, seed=1, levels=levels)
+    X["m"] += np.random.default_rng(3).normal(size=(9, 9, 3))  # in part explained by position
+    scorer = PatchScorer().fit(X)
+    grid = Slow(X, [("m",)], [])
+    context = Slow({"c": means_of_squares(X["m"])}, [("c",)], [])
+
+    of_places = X["m"].reshape(24, 81, 3)
+    within = np.mean([of_places[:, p].var(axis=0).sum() for p in range(81)])
+    between = of_places.mean(axis=0).var(axis=0).sum()
+    weight = 0.6 * within / (within + between)
+    assert 0.05 < weight < 0.55
+    assert scorer.context_weight_ == pytest.approx(weight, rel=1e-10)
+
+    def combined(of_grid, of_context):
+        offset, mean, deviation = context.logarithm["c"]
+        z = (np.log(of_context["c"] + offset) - mean) / deviation
+        enlarged = np.array([bilinear(row.reshape(2, 2), 9) for row in z])
+        return (grid.maps(of_grid) + weight * enlarged) / (1 + weight)
+
+    want = combined(grid.distances(new), context.distances({"c": means_of_squares(new["m"])}))
+    np.testing.assert_allclose(scorer.anomaly_maps(new), want, rtol=1e-8, atol=1e-9)
+    for i in range(24):  # standardized by the others alone
+        for slow in (grid, context):
+            slow.standardize(np.arange(24) != i)
+        one = combined(take(grid.left, [i]), take(context.left, [i]))
+        assert scorer.map_maxima_[i] == pytest.approx(one.max(), rel=1e-8)
+
+
+def test_the_context_counts_where_position_explains_little():
+    """An odd region of weak oddness stands out by its context on textures, not among parts."""
+    rng = np.random.default_rng(11)
+    texture = rng.normal(size=(60, 16, 16, 4))
+    part = texture + 6 * rng.normal(size=(16, 16, 4))
+    weights = [PatchScorer().fit({"m": X}).context_weight_ for X in (texture, part)]
+    assert weights[0] == pytest.approx(0.6, abs=0.02)
+    assert weights[1] < 0.03
+    odd = rng.normal(size=(20, 16, 16, 4))
+    odd[:, :8, :8] += 0.8
+    scorer = PatchScorer().fit({"m": texture})
+    with_context = scorer.anomaly_maps({"m": odd})
+    scorer.context_weight_ = 0.0
+    without = scorer.anomaly_maps({"m": odd})
+    is_odd = np.zeros((20, 16, 16), bool)
+    is_odd[:, :8, :8] = True
+    area = [roc_auc_score(is_odd.ravel(), m.ravel()) for m in (without, with_context)]
+    assert area[1] > area[0] + 0.05
+
+
+def test_small_grids_have_no_context():
+    assert "(context)" not in PatchScorer().fit(maps(24)).patch_gaussians_
+    levels = {"m": (8, 8, 2)}
+    assert "(context)" in PatchScorer().fit(maps(24, levels=levels)).patch_gaussians_
+
+
 def test_parts_sum_to_the_score_and_one_pass_gives_all():
     X, new = maps(24), maps(5, seed=1)
     scorer = PatchScorer().fit(X)
@@ -267,6 +335,7 @@ def test_positions_that_never_vary_are_not_counted():
     np.testing.assert_allclose(scores[:, 0], -z / z.std(), rtol=1e-9)
     outside = np.ones((8, 8), bool)
     outside[2:5, 2:6] = False
+    scorer.context_weight_ = 0.0
     assert (scorer.anomaly_maps({"m": X})[:, outside] < -2).all()  # as little as can be
     for one, other in zip(
         scorer.map_standards_["m"][:2], alone.map_standards_["m"][:2], strict=True
@@ -463,6 +532,7 @@ def test_where_good_images_have_dust_a_place_must_be_odder_to_stand_out():
     for i in range(0, 200, 4):  # a speck somewhere on the left, in a quarter of the images
         X[i, rng.integers(8), rng.integers(3)] += 12
     scorer = PatchScorer().fit({"m": X})
+    scorer.context_weight_ = 0.0  # it is of the grid that this is about
     deviation = scorer.map_standards_["m"][2].reshape(8, 8)
     assert deviation[:, :3].mean() > 1.1 * deviation[:, 6:].mean()
     at = [
