@@ -1,7 +1,8 @@
 """The command line: a shell over the library. Results to stdout, messages to stderr.
 
-Exit codes: 0 all fine; 1 unexpected failure; 2 usage error (bad option, folder or model);
-3 some images could not be read; 4 something was flagged (only with --fail-on-anomaly).
+Exit codes: 0 all fine; 1 unexpected failure, or results that lack something asked for (a map that
+could not be written, a precision out of reach); 2 usage error (bad option, folder or model); 3 some
+images could not be read; 4 something was flagged (only with --fail-on-anomaly).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def main() -> None:
     """Find anomalies in images from good images alone.
 
     Exit codes: 0 fine, 2 usage error, 3 unreadable images, 4 flagged images (with
-    --fail-on-anomaly), 1 unexpected failure.
+    --fail-on-anomaly), 1 unexpected failure, or results that lack something asked for.
     """
 
 

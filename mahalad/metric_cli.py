@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mahalad.errors import InputError, ModelFileError
+from mahalad.errors import InputError, MahaladError, ModelFileError
 from mahalad.options import Fpr, _is_given, _parse_levels, decorate
 
 if TYPE_CHECKING:
@@ -172,6 +172,9 @@ def tune(labelled: str, output: str, **options: Any) -> None:
 
     LABELLED is a folder with one subfolder for each label, or a CSV file with the columns path
     and label. `mahalad score` labels images with the model, `mahalad index` corrects it.
+
+    If --precision or --recall cannot be reached, the model is written without a threshold (the
+    majority decides), and the exit code is 1.
     """
     from mahalad.cli import _check_output
     from mahalad.metric.labelled import draw, read_labelled
@@ -192,15 +195,26 @@ def tune(labelled: str, output: str, **options: Any) -> None:
         paths, labels = [paths[i] for i in rows], [labels[i] for i in rows]
     classifier.fit(paths, labels, unlabelled=options["unlabelled"])
     with closing(classifier.index_):
-        classifier.save(output)
-        if wanted:
-            try:
-                classifier.set_operating_point(**wanted)
-            except InputError as error:  # the training may have taken long: keep it
-                raise InputError(f"{error}. {output} is written; the majority decides") from error
-            classifier.save(output)
+        failure = _set_point(classifier, wanted)
+        classifier.save(output)  # in any case: the training may have taken long
         _say_tuned(classifier, output)
+    if failure is not None:
+        click.echo(
+            f"Error: {failure}. {output} is written without a threshold: the majority decides",
+            err=True,
+        )
+        sys.exit(1)
     sys.exit(3 if classifier.unreadable_ else 0)
+
+
+def _set_point(classifier: MetricKNNClassifier, wanted: dict[str, float]) -> Exception | None:
+    """Set the threshold that is wanted, if any; what it failed by."""
+    try:
+        if wanted:
+            classifier.set_operating_point(**wanted)
+    except MahaladError as error:
+        return error
+    return None
 
 
 def _make_encoder(options: dict[str, Any]) -> Any:

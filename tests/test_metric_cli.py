@@ -234,10 +234,13 @@ def test_a_rate_out_of_reach_leaves_a_model_without_it(labelled, network, tmp_pa
     table.write_text("path,label\n" + "".join(f"{p},{'ab'[i % 2]}\n" for i, p in enumerate(images)))
     options = ["--no-projection", "--positive", "b", "--precision", "1", "--recall", "1"]
     result = run("tune", table, "-o", tmp_path / "m", *network, *options)
-    assert result.exit_code == 2
-    assert "precision 1 with recall 1 cannot be reached" in result.stderr
-    assert "m is written; the majority decides" in result.stderr
+    assert result.exit_code == 1  # not 2: nothing about the command was wrong
+    assert "12 labelled images (a 6, b 6)" in result.stderr
+    assert "Error: precision 1 with recall 1 cannot be reached" in result.stderr
+    assert "m is written without a threshold: the majority decides" in result.stderr
     assert read_header(tmp_path / "m")["operating_point"] is None
+    rows = rows_of(images[0], "-m", tmp_path / "m")
+    assert rows[0]["threshold"] is None and rows[0]["label"] in ("a", "b")
 
 
 def test_info(model):
