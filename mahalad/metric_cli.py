@@ -19,6 +19,9 @@ from mahalad.errors import InputError, MahaladError, ModelFileError
 from mahalad.options import Fpr, _is_given, _parse_levels, decorate
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mahalad.index.contract import VectorIndex
     from mahalad.metric.classifier import MetricKNNClassifier
 
@@ -379,11 +382,14 @@ def index_stats(where: str, as_json: bool) -> None:
 @click.argument("target", metavar="TO")
 @click.option("--switch", is_flag=True,
               help="If FROM is a model file: it uses TO from now on.")  # fmt: skip
-def index_copy(source: str, target: str, switch: bool) -> None:
+@click.option("--mirror", is_flag=True,
+              help="Remove images from TO that FROM does not have, or has otherwise under the same "
+                   "id. Without it, such images are an error.")  # fmt: skip
+def index_copy(source: str, target: str, switch: bool, mirror: bool) -> None:
     """Copy an index FROM one place TO another: model files, folders or URLs.
 
-    Run again after an interruption, it copies what is missing. Afterwards the number of images
-    and the checksums of their vectors are compared.
+    Run again after an interruption, it copies what is missing; after removals at FROM it needs
+    --mirror. Afterwards the number of images and the checksums of their vectors are compared.
     """
     if switch and not (_is_model(source) and not _is_model(target)):
         raise click.UsageError("--switch is for FROM a model file TO a folder or URL")
@@ -393,7 +399,8 @@ def index_copy(source: str, target: str, switch: bool) -> None:
         )
     if _is_model(target):
         with _edited(target) as classifier, closing(_index_at(source)) as origin:
-            _copy(origin, classifier.index_, target)
+            removed = _copy(origin, classifier.index_, target, mirror)
+            classifier._forget(removed)  # other images may have their ids now
             classifier.use_index(classifier.index_)
         return
     from mahalad.index.opening import open_index
@@ -408,7 +415,7 @@ def index_copy(source: str, target: str, switch: bool) -> None:
                     distance=origin.distance,
                     about=origin.about,
                 )
-                _copy(origin, copy, target)
+                _copy(origin, copy, target, mirror)
             classifier.set_params(index=absolute(target))
             classifier.use_index(copy)
         click.echo(f"{source}: uses {target} from now on", err=True)
@@ -421,15 +428,22 @@ def index_copy(source: str, target: str, switch: bool) -> None:
             )
         ) as copy,
     ):
-        _copy(origin, copy, target)
+        _copy(origin, copy, target, mirror)
 
 
-def _copy(origin: VectorIndex, copy: VectorIndex, target: str) -> None:
+def _copy(
+    origin: VectorIndex, copy: VectorIndex, target: str, mirror: bool
+) -> NDArray[np.int64] | list[int]:
+    """Copy, and say so; gives the ids that were removed from the copy first."""
     from mahalad.cli import _bar
-    from mahalad.index.copying import copy_index
+    from mahalad.index.copying import copy_index, remove_strangers
 
+    removed = remove_strangers(origin, copy) if mirror else []
+    if len(removed):
+        click.echo(f"{target}: {len(removed)} images removed", err=True)
     n = copy_index(origin, copy, progress=_bar("copy"))
     click.echo(f"{target}: {n} images copied, {len(copy)} there, checksums compared", err=True)
+    return removed
 
 
 def _is_model(where: str) -> bool:

@@ -18,7 +18,7 @@ from mahalad.errors import InputError, MissingExtraError, ModelFileError
 from mahalad.index import copying
 from mahalad.index.checks import unit_rows
 from mahalad.index.contract import IndexUnavailableError
-from mahalad.index.copying import copy_index
+from mahalad.index.copying import checksums, copy_index, remove_strangers
 from mahalad.index.edge import EdgeIndex
 from mahalad.index.memory import MemoryIndex, kth_smallest
 from mahalad.index.opening import open_index
@@ -867,18 +867,42 @@ def test_a_target_with_points_of_its_own_is_left_alone(rng):
     X, labels, paths = points(rng, 10)
     source, target = pair()
     source.add(X, labels, paths)
-    target.add(X[:2], labels[:2], paths[:2], ids=[1, 0])
-    with pytest.raises(InputError, match=r"other points under ids 0, 1 \(another vector or path"):
+    target.add(X[:4], labels[:4], paths[:4], ids=[1, 0, 50, 3])
+    wanted = (
+        r"the target holds 1 points that the source does not have \(ids 50\) and 2 other points "
+        r"under ids 0, 1 \(another vector or path than there\)\. .* Nothing was changed"
+    )
+    with pytest.raises(InputError, match=wanted):
         copy_index(source, target)
+    assert target.get(range(60)).ids.tolist() == [0, 1, 3, 50]
     np.testing.assert_array_equal(target.get([0, 1]).vectors, unit_rows(X[[1, 0]]))
-    source, target = pair()
+
+
+@pytest.mark.parametrize(
+    "two_places", [("memory", kind) for kind in KINDS], indirect=True, ids="-to-".join
+)
+def test_a_copy_follows_its_source(two_places, rng, monkeypatch):
+    """Removals, ids given again and new labels at the source arrive, if that is asked for."""
+    monkeypatch.setattr(copying, "_BATCH", 10)
+    source, target = (place.open(about=ABOUT) for place in two_places)
+    X, labels, paths = points(rng, 45)
     source.add(X, labels, paths)
-    target.add(X[:1], labels[:1], paths[:1], ids=[50])
-    with pytest.raises(InputError, match="the target holds 11 points, the source 10"):
+    assert copy_index(source, target) == 45 and len(remove_strangers(source, target)) == 0
+    source.remove([3, *range(20, 35), 44])
+    source.add(X[:2], labels[:2], ["again", "other"], ids=[44, 60])
+    source.relabel([0], ["was changed"])
+    with pytest.raises(InputError, match=r"16 points that .* \(ids 3, 20, .* and 6 more\) and 1 ot"):
         copy_index(source, target)
-    source.remove(range(2, 10))
-    with pytest.raises(InputError, match="the target holds 11 points, the source 2"):
-        copy_index(source, target)
+    assert len(target) == 45
+    assert remove_strangers(source, target).tolist() == [3, *range(20, 35), 44]
+    assert len(target) == 28
+    assert copy_index(source, target) == 3  # 44 and 60, and a label
+    for ours, theirs in zip(source.records(), target.records(), strict=True):
+        assert (checksums(ours) == checksums(theirs)).all()
+    other = MemoryIndex(D, about={"encoder": "another"})
+    with pytest.raises(InputError, match="encoder is 'resnet', not 'another'"):
+        remove_strangers(other, target)
+    assert len(target) == 30
 
 
 def test_a_copy_that_went_wrong_is_found(rng):

@@ -170,6 +170,34 @@ def test_copy_into_a_model_file(tuned, model, tmp_path):
     assert len(read_index(model)) == 20
 
 
+def test_copy_again_after_removals(tuned, model, tmp_path):
+    pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
+    folder = tmp_path / "store"
+    assert run("index", "copy", model, folder).exit_code == 0
+    run("index", "remove", model, 2, 7)
+    before = json.loads(run("index", "stats", folder, "--json").stdout)
+    refused = run("index", "copy", model, folder)
+    assert refused.exit_code == 2
+    assert "holds 2 points that the source does not have (ids 2, 7)" in refused.stderr
+    assert "--mirror" in refused.stderr
+    assert json.loads(run("index", "stats", folder, "--json").stdout) == before
+    mirrored = run("index", "copy", model, folder, "--mirror")
+    assert mirrored.exit_code == 0, mirrored.output
+    assert "2 images removed" in mirrored.stderr
+    assert "0 images copied, 18 there, checksums compared" in mirrored.stderr
+
+
+def test_votes_on_an_image_do_not_pass_to_another_with_its_id(labelled, tuned, model, tmp_path):
+    other = shutil.copy(tuned, tmp_path / "other.mahalad")
+    image = labelled / "good" / "07.png"
+    run("index", "remove", model, 19)
+    assert run("index", "add", model, image, "--label", "good").stdout == "19\n"
+    assert 19 in MetricKNNClassifier.load(other)._cross_fitted.ids
+    assert run("index", "copy", model, other, "--mirror").exit_code == 0
+    assert read_index(other).get([19]).paths.tolist() == [str(image)]
+    assert 19 not in MetricKNNClassifier.load(other)._cross_fitted.ids
+
+
 def test_every_tune_option_is_used(labelled, network, tmp_path):
     """An option that is parsed and never read would leave the model as it was."""
     base = [labelled, *network, "--labels", "16", "--no-projection", "--fpr", "0.2"]
