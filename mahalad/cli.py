@@ -176,6 +176,9 @@ def score(
     A row has the path, the anomaly score (up = abnormal), the threshold, the p-value and
     whether it is flagged. An unreadable image is a row with an error and no score.
 
+    With a model of `tune` a row also has the label, its probability and whether the image is
+    novel; the p-value is then of novelty (small = unlike all labelled images), not of the label.
+
     With --maps, rows of csv and jsonl have the paths of both files as well, and DIR/maps.json says
     what a map's values are. A map that cannot be written is reported, and the exit code is 1.
     """

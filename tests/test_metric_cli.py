@@ -82,11 +82,12 @@ def test_csv_and_table_say_the_same(model, picture_folder, tmp_path):
     table = run("score", picture_folder / "test", tmp_path / "text.png", "-m", model)
     assert table.exit_code == 3
     lines = table.stdout.splitlines()
-    assert lines[0].split() == ["label", "probability", "p-value", "verdict", "path"]
+    assert lines[0].split() == ["label", "probability", "novelty-p", "verdict", "path"]
     for line, want in zip(lines[1:], wanted, strict=False):
-        label, probability, *_ = line.split()
+        label, probability, p_value, *_ = line.split()
         assert label == want["label"]
         assert float(probability) == pytest.approx(want["probability"], abs=1e-3)
+        assert float(p_value) == pytest.approx(want["p_value"], abs=1e-4)
         assert ("ANOMALY" in line, "NOVEL" in line) == (want["anomaly"], want["novel"])
     assert "UNREADABLE" in lines[-1]
     flagged = any(want["anomaly"] for want in wanted)
