@@ -320,7 +320,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="As one JSON object
 def index_add(model: str, images: tuple[str, ...], label: str, new_label: bool) -> None:
     """Add IMAGES with a label to the MODEL; prints their ids.
 
-    The next answer takes them into account; nothing is trained again.
+    The next answer takes them into account; nothing is trained again. An image that the index has
+    already is added again, and votes again: a warning says so.
     """
     with _edited(model) as classifier:
         ids = classifier.add(list(images), label, new_label=new_label)

@@ -891,7 +891,9 @@ def test_a_copy_follows_its_source(two_places, rng, monkeypatch):
     source.remove([3, *range(20, 35), 44])
     source.add(X[:2], labels[:2], ["again", "other"], ids=[44, 60])
     source.relabel([0], ["was changed"])
-    with pytest.raises(InputError, match=r"16 points that .* \(ids 3, 20, .* and 6 more\) and 1 ot"):
+    with pytest.raises(
+        InputError, match=r"16 points that .* \(ids 3, 20, .* and 6 more\) and 1 ot"
+    ):
         copy_index(source, target)
     assert len(target) == 45
     assert remove_strangers(source, target).tolist() == [3, *range(20, 35), 44]

@@ -106,6 +106,8 @@ def test_a_correction_changes_the_next_answer(labelled, model, picture_folder):
         assert result.exit_code == 0, result.output
         ids += result.stdout.split()
         assert "1 images added" in result.stderr
+        again = "Warning: 1 of 1 images are in the index already (ids 20). They were added"
+        assert (again in result.stderr) == (len(ids) == 2)
     assert ids == ["20", "21"]
     [row] = rows_of(wrong, "-m", model)
     assert row["label"] == right

@@ -15,6 +15,7 @@ from mahalad.errors import CalibrationError, InputError, NotFittedError
 from mahalad.index.contract import Distance, Neighbors, VectorIndex
 from mahalad.index.opening import open_index
 from mahalad.metric import modelfiles
+from mahalad.metric.copies import describe_copies
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.labelled import check_labels
 from mahalad.metric.operating import (
@@ -245,6 +246,12 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         ndarray of int64, shape (n_images,)
             Their ids in the index.
 
+        Warns
+        -----
+        UserWarning
+            Images whose embedding is stored already, or that are given twice: they are added all
+            the same, and each copy has a vote.
+
         Raises
         ------
         ImageReadError, ImageValueError
@@ -261,9 +268,13 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(
                 f"{len(read)} images, {len(names)} labels and {len(shown)} paths to add"
             )
-        ids = self.index_.add(self.embedding_.embed(F), names, shown)
+        E = self.embedding_.embed(F)
+        copies = describe_copies(self.index_, E, names)
+        ids = self.index_.add(E, names, shown)
         self._forget(ids)  # a store may give the ids of removed images again
         self._index_changed(labels)
+        if copies:
+            warnings.warn(copies, stacklevel=2)
         return ids
 
     def remove(self, ids: Sequence[int]) -> int:
