@@ -273,6 +273,7 @@ def info(model: str, as_json: bool) -> None:
         "input": features and f"{features['input_size']} px, {features['resize']}",
         "region": features.get("region")
         and f"{header['params'].get('roi') or 'given'} (in the model file)",
+        "autoencoder": _autoencoder(header.get("autoencoder")),
         "scope": _scope(header),
         "levels": ", ".join(f"{n} ({_size(size)})" for n, size in header["fit"]["levels"].items()),
         "neighbours": header["params"].get("n_neighbors"),
@@ -302,6 +303,13 @@ def _scope(header: dict[str, Any]) -> str | None:
         more = [f"{name.replace('_', ' ')} {params[name]:g}" for name in own]
         return f"{scope} ({', '.join(more)})"
     return str(scope)
+
+
+def _autoencoder(about: dict[str, Any] | None) -> str | None:
+    if about is None:
+        return None
+    size, n = about["record"]["input_size"], about["fit"]["n_images"]
+    return f"{size} px, trained on {n} images (in the model file)"
 
 
 def _size(shape: int | list[int]) -> str:

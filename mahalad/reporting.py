@@ -88,7 +88,8 @@ def facts_of(detector: AnomalyDetector, units: MapUnits | None, source: str) -> 
     facts = {"Model": source}
     if detector.features_ is not None:
         record = detector.features_.record()
-        facts["Network"] = f"{record['backbone']}, {record['input_size']} px"
+        network = record.get("backbone") or record["kind"]
+        facts["Network"] = f"{network}, {record['input_size']} px"
     if hasattr(detector, "scope"):
         facts["Scope"] = detector.scope
     facts |= {
