@@ -19,9 +19,6 @@ from mahalad.errors import InputError, MahaladError, ModelFileError
 from mahalad.options import Fpr, _is_given, _parse_levels, decorate
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from mahalad.index.contract import VectorIndex
     from mahalad.metric.classifier import MetricKNNClassifier
 
@@ -432,15 +429,13 @@ def index_copy(source: str, target: str, switch: bool, mirror: bool) -> None:
         _copy(origin, copy, target, mirror)
 
 
-def _copy(
-    origin: VectorIndex, copy: VectorIndex, target: str, mirror: bool
-) -> NDArray[np.int64] | list[int]:
+def _copy(origin: VectorIndex, copy: VectorIndex, target: str, mirror: bool) -> list[int]:
     """Copy, and say so; gives the ids that were removed from the copy first."""
     from mahalad.cli import _bar
     from mahalad.index.copying import copy_index, remove_strangers
 
-    removed = remove_strangers(origin, copy) if mirror else []
-    if len(removed):
+    removed: list[int] = remove_strangers(origin, copy).tolist() if mirror else []
+    if removed:
         click.echo(f"{target}: {len(removed)} images removed", err=True)
     n = copy_index(origin, copy, progress=_bar("copy"))
     click.echo(f"{target}: {n} images copied, {len(copy)} there, checksums compared", err=True)
