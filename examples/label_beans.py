@@ -32,8 +32,7 @@ def main(labelled: Path, new: Path, folder: Path) -> None:
     # Say that the first is something else: the next answer knows it; nothing is trained.
     first = sorted(new.rglob("*.png"))[0]
     before = classifier.predict([first])[0]
-    other = next(label for label in classifier.classes_ if label != before)
-    ids = classifier.add([first], other)
+    ids = classifier.add([first], next(name for name in classifier.classes_ if name != before))
     print(f"{first.name}: {before}, after a correction {classifier.predict([first])[0]}")
     classifier.remove(ids)
 
