@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -148,6 +149,10 @@ def _learning_options(command: Any) -> Any:
 @_OUTPUT
 @_encoder_options
 @_learning_options
+@click.option("--search", type=click.IntRange(min=1), default=None, metavar="N",
+              help="Try N further settings of the projection (margin, dropout, width, learning "
+                   "rate) and of --neighbors on held-out parts of the labelled images, and take "
+                   "the best. --margin and --neighbors stay if they are given.")  # fmt: skip
 @click.option("--labels", type=click.IntRange(min=1), default=None, metavar="N",
               help="Use N of the labelled images, drawn at random, "
                    "each label in proportion.")  # fmt: skip
@@ -193,7 +198,12 @@ def tune(labelled: str, output: str, **options: Any) -> None:
     if options["labels"] is not None:
         rows = draw(labels, options["labels"], options["seed"])
         paths, labels = [paths[i] for i in rows], [labels[i] for i in rows]
-    classifier.fit(paths, labels, unlabelled=options["unlabelled"])
+    with TemporaryDirectory() as folder:
+        if options["search"] is not None:
+            if classifier.cache is None:  # so that nothing is computed twice
+                classifier.set_params(cache=folder)
+            _search(classifier, paths, labels, options)
+        classifier.fit(paths, labels, unlabelled=options["unlabelled"])
     with closing(classifier.index_):
         failure = _set_point(classifier, wanted)
         classifier.save(output)  # in any case: the training may have taken long
@@ -205,6 +215,39 @@ def tune(labelled: str, output: str, **options: Any) -> None:
         )
         sys.exit(1)
     sys.exit(3 if classifier.unreadable_ else 0)
+
+
+def _search(
+    classifier: MetricKNNClassifier, paths: list[str], labels: list[str], options: dict[str, Any]
+) -> None:
+    """Choose the parameters that were not given, and say so."""
+    from mahalad.metric.search import SEARCHED, search_parameters
+
+    option_of = {"margin": "margin", "n_neighbors": "neighbors"}
+    over = [n for n in SEARCHED if n not in option_of or not _is_given(option_of[n])]
+    found = search_parameters(
+        classifier,
+        paths,
+        labels,
+        n_candidates=options["search"],
+        over=over,
+        unlabelled=options["unlabelled"],
+    )
+    values = ", ".join(f"{name} {value:g}" for name, value in found.chosen.items())
+    click.echo(f"search: {values}", err=True)
+    click.echo(f"search: {describe_search(vars(found))}", err=True)
+
+
+def describe_search(search: dict[str, Any]) -> str:
+    """What a search came to, in a line."""
+    before, failed = search["default_f1"], "training failed"
+    n_failed = sum(candidate["validation_f1"] is None for candidate in search["candidates"])
+    return (
+        f"best of {len(search['candidates'])} on held-out labels: macro F1 "
+        f"{search['validation_f1']:.3f} (without a search: "
+        f"{failed if before is None else format(before, '.3f')})"
+        + (f"; {failed} for {n_failed}" if n_failed else "")
+    )
 
 
 def _set_point(classifier: MetricKNNClassifier, wanted: dict[str, float]) -> Exception | None:
@@ -543,6 +586,7 @@ def describe(header: dict[str, Any]) -> dict[str, Any]:
         and f"{projection['params']['loss']}, {projection['params']['n_components']} features",
         "neighbours": f"{header['params']['n_neighbors']}, {header['params']['weights']} votes",
         "index": "in the model file" if state else where["where"],
+        "search": header.get("search") and describe_search(header["search"]),
         "threshold": point
         and f"{point['threshold']:.3g} (precision {point['precision']:.3f}, "
         f"recall {point['recall']:.3f})",

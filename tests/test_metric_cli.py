@@ -241,6 +241,24 @@ def test_every_tune_option_is_used(labelled, network, tmp_path):
     assert json.loads(run("index", "stats", tmp_path / "i", "--json").stdout)["images"] == 16
 
 
+def test_tune_with_a_search(labelled, network, tmp_path):
+    options = [labelled, *network, "--fpr", "0.2", "--margin", "0.3", "--search", "2"]
+    result = run("tune", "-o", tmp_path / "m", *options)
+    assert result.exit_code == 0, result.output
+    header = read_header(tmp_path / "m")
+    found = header["search"]
+    assert "margin" not in found["chosen"] and len(found["candidates"]) == 3
+    params = {**header["projection"]["params"], **header["params"]}
+    assert params["margin"] == 0.3 and found["chosen"].items() <= params.items()
+    told = f"macro F1 {found['validation_f1']:.3f} (without a search: {found['default_f1']:.3f})"
+    assert f"search: best of 3 on held-out labels: {told}" in result.stderr
+    assert f"n_neighbors {found['chosen']['n_neighbors']}" in result.stderr
+    assert told in run("info", tmp_path / "m").stdout
+    few = run("tune", "-o", tmp_path / "few", *options, "--labels", "6")
+    assert few.exit_code == 2 and "needs 4 images of each" in few.stderr
+    assert not (tmp_path / "few").exists()
+
+
 def test_pretrain_then_tune(labelled, tmp_path):
     small = ["--epochs", "1", "--size", "32", "--width", "2", "--batch-size", "8"]
     options = [*small, "--checkpoint", tmp_path / "c", "--grid", tmp_path / "grid.png"]

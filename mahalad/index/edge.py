@@ -65,10 +65,9 @@ class EdgeIndex(CheckedIndex):
     compared by their product, which keeps every bit of them.
 
     Search by the graph (HNSW) visits few points instead of all. How many neighbours it misses
-    depends on the data: of 20,000 vectors of 128 features it found all 5 nearest where they lie
-    near 12 dimensions, as those of a projection do, in a third of the time; of random vectors,
-    which no embedding is like, 71 %, for no gain. `benchmarks/index_speed.py` measures both. An
-    exact search reads all vectors, 10 MB of them, and does not get faster by optimising.
+    depends on the data: among 20,000 vectors of 128 features it found all 5 nearest where they lie
+    near 12 dimensions, as embeddings do, and 70 % among random ones. `benchmarks/index_speed.py`
+    measures both. An exact search reads all vectors, and gets no faster by optimising.
     """
 
     def __init__(

@@ -28,6 +28,7 @@ from mahalad.metric.operating import (
     held_out_votes,
     precision_recall_curve,
 )
+from mahalad.metric.search import Search
 from mahalad.metric.votes import (
     DISTANCES,
     WEIGHTS,
@@ -95,6 +96,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         were never trained on, and always enter by leave-one-out.
     unreadable_ : list of Result
         Images that `fit` had to leave out.
+    search_ : Search
+        Only after `mahalad.metric.search.search_parameters`: what it tried and chose.
 
     Notes
     -----
@@ -125,6 +128,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     operating_point_: OperatingPoint | None
     calibration_method_: str
     unreadable_: list[Result]
+    search_: Search
     _cross_fitted: HeldOut
     _point_for: tuple[Any, ...]
     _cross_fitted_for: tuple[int, str]
