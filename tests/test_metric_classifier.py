@@ -295,6 +295,7 @@ def test_too_few_to_cross_fit_is_said(rng):
 # -- novelty ----------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:5 of 6 images are copies:UserWarning")
 def test_novelty_keeps_its_rate_and_finds_strangers(rng):
     labels = np.array(["a", "b"])
     rates = []
