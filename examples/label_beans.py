@@ -21,6 +21,7 @@ def main(labelled: Path, new: Path, folder: Path) -> None:
         BackboneFeatures(input_size=128),
         TripletProjection(32, max_epochs=30),
         n_neighbors=3,
+        weights="distance",
         novelty_fpr=0.2,
     ).fit(paths, labels)
 
@@ -31,8 +32,7 @@ def main(labelled: Path, new: Path, folder: Path) -> None:
     # Say that the first is something else: the next answer knows it; nothing is trained.
     first = sorted(new.rglob("*.png"))[0]
     before = classifier.predict([first])[0]
-    other = next(label for label in classifier.classes_ if label != before)
-    ids = classifier.add([first] * 3, other)
+    ids = classifier.add([first], next(name for name in classifier.classes_ if name != before))
     print(f"{first.name}: {before}, after a correction {classifier.predict([first])[0]}")
     classifier.remove(ids)
 

@@ -1,7 +1,8 @@
 """The command line: a shell over the library. Results to stdout, messages to stderr.
 
-Exit codes: 0 all fine; 1 unexpected failure; 2 usage error (bad option, folder or model);
-3 some images could not be read; 4 something was flagged (only with --fail-on-anomaly).
+Exit codes: 0 all fine; 1 unexpected failure, or results that lack something asked for (a map that
+could not be written, a precision out of reach); 2 usage error (bad option, folder or model); 3 some
+images could not be read; 4 something was flagged (only with --fail-on-anomaly).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def main() -> None:
     """Find anomalies in images from good images alone.
 
     Exit codes: 0 fine, 2 usage error, 3 unreadable images, 4 flagged images (with
-    --fail-on-anomaly), 1 unexpected failure.
+    --fail-on-anomaly), 1 unexpected failure, or results that lack something asked for.
     """
 
 
@@ -175,6 +176,9 @@ def score(
     A row has the path, the anomaly score (up = abnormal), the threshold, the p-value and
     whether it is flagged. An unreadable image is a row with an error and no score.
 
+    With a model of `tune` a row also has the label, its probability and whether the image is
+    novel; the p-value is then of novelty (small = unlike all labelled images), not of the label.
+
     With --maps, rows of csv and jsonl have the paths of both files as well, and DIR/maps.json says
     what a map's values are. A map that cannot be written is reported, and the exit code is 1.
     """
@@ -270,6 +274,7 @@ def info(model: str, as_json: bool) -> None:
         and f"{features['input_size']} px, {features['resize']}{_tiles(features)}",
         "region": features.get("region")
         and f"{header['params'].get('roi') or 'given'} (in the model file)",
+        "autoencoder": _autoencoder(header.get("autoencoder")),
         "scope": _scope(header),
         "levels": ", ".join(f"{n} ({_size(size)})" for n, size in header["fit"]["levels"].items()),
         "neighbours": header["params"].get("n_neighbors"),
@@ -303,10 +308,18 @@ def _scope(header: dict[str, Any]) -> str | None:
     return str(scope)
 
 
+<<<<<<< HEAD
 def _tiles(features: dict[str, Any]) -> str:
     """How many tiles an image has; a header has the number only where there are several."""
     k = features.get("tiles", 1)
     return f", {k} x {k} tiles" if k > 1 else ""
+=======
+def _autoencoder(about: dict[str, Any] | None) -> str | None:
+    if about is None:
+        return None
+    size, n = about["record"]["input_size"], about["fit"]["n_images"]
+    return f"{size} px, trained on {n} images (in the model file)"
+>>>>>>> s4_b
 
 
 def _size(shape: int | list[int]) -> str:

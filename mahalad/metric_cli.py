@@ -11,11 +11,12 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mahalad.errors import InputError, ModelFileError
+from mahalad.errors import InputError, MahaladError, ModelFileError
 from mahalad.options import Fpr, _is_given, _parse_levels, decorate
 
 if TYPE_CHECKING:
@@ -148,6 +149,10 @@ def _learning_options(command: Any) -> Any:
 @_OUTPUT
 @_encoder_options
 @_learning_options
+@click.option("--search", type=click.IntRange(min=1), default=None, metavar="N",
+              help="Try N further settings of the projection (margin, dropout, width, learning "
+                   "rate) and of --neighbors on held-out parts of the labelled images, and take "
+                   "the best. --margin and --neighbors stay if they are given.")  # fmt: skip
 @click.option("--labels", type=click.IntRange(min=1), default=None, metavar="N",
               help="Use N of the labelled images, drawn at random, "
                    "each label in proportion.")  # fmt: skip
@@ -172,6 +177,9 @@ def tune(labelled: str, output: str, **options: Any) -> None:
 
     LABELLED is a folder with one subfolder for each label, or a CSV file with the columns path
     and label. `mahalad score` labels images with the model, `mahalad index` corrects it.
+
+    If --precision or --recall cannot be reached, the model is written without a threshold (the
+    majority decides), and the exit code is 1.
     """
     from mahalad.cli import _check_output
     from mahalad.metric.labelled import draw, read_labelled
@@ -190,17 +198,66 @@ def tune(labelled: str, output: str, **options: Any) -> None:
     if options["labels"] is not None:
         rows = draw(labels, options["labels"], options["seed"])
         paths, labels = [paths[i] for i in rows], [labels[i] for i in rows]
-    classifier.fit(paths, labels, unlabelled=options["unlabelled"])
+    with TemporaryDirectory() as folder:
+        if options["search"] is not None:
+            if classifier.cache is None:  # so that nothing is computed twice
+                classifier.set_params(cache=folder)
+            _search(classifier, paths, labels, options)
+        classifier.fit(paths, labels, unlabelled=options["unlabelled"])
     with closing(classifier.index_):
-        classifier.save(output)
-        if wanted:
-            try:
-                classifier.set_operating_point(**wanted)
-            except InputError as error:  # the training may have taken long: keep it
-                raise InputError(f"{error}. {output} is written; the majority decides") from error
-            classifier.save(output)
+        failure = _set_point(classifier, wanted)
+        classifier.save(output)  # in any case: the training may have taken long
         _say_tuned(classifier, output)
+    if failure is not None:
+        click.echo(
+            f"Error: {failure}. {output} is written without a threshold: the majority decides",
+            err=True,
+        )
+        sys.exit(1)
     sys.exit(3 if classifier.unreadable_ else 0)
+
+
+def _search(
+    classifier: MetricKNNClassifier, paths: list[str], labels: list[str], options: dict[str, Any]
+) -> None:
+    """Choose the parameters that were not given, and say so."""
+    from mahalad.metric.search import SEARCHED, search_parameters
+
+    option_of = {"margin": "margin", "n_neighbors": "neighbors"}
+    over = [n for n in SEARCHED if n not in option_of or not _is_given(option_of[n])]
+    found = search_parameters(
+        classifier,
+        paths,
+        labels,
+        n_candidates=options["search"],
+        over=over,
+        unlabelled=options["unlabelled"],
+    )
+    values = ", ".join(f"{name} {value:g}" for name, value in found.chosen.items())
+    click.echo(f"search: {values}", err=True)
+    click.echo(f"search: {describe_search(vars(found))}", err=True)
+
+
+def describe_search(search: dict[str, Any]) -> str:
+    """What a search came to, in a line."""
+    before, failed = search["default_f1"], "training failed"
+    n_failed = sum(candidate["validation_f1"] is None for candidate in search["candidates"])
+    return (
+        f"best of {len(search['candidates'])} on held-out labels: macro F1 "
+        f"{search['validation_f1']:.3f} (without a search: "
+        f"{failed if before is None else format(before, '.3f')})"
+        + (f"; {failed} for {n_failed}" if n_failed else "")
+    )
+
+
+def _set_point(classifier: MetricKNNClassifier, wanted: dict[str, float]) -> Exception | None:
+    """Set the threshold that is wanted, if any; what it failed by."""
+    try:
+        if wanted:
+            classifier.set_operating_point(**wanted)
+    except MahaladError as error:
+        return error
+    return None
 
 
 def _make_encoder(options: dict[str, Any]) -> Any:
@@ -303,7 +360,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="As one JSON object
 def index_add(model: str, images: tuple[str, ...], label: str, new_label: bool) -> None:
     """Add IMAGES with a label to the MODEL; prints their ids.
 
-    The next answer takes them into account; nothing is trained again.
+    The next answer takes them into account; nothing is trained again. An image that the index has
+    already is added again, and votes again: a warning says so.
     """
     with _edited(model) as classifier:
         ids = classifier.add(list(images), label, new_label=new_label)
@@ -365,11 +423,14 @@ def index_stats(where: str, as_json: bool) -> None:
 @click.argument("target", metavar="TO")
 @click.option("--switch", is_flag=True,
               help="If FROM is a model file: it uses TO from now on.")  # fmt: skip
-def index_copy(source: str, target: str, switch: bool) -> None:
+@click.option("--mirror", is_flag=True,
+              help="Remove images from TO that FROM does not have, or has otherwise under the same "
+                   "id. Without it, such images are an error.")  # fmt: skip
+def index_copy(source: str, target: str, switch: bool, mirror: bool) -> None:
     """Copy an index FROM one place TO another: model files, folders or URLs.
 
-    Run again after an interruption, it copies what is missing. Afterwards the number of images
-    and the checksums of their vectors are compared.
+    Run again after an interruption, it copies what is missing; after removals at FROM it needs
+    --mirror. Afterwards the number of images and the checksums of their vectors are compared.
     """
     if switch and not (_is_model(source) and not _is_model(target)):
         raise click.UsageError("--switch is for FROM a model file TO a folder or URL")
@@ -379,7 +440,8 @@ def index_copy(source: str, target: str, switch: bool) -> None:
         )
     if _is_model(target):
         with _edited(target) as classifier, closing(_index_at(source)) as origin:
-            _copy(origin, classifier.index_, target)
+            removed = _copy(origin, classifier.index_, target, mirror)
+            classifier._forget(removed)  # other images may have their ids now
             classifier.use_index(classifier.index_)
         return
     from mahalad.index.opening import open_index
@@ -394,7 +456,7 @@ def index_copy(source: str, target: str, switch: bool) -> None:
                     distance=origin.distance,
                     about=origin.about,
                 )
-                _copy(origin, copy, target)
+                _copy(origin, copy, target, mirror)
             classifier.set_params(index=absolute(target))
             classifier.use_index(copy)
         click.echo(f"{source}: uses {target} from now on", err=True)
@@ -407,15 +469,20 @@ def index_copy(source: str, target: str, switch: bool) -> None:
             )
         ) as copy,
     ):
-        _copy(origin, copy, target)
+        _copy(origin, copy, target, mirror)
 
 
-def _copy(origin: VectorIndex, copy: VectorIndex, target: str) -> None:
+def _copy(origin: VectorIndex, copy: VectorIndex, target: str, mirror: bool) -> list[int]:
+    """Copy, and say so; gives the ids that were removed from the copy first."""
     from mahalad.cli import _bar
-    from mahalad.index.copying import copy_index
+    from mahalad.index.copying import copy_index, remove_strangers
 
+    removed: list[int] = remove_strangers(origin, copy).tolist() if mirror else []
+    if removed:
+        click.echo(f"{target}: {len(removed)} images removed", err=True)
     n = copy_index(origin, copy, progress=_bar("copy"))
     click.echo(f"{target}: {n} images copied, {len(copy)} there, checksums compared", err=True)
+    return removed
 
 
 def _is_model(where: str) -> bool:
@@ -521,6 +588,7 @@ def describe(header: dict[str, Any]) -> dict[str, Any]:
         and f"{projection['params']['loss']}, {projection['params']['n_components']} features",
         "neighbours": f"{header['params']['n_neighbors']}, {header['params']['weights']} votes",
         "index": "in the model file" if state else where["where"],
+        "search": header.get("search") and describe_search(header["search"]),
         "threshold": point
         and f"{point['threshold']:.3g} (precision {point['precision']:.3f}, "
         f"recall {point['recall']:.3f})",

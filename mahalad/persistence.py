@@ -18,7 +18,7 @@ from mahalad.images import ImageSource, open_image
 from mahalad.modelfile import read_header, read_model, write_model
 from mahalad.moments import Floats, Moments
 from mahalad.scorers import LevelSum
-from mahalad.spec import EMBEDDED, from_spec, to_spec
+from mahalad.spec import EMBEDDED, from_spec, is_known, to_spec
 from mahalad.store import FeatureStore, own_groups
 
 if TYPE_CHECKING:
@@ -86,12 +86,18 @@ def save(
             record["weights_embedded"] = True
         if extractor.region_ is not None:
             arrays["region"] = extractor.region_.astype(np.uint8)
+    autoencoder = _autoencoder_of(extractor)
+    learned = None
+    if autoencoder is not None:
+        learned, state = autoencoder.state()
+        arrays |= {f"autoencoder/{name}": values for name, values in state.items()}
     header = {
         "mahalad_version": importlib.metadata.version("mahalad"),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         "class": type(detector).__name__,
         "params": params_spec(detector),
         "features": record,
+        "autoencoder": learned,
         "scorer": about,
         "fit": {
             "n_images": store.n_seen,
@@ -142,6 +148,7 @@ def load(
 def _set_device(detector: AnomalyDetector, device: str) -> None:
     """Ask for another device than at fit: a parameter of the detector or of its features."""
     holder = detector if "device" in detector.get_params(deep=False) else detector.features
+    holder = _autoencoder_of(holder) or holder
     if holder is not None:
         holder.set_params(device=device)
 
@@ -242,6 +249,7 @@ def _restore(
 ) -> None:
     detector._check_parameters(None)
     detector._reset()
+    _restore_autoencoder(detector, path, header.get("autoencoder"), arrays)
     detector.features_, detector._scorer = detector._make_parts()
     if header["features"] is not None:
         _build_features(detector.features_, path, header["features"], arrays, weights)
@@ -275,6 +283,30 @@ def _restore(
     else:
         detector._fit_from_store()
     detector._stale = False
+
+
+def _autoencoder_of(extractor: Any) -> Any:
+    """The autoencoder that a feature extractor is, or looks at; None for any other."""
+    name = type(extractor).__name__
+    if name not in ("Autoencoder", "ReconstructionError") or not is_known(type(extractor)):
+        return None
+    return extractor if name == "Autoencoder" else extractor.autoencoder
+
+
+def _restore_autoencoder(
+    detector: AnomalyDetector,
+    path: str | Path,
+    about: dict[str, Any] | None,
+    arrays: dict[str, NDArray[Any]],
+) -> None:
+    """Give the autoencoder among the features what it learned, unless it is a fitted one."""
+    autoencoder = _autoencoder_of(getattr(detector, "features", None))
+    if about is None or autoencoder is None or hasattr(autoencoder, "network_"):
+        return
+    try:
+        autoencoder.restore(about, _below("autoencoder/", arrays))
+    except ModelFileError as error:  # it does not know the file
+        raise ModelFileError(f"{path}: {error}") from error
 
 
 def _build_features(

@@ -90,7 +90,8 @@ def facts_of(detector: AnomalyDetector, units: MapUnits | None, source: str) -> 
     facts = {"Model": source}
     if detector.features_ is not None:
         record = detector.features_.record()
-        facts["Network"] = f"{record['backbone']}, {describe_input(record)}"
+        network = record.get("backbone") or record["kind"]
+        facts["Network"] = f"{network}, {describe_input(record)}"
     if hasattr(detector, "scope"):
         facts["Scope"] = detector.scope
     facts |= {

@@ -93,15 +93,16 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
 
 def _label_lines(rows: Iterable[Row]) -> Iterator[str]:
     width = 16
-    yield f"{'label':<{width}}  {'probability':>11}  {'p-value':>8}  {'verdict':<13}  path"
+    # The p-value is of novelty: it says nothing about the label beside it.
+    yield f"{'label':<{width}}  {'probability':>11}  {'novelty-p':>9}  {'verdict':<13}  path"
     for row in rows:
         if row.get("error") is not None:
-            yield f"{'-':<{width}}  {'-':>11}  {'-':>8}  {'UNREADABLE':<13}  {row['error']}"
+            yield f"{'-':<{width}}  {'-':>11}  {'-':>9}  {'UNREADABLE':<13}  {row['error']}"
             continue
         p_value = "-" if row["p_value"] is None else f"{row['p_value']:.4f}"
         verdict = " ".join(name for name in ("anomaly", "novel") if row[name]).upper()
         yield (
-            f"{row['label']:<{width}}  {row['probability']:>11.3f}  {p_value:>8}  {verdict:<13}  "
+            f"{row['label']:<{width}}  {row['probability']:>11.3f}  {p_value:>9}  {verdict:<13}  "
             f"{row['path']}"
         )
 

@@ -42,8 +42,16 @@ _CLASSES: dict[str, type] = {
 }
 
 
-_LAZY = {"PatchScorer": "mahalad.patch_scorer", "PatchGaussian": "mahalad.patches"}
-"""Classes whose modules import torch: loaded when a file or an object asks for them."""
+_LAZY = {
+    "AsIs": "mahalad.metric.reconstruction",
+    "Autoencoder": "mahalad.metric.autoencoder",
+    "PatchGaussian": "mahalad.patches",
+    "PatchScorer": "mahalad.patch_scorer",
+    "ReconstructionError": "mahalad.metric.reconstruction",
+}
+"""Classes whose modules import torch, or are seldom needed: loaded when a file or an object asks
+for them. What an autoencoder has learned is not in its description; `mahalad.persistence` adds it.
+"""
 
 
 EMBEDDED = "embedded in the model file"
@@ -54,6 +62,11 @@ def _class_named(name: str) -> type | None:
     if name in _LAZY:
         return cast(type, getattr(importlib.import_module(_LAZY[name]), name))
     return _CLASSES.get(name)
+
+
+def is_known(cls: type) -> bool:
+    """Whether objects of a class can be described, and not only those of one with its name."""
+    return _class_named(cls.__name__) is cls
 
 
 def to_spec(value: Any) -> Any:
@@ -74,7 +87,7 @@ def to_spec(value: Any) -> Any:
         return {"class": type(value).__name__, "params": {}}
     if isinstance(value, (list, tuple)):
         return [to_spec(item) for item in value]
-    if isinstance(value, BaseEstimator) and _class_named(type(value).__name__) is type(value):
+    if isinstance(value, BaseEstimator) and is_known(type(value)):
         estimator: Any = value
         params: dict[str, Any] = estimator.get_params(deep=False)
         return {

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import make_picture
+from conftest import make_picture, run
 from PIL import Image
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
@@ -483,14 +483,46 @@ def test_the_detector_calibrates_the_errors(fitted, detector):
 def test_the_detector_as_a_file(fitted, detector, tmp_path):
     detector.save(tmp_path / "part.mahalad")
     parts = {"features": ReconstructionError(fitted), "scorer": AsIs()}
-    loaded = load(tmp_path / "part.mahalad", **parts)
-    np.testing.assert_allclose(loaded.p_values(ODD), detector.p_values(ODD), rtol=1e-9)
+    for given in ({}, parts, {"features": ReconstructionError(small())}):
+        loaded = load(tmp_path / "part.mahalad", **given)
+        np.testing.assert_allclose(loaded.p_values(ODD), detector.p_values(ODD), rtol=1e-9)
+        assert loaded.features_.record() == detector.features_.record()
+    loaded.set_fpr(0.2).save(tmp_path / "again.mahalad")
+    again = load(tmp_path / "again.mahalad", device="cpu")
+    np.testing.assert_array_equal(again.anomaly_score(ODD), loaded.anomaly_score(ODD))
     other = ReconstructionError(small(epochs=1).fit(GOOD))
     with pytest.raises(ModelFileError, match="does not score here as it did"):
         load(tmp_path / "part.mahalad", **parts | {"features": other})
 
 
-def test_embeddings_as_features_of_a_detector(fitted):
+def test_the_command_line_scores_by_reconstruction_errors(detector, tmp_path):
+    detector.save(tmp_path / "part.mahalad")
+    for i, picture in enumerate(ODD[:3]):
+        picture.save(tmp_path / f"{i}.png")
+    result = run("score", tmp_path / "*.png", "-m", tmp_path / "part.mahalad", "--format", "jsonl",
+                 "--device", "cpu")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    scores = [json.loads(line)["score"] for line in result.stdout.splitlines()]
+    np.testing.assert_allclose(scores, detector.anomaly_score(ODD[:3]), rtol=1e-6)
+    about = run("info", tmp_path / "part.mahalad").stdout
+    assert "autoencoder  32 px, trained on 20 images (in the model file)" in about
+    report = run("report", tmp_path / "*.png", "-m", tmp_path / "part.mahalad", "-o",
+                 tmp_path / "page.html")  # fmt: skip
+    assert report.exit_code == 0, report.output
+
+
+def test_damaged_weights_of_an_autoencoder_are_found(detector, tmp_path):
+    path = tmp_path / "part.mahalad"
+    detector.save(path)
+    header, arrays = read_model(path)
+    name = next(n for n in arrays if n.startswith("autoencoder/weights/") and arrays[n].ndim)
+    arrays[name] = arrays[name] + 1
+    write_model(path, header, arrays)
+    with pytest.raises(ModelFileError, match=r"part\.mahalad: the weights are damaged"):
+        load(path)
+
+
+def test_embeddings_as_features_of_a_detector(fitted, tmp_path):
     detector = AnomalyDetector(fitted, fpr=0.1).fit(NEW)
     by_hand = AnomalyDetector(fpr=0.1).fit(fitted.embed(NEW))
     assert detector.features_.record() == fitted.record()
@@ -498,6 +530,9 @@ def test_embeddings_as_features_of_a_detector(fitted):
         detector.anomaly_score(ODD), by_hand.anomaly_score(fitted.embed(ODD)), rtol=1e-4
     )
     assert detector.threshold_ == pytest.approx(by_hand.threshold_, rel=1e-4)
+    detector.save(tmp_path / "part.mahalad", include_features=False)
+    loaded = load(tmp_path / "part.mahalad")
+    np.testing.assert_allclose(loaded.anomaly_score(ODD), detector.anomaly_score(ODD), rtol=1e-9)
 
 
 def test_as_is_takes_one_feature():

@@ -18,7 +18,7 @@ from mahalad.errors import InputError, MissingExtraError, ModelFileError
 from mahalad.index import copying
 from mahalad.index.checks import unit_rows
 from mahalad.index.contract import IndexUnavailableError
-from mahalad.index.copying import copy_index
+from mahalad.index.copying import checksums, copy_index, remove_strangers
 from mahalad.index.edge import EdgeIndex
 from mahalad.index.memory import MemoryIndex, kth_smallest
 from mahalad.index.opening import open_index
@@ -787,6 +787,74 @@ def test_open_by_name(edge_folder):
         open_index("qdrant://host")
 
 
+def embeddings(rng, n, d):
+    """Vectors like those of a trained projection: 8 classes, near 12 of d dimensions."""
+    centres, axes = rng.normal(size=(8, 12)), rng.normal(size=(12, d))
+    near = (rng.normal(size=(n, 12)) + 3 * centres[rng.integers(0, 8, n)]) @ axes
+    return (near + 0.05 * rng.normal(size=near.shape)).astype(np.float32)
+
+
+def test_search_by_the_graph_finds_nearly_all(tmp_path, rng):
+    pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
+    n, d = 5000, 520  # just above 10 MB, below which there is no graph
+    X = embeddings(rng, n + 100, d)
+    X, Q, labels = X[:n], X[n:], [str(i % 2) for i in range(n)]
+    memory, edge = MemoryIndex(d), open_index(tmp_path / "i", n_features=d, exact=False)
+    for index in (memory, edge):
+        index.add(X, labels, [""] * n)
+    wanted = memory.query(Q, k=5)
+    np.testing.assert_array_equal(edge.query(Q, k=5).ids, wanted.ids)  # no graph: exact
+    edge.optimize()
+    assert edge._shard.info().indexed_vectors_count == n
+    found = edge.query(Q, k=5)
+    hits = [len(set(a) & set(b)) for a, b in zip(found.ids, wanted.ids, strict=True)]
+    assert np.mean(hits) / 5 >= 0.99
+    np.testing.assert_array_less(wanted.distances, found.distances + 1e-9)
+    among = edge.query(Q, k=5, label="1")
+    assert set(among.labels.ravel()) == {"1"}
+    # A point that is added later is found without another call, and one that is removed is not.
+    [new] = edge.add(Q[:1], ["0"], ["new"])
+    assert edge.query(Q[:1], k=1).ids.tolist() == [[new]]
+    edge.remove([new])
+    assert edge.query(Q[:1], k=5).ids.tolist() == found.ids[:1].tolist()
+    edge.close()
+    with open_index(tmp_path / "i") as again:  # exact unless asked otherwise
+        np.testing.assert_array_equal(again.query(Q, k=5).ids, wanted.ids)
+
+
+@pytest.mark.parametrize("kind", ["edge", "in-process"])
+def test_too_few_by_the_graph_are_looked_for_exactly(kind, tmp_path, rng, monkeypatch):
+    place = Place(kind, tmp_path)
+    index = place.open()
+    X, labels, paths = points(rng)
+    index.add(X, labels, paths)
+    wanted, asked = index.query(X[:3], k=4), []
+    index.exact = False
+    target, name = (index, "_shard") if kind == "edge" else (index._client, "query_batch_points")
+    real = getattr(target, name)
+
+    class Shard:  # a graph that finds one point only
+        def query_batch(self, batch):
+            asked.append(batch.queries[0].params.exact)
+            found = real.query_batch(batch)
+            return found if asked[-1] else [points[:1] for points in found]
+
+        def close(self):
+            real.close()
+
+    def query_batch_points(requests, **options):
+        asked.append(requests[0].params.exact)
+        answers = real(requests=requests, **options)
+        for answer in answers:
+            answer.points = answer.points if asked[-1] else answer.points[:1]
+        return answers
+
+    monkeypatch.setattr(target, name, Shard() if kind == "edge" else query_batch_points)
+    np.testing.assert_array_equal(index.query(X[:3], k=4).ids, wanted.ids)
+    assert asked == [False, True, True, True]
+    place.close()
+
+
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "qdrant_edge", None)
     monkeypatch.setitem(sys.modules, "qdrant_client", None)
@@ -867,18 +935,44 @@ def test_a_target_with_points_of_its_own_is_left_alone(rng):
     X, labels, paths = points(rng, 10)
     source, target = pair()
     source.add(X, labels, paths)
-    target.add(X[:2], labels[:2], paths[:2], ids=[1, 0])
-    with pytest.raises(InputError, match=r"other points under ids 0, 1 \(another vector or path"):
+    target.add(X[:4], labels[:4], paths[:4], ids=[1, 0, 50, 3])
+    wanted = (
+        r"the target holds 1 points that the source does not have \(ids 50\) and 2 other points "
+        r"under ids 0, 1 \(another vector or path than there\)\. .* Nothing was changed"
+    )
+    with pytest.raises(InputError, match=wanted):
         copy_index(source, target)
+    assert target.get(range(60)).ids.tolist() == [0, 1, 3, 50]
     np.testing.assert_array_equal(target.get([0, 1]).vectors, unit_rows(X[[1, 0]]))
-    source, target = pair()
+
+
+@pytest.mark.parametrize(
+    "two_places", [("memory", kind) for kind in KINDS], indirect=True, ids="-to-".join
+)
+def test_a_copy_follows_its_source(two_places, rng, monkeypatch):
+    """Removals, ids given again and new labels at the source arrive, if that is asked for."""
+    monkeypatch.setattr(copying, "_BATCH", 10)
+    source, target = (place.open(about=ABOUT) for place in two_places)
+    X, labels, paths = points(rng, 45)
     source.add(X, labels, paths)
-    target.add(X[:1], labels[:1], paths[:1], ids=[50])
-    with pytest.raises(InputError, match="the target holds 11 points, the source 10"):
+    assert copy_index(source, target) == 45 and len(remove_strangers(source, target)) == 0
+    source.remove([3, *range(20, 35), 44])
+    source.add(X[:2], labels[:2], ["again", "other"], ids=[44, 60])
+    source.relabel([0], ["was changed"])
+    with pytest.raises(
+        InputError, match=r"16 points that .* \(ids 3, 20, .* and 6 more\) and 1 ot"
+    ):
         copy_index(source, target)
-    source.remove(range(2, 10))
-    with pytest.raises(InputError, match="the target holds 11 points, the source 2"):
-        copy_index(source, target)
+    assert len(target) == 45
+    assert remove_strangers(source, target).tolist() == [3, *range(20, 35), 44]
+    assert len(target) == 28
+    assert copy_index(source, target) == 3  # 44 and 60, and a label
+    for ours, theirs in zip(source.records(), target.records(), strict=True):
+        assert (checksums(ours) == checksums(theirs)).all()
+    other = MemoryIndex(D, about={"encoder": "another"})
+    with pytest.raises(InputError, match="encoder is 'resnet', not 'another'"):
+        remove_strangers(other, target)
+    assert len(target) == 30
 
 
 def test_a_copy_that_went_wrong_is_found(rng):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -294,6 +295,7 @@ def test_too_few_to_cross_fit_is_said(rng):
 # -- novelty ----------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:5 of 6 images are copies:UserWarning")
 def test_novelty_keeps_its_rate_and_finds_strangers(rng):
     labels = np.array(["a", "b"])
     rates = []
@@ -559,6 +561,30 @@ def test_what_is_known_of_a_removed_image_is_not_told_of_a_new_one(rng, tmp_path
     held_out, _ = knn.held_out()
     distance = held_out.distances[held_out.ids == ids[0]]
     assert distance > 10 * np.median(held_out.distances)
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_copies_are_added_and_said(rng, distance):
+    F = rng.normal(size=(60, 6)) + 2 * (np.arange(60) % 2)[:, None]
+    y = np.where(np.arange(60) % 2, "bad", "good")
+    knn = MetricKNNClassifier(n_neighbors=3, distance=distance).fit(F, y)
+    new = rng.normal(size=(3, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        knn.add(new, "bad")
+        knn.add(F[:1] * (1 + 1e-3), "good")  # alike, not the same
+    given = np.vstack([F[4:6], new[2:], new[2:], new[:1] + 1])
+    with pytest.warns(UserWarning, match="in the index already") as found:
+        ids = knn.add(given, ["good", "good", "bad", "bad", "bad"])
+    assert str(found[0].message) == (
+        "4 of 5 images are in the index already (ids 4, 5, 62, 62); 1 of these with another label "
+        "(5 is 'bad'); 1 of 5 images are copies of others that are given. They were added all the "
+        "same, and every copy votes: `relabel` corrects a label, `remove` takes a copy away"
+    )
+    assert len(ids) == 5 and len(knn.index_) == 69
+    # Rounding, as that of another pass through a network, makes no other image.
+    with pytest.warns(UserWarning, match=r"1 of 1 images .* \(ids 7\)"):
+        knn.add(F[7:8] * (1 + 2e-7), "bad")
 
 
 def test_operating_points_stay_with_what_they_are_for(rng, tmp_path):

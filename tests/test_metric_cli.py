@@ -82,11 +82,12 @@ def test_csv_and_table_say_the_same(model, picture_folder, tmp_path):
     table = run("score", picture_folder / "test", tmp_path / "text.png", "-m", model)
     assert table.exit_code == 3
     lines = table.stdout.splitlines()
-    assert lines[0].split() == ["label", "probability", "p-value", "verdict", "path"]
+    assert lines[0].split() == ["label", "probability", "novelty-p", "verdict", "path"]
     for line, want in zip(lines[1:], wanted, strict=False):
-        label, probability, *_ = line.split()
+        label, probability, p_value, *_ = line.split()
         assert label == want["label"]
         assert float(probability) == pytest.approx(want["probability"], abs=1e-3)
+        assert float(p_value) == pytest.approx(want["p_value"], abs=1e-4)
         assert ("ANOMALY" in line, "NOVEL" in line) == (want["anomaly"], want["novel"])
     assert "UNREADABLE" in lines[-1]
     flagged = any(want["anomaly"] for want in wanted)
@@ -105,6 +106,8 @@ def test_a_correction_changes_the_next_answer(labelled, model, picture_folder):
         assert result.exit_code == 0, result.output
         ids += result.stdout.split()
         assert "1 images added" in result.stderr
+        again = "Warning: 1 of 1 images are in the index already (ids 20). They were added"
+        assert (again in result.stderr) == (len(ids) == 2)
     assert ids == ["20", "21"]
     [row] = rows_of(wrong, "-m", model)
     assert row["label"] == right
@@ -170,6 +173,34 @@ def test_copy_into_a_model_file(tuned, model, tmp_path):
     assert len(read_index(model)) == 20
 
 
+def test_copy_again_after_removals(tuned, model, tmp_path):
+    pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
+    folder = tmp_path / "store"
+    assert run("index", "copy", model, folder).exit_code == 0
+    run("index", "remove", model, 2, 7)
+    before = json.loads(run("index", "stats", folder, "--json").stdout)
+    refused = run("index", "copy", model, folder)
+    assert refused.exit_code == 2
+    assert "holds 2 points that the source does not have (ids 2, 7)" in refused.stderr
+    assert "--mirror" in refused.stderr
+    assert json.loads(run("index", "stats", folder, "--json").stdout) == before
+    mirrored = run("index", "copy", model, folder, "--mirror")
+    assert mirrored.exit_code == 0, mirrored.output
+    assert "2 images removed" in mirrored.stderr
+    assert "0 images copied, 18 there, checksums compared" in mirrored.stderr
+
+
+def test_votes_on_an_image_do_not_pass_to_another_with_its_id(labelled, tuned, model, tmp_path):
+    other = shutil.copy(tuned, tmp_path / "other.mahalad")
+    image = labelled / "good" / "07.png"
+    run("index", "remove", model, 19)
+    assert run("index", "add", model, image, "--label", "good").stdout == "19\n"
+    assert 19 in MetricKNNClassifier.load(other)._cross_fitted.ids
+    assert run("index", "copy", model, other, "--mirror").exit_code == 0
+    assert read_index(other).get([19]).paths.tolist() == [str(image)]
+    assert 19 not in MetricKNNClassifier.load(other)._cross_fitted.ids
+
+
 def test_every_tune_option_is_used(labelled, network, tmp_path):
     """An option that is parsed and never read would leave the model as it was."""
     base = [labelled, *network, "--labels", "16", "--no-projection", "--fpr", "0.2"]
@@ -210,6 +241,24 @@ def test_every_tune_option_is_used(labelled, network, tmp_path):
     assert json.loads(run("index", "stats", tmp_path / "i", "--json").stdout)["images"] == 16
 
 
+def test_tune_with_a_search(labelled, network, tmp_path):
+    options = [labelled, *network, "--fpr", "0.2", "--margin", "0.3", "--search", "2"]
+    result = run("tune", "-o", tmp_path / "m", *options)
+    assert result.exit_code == 0, result.output
+    header = read_header(tmp_path / "m")
+    found = header["search"]
+    assert "margin" not in found["chosen"] and len(found["candidates"]) == 3
+    params = {**header["projection"]["params"], **header["params"]}
+    assert params["margin"] == 0.3 and found["chosen"].items() <= params.items()
+    told = f"macro F1 {found['validation_f1']:.3f} (without a search: {found['default_f1']:.3f})"
+    assert f"search: best of 3 on held-out labels: {told}" in result.stderr
+    assert f"n_neighbors {found['chosen']['n_neighbors']}" in result.stderr
+    assert told in run("info", tmp_path / "m").stdout
+    few = run("tune", "-o", tmp_path / "few", *options, "--labels", "6")
+    assert few.exit_code == 2 and "needs 4 images of each" in few.stderr
+    assert not (tmp_path / "few").exists()
+
+
 def test_pretrain_then_tune(labelled, tmp_path):
     small = ["--epochs", "1", "--size", "32", "--width", "2", "--batch-size", "8"]
     options = [*small, "--checkpoint", tmp_path / "c", "--grid", tmp_path / "grid.png"]
@@ -234,10 +283,13 @@ def test_a_rate_out_of_reach_leaves_a_model_without_it(labelled, network, tmp_pa
     table.write_text("path,label\n" + "".join(f"{p},{'ab'[i % 2]}\n" for i, p in enumerate(images)))
     options = ["--no-projection", "--positive", "b", "--precision", "1", "--recall", "1"]
     result = run("tune", table, "-o", tmp_path / "m", *network, *options)
-    assert result.exit_code == 2
-    assert "precision 1 with recall 1 cannot be reached" in result.stderr
-    assert "m is written; the majority decides" in result.stderr
+    assert result.exit_code == 1  # not 2: nothing about the command was wrong
+    assert "12 labelled images (a 6, b 6)" in result.stderr
+    assert "Error: precision 1 with recall 1 cannot be reached" in result.stderr
+    assert "m is written without a threshold: the majority decides" in result.stderr
     assert read_header(tmp_path / "m")["operating_point"] is None
+    rows = rows_of(images[0], "-m", tmp_path / "m")
+    assert rows[0]["threshold"] is None and rows[0]["label"] in ("a", "b")
 
 
 def test_info(model):

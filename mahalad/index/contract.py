@@ -79,7 +79,9 @@ class Records:
 
 
 class VectorIndex(Protocol):
-    """Labelled vectors with exact nearest-neighbour search, wherever they are kept.
+    """Labelled vectors with nearest-neighbour search, wherever they are kept.
+
+    Search is exact, unless a store was opened with ``exact=False``.
 
     Attributes
     ----------

@@ -20,6 +20,7 @@ def open_index(
     distance: Distance | None = None,
     about: dict[str, Any] | None = None,
     create: bool = True,
+    exact: bool = True,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> VectorIndex:
     """Open an index, or make a new one.
@@ -39,6 +40,9 @@ def open_index(
         index; an old one is refused where it differs. None takes any.
     create : bool, default=True
         False: only an index that is there already.
+    exact : bool, default=True
+        False: Qdrant may search by its graph, and miss neighbours (see `EdgeIndex`, whose graph
+        `optimize` builds; a server does that itself). An index in memory is always exact.
     timeout : float, default=10
         Seconds to wait for each answer of a server.
 
@@ -70,6 +74,7 @@ def open_index(
             distance=distance,
             about=about,
             create=create,
+            exact=exact,
             timeout=timeout,
         )
     if "://" in name:
@@ -77,4 +82,6 @@ def open_index(
             f"{name.split('://')[0]}://...: not an index; give a folder, or "
             "qdrant://host:6333/collection for a Qdrant server"
         )
-    return EdgeIndex(name, n_features=n_features, distance=distance, about=about, create=create)
+    return EdgeIndex(
+        name, n_features=n_features, distance=distance, about=about, create=create, exact=exact
+    )

@@ -15,7 +15,7 @@ from mahalad.errors import InputError, MissingExtraError
 from mahalad.index.base import CheckedIndex, partly_added
 from mahalad.index.checks import check_agreement, checked_settings
 from mahalad.index.contract import Distance, IndexUnavailableError, Records
-from mahalad.index.edge import from_points, to_points
+from mahalad.index.edge import found_by, from_points, to_points
 
 API_KEY = "MAHALAD_QDRANT_API_KEY"
 """Environment variable with the server's API key; there is no other way to give one."""
@@ -55,6 +55,9 @@ class ServerIndex(CheckedIndex):
         Likewise: JSON of what made the vectors. None takes any.
     create : bool, default=True
         False: a missing collection is an error.
+    exact : bool, default=True
+        False: the server may search by its graph (HNSW), which may miss neighbours, and is faster
+        where there are many points.
     timeout : float, default=10
         Seconds (whole ones, rounded up) to wait for each answer.
     retries : int, default=4
@@ -75,8 +78,8 @@ class ServerIndex(CheckedIndex):
 
     Notes
     -----
-    What the vectors are is recorded in the collection's metadata (Qdrant 1.16 or newer). Search is
-    exact. Any number of processes may read. Of those that write, only one at a time may leave ids
+    What the vectors are is recorded in the collection's metadata (Qdrant 1.16 or newer). Any
+    number of processes may read. Of those that write, only one at a time may leave ids
     to be chosen: two that look for the largest id together find the same one, and the second
     would replace the points of the first. Others give ids of their own.
     """
@@ -89,6 +92,7 @@ class ServerIndex(CheckedIndex):
         distance: Distance | None = None,
         about: dict[str, Any] | None = None,
         create: bool = True,
+        exact: bool = True,
         timeout: float = DEFAULT_TIMEOUT,
         retries: int = 4,
         backoff: float = 0.5,
@@ -102,6 +106,7 @@ class ServerIndex(CheckedIndex):
             )
         self._models = _import_client().models
         self._url, self._collection = url, address.collection
+        self.exact = exact
         self._retries, self._backoff = retries, backoff
         self._own = client is None
         self._client = _connect(address.server, timeout) if client is None else client
@@ -148,20 +153,23 @@ class ServerIndex(CheckedIndex):
         if label is not None:
             match = models.FieldCondition(key="label", match=models.MatchValue(value=label))
             only = models.Filter(must=[match])
-        for start in range(0, len(Q), _QUERIES_AT_ONCE):
+
+        def search(part: NDArray[np.float32], exact: bool) -> Any:
             requests = [
                 models.QueryRequest(
                     query=q,
                     limit=k,
                     filter=only,
-                    params=models.SearchParams(exact=True),
+                    params=models.SearchParams(exact=exact),
                     with_payload=True,
                     with_vector=True,
                 )
-                for q in Q[start : start + _QUERIES_AT_ONCE].tolist()
+                for q in part.tolist()
             ]
-            for answer in self._do(self._client.query_batch_points, requests=requests):
-                yield from_points(answer.points, self.n_features)
+            answers = self._do(self._client.query_batch_points, requests=requests)
+            return [answer.points for answer in answers]
+
+        yield from found_by(search, Q, k, self.exact, _QUERIES_AT_ONCE, self.n_features)
 
     def _present(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         found = self._retrieve(ids, whole=False)

@@ -15,6 +15,7 @@ from mahalad.errors import CalibrationError, InputError, NotFittedError
 from mahalad.index.contract import Distance, Neighbors, VectorIndex
 from mahalad.index.opening import open_index
 from mahalad.metric import modelfiles
+from mahalad.metric.copies import describe_copies
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.labelled import check_labels
 from mahalad.metric.operating import (
@@ -27,6 +28,7 @@ from mahalad.metric.operating import (
     held_out_votes,
     precision_recall_curve,
 )
+from mahalad.metric.search import Search
 from mahalad.metric.votes import (
     DISTANCES,
     WEIGHTS,
@@ -94,6 +96,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         were never trained on, and always enter by leave-one-out.
     unreadable_ : list of Result
         Images that `fit` had to leave out.
+    search_ : Search
+        Only after `mahalad.metric.search.search_parameters`: what it tried and chose.
 
     Notes
     -----
@@ -124,6 +128,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     operating_point_: OperatingPoint | None
     calibration_method_: str
     unreadable_: list[Result]
+    search_: Search
     _cross_fitted: HeldOut
     _point_for: tuple[Any, ...]
     _cross_fitted_for: tuple[int, str]
@@ -245,6 +250,12 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         ndarray of int64, shape (n_images,)
             Their ids in the index.
 
+        Warns
+        -----
+        UserWarning
+            Images whose embedding is stored already, or that are given twice: they are added all
+            the same, and each copy has a vote.
+
         Raises
         ------
         ImageReadError, ImageValueError
@@ -261,9 +272,13 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             raise InputError(
                 f"{len(read)} images, {len(names)} labels and {len(shown)} paths to add"
             )
-        ids = self.index_.add(self.embedding_.embed(F), names, shown)
+        E = self.embedding_.embed(F)
+        copies = describe_copies(self.index_, E, names)
+        ids = self.index_.add(E, names, shown)
         self._forget(ids)  # a store may give the ids of removed images again
         self._index_changed(labels)
+        if copies:
+            warnings.warn(copies, stacklevel=2)
         return ids
 
     def remove(self, ids: Sequence[int]) -> int:

@@ -19,6 +19,7 @@ from mahalad.index.opening import open_index
 from mahalad.metric.cache import hash_record
 from mahalad.metric.embedding import Arrays, Embedding
 from mahalad.metric.operating import HeldOut, OperatingPoint
+from mahalad.metric.search import Search, record_of
 from mahalad.modelfile import read_header, read_model, write_model
 from mahalad.persistence import (
     _VERSIONED,
@@ -104,6 +105,7 @@ def save(classifier: MetricKNNClassifier, path: str | Path, *, include_weights: 
         "levels": embedding.level_sizes,
         "about": index.about,
         "index": where,
+        "search": record_of(classifier),
         "operating_point": None if point is None else vars(point),
         "calibration": {
             "method": classifier.calibration_method_,
@@ -181,6 +183,8 @@ def _restore(
     held_out = [arrays[f"held_out/{name}"] for name in ("ids", "probabilities", "distances")]
     point = header["operating_point"]
     classifier.embedding_ = embedding
+    if header.get("search") is not None:
+        classifier.search_ = Search(**header["search"])
     classifier._point_for = classifier._voting()
     classifier.classes_ = np.array(header["classes"])
     classifier.operating_point_ = None if point is None else OperatingPoint(**point)

@@ -1,0 +1,261 @@
+"""A search for the parameters of a classifier, on held-out parts of its labelled images alone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import loguniform
+from sklearn.base import clone
+from sklearn.metrics import f1_score
+from sklearn.model_selection import ParameterSampler, StratifiedShuffleSplit
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from mahalad.errors import CollapseError, InputError, UnreadableImageWarning
+from mahalad.metric.embedding import Embedding
+from mahalad.metric.labelled import check_labels
+
+if TYPE_CHECKING:
+    from mahalad.metric.classifier import MetricKNNClassifier
+
+N_SPLITS = 3
+HELD_OUT = 0.25
+FEWEST = 4
+"""Images of a label, so that splits leave 3 to train with and 1 to ask about."""
+_OF_PROJECTION: dict[str, Any] = {
+    "margin": loguniform(0.05, 1.0),
+    "dropout": [0.0, 0.25, 0.5, 0.75],
+    "n_components": [16, 32, 64, 128, 256],
+    "learning_rate": loguniform(3e-4, 1e-2),
+}
+_CONTINUOUS = ("margin", "learning_rate")
+_NEIGHBORS = (1, 3, 5, 9, 15, 25)
+SEARCHED = (*_OF_PROJECTION, "n_neighbors")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search tried, and what it chose.
+
+    Attributes
+    ----------
+    chosen : dict
+        Value of each parameter that was searched.
+    validation_f1 : float
+        Mean macro F1 of the chosen values on the held-out parts. The best of many, so it is
+        higher than what to expect of new images.
+    default_f1 : float or None
+        The same of the values before; None if they failed.
+    candidates : list of dict
+        Each with its parameters and "validation_f1" (None where the training failed); first
+        the values before.
+    """
+
+    chosen: dict[str, Any]
+    validation_f1: float
+    default_f1: float | None
+    candidates: list[dict[str, Any]]
+
+
+def search_parameters(
+    classifier: MetricKNNClassifier,
+    X: Any,
+    y: Sequence[Any] | NDArray[Any],
+    *,
+    n_candidates: int = 20,
+    over: Sequence[str] = SEARCHED,
+    unlabelled: Any = None,
+) -> Search:
+    """Choose parameters of an unfitted classifier and of its projection, and set them.
+
+    Every candidate is standardised, trained and asked on the same random splits of the labelled
+    images, `N_SPLITS` times with `HELD_OUT` of each label held out. The values that the classifier
+    came with are a candidate as well, and stay where none is better.
+
+    Parameters
+    ----------
+    classifier : MetricKNNClassifier
+        Its `n_neighbors`, and `projection` (a clone), are set; fit it afterwards.
+    X, y : images and their labels
+        As `MetricKNNClassifier.fit` takes them.
+    n_candidates : int, default=20
+        Drawn at random, besides the values that the classifier came with.
+    over : sequence of str
+        Which parameters are chosen: of `SEARCHED`. Without a projection it is `n_neighbors` alone.
+    unlabelled : images, optional
+        As for `fit`: these standardise the features.
+
+    Returns
+    -------
+    Search
+        Also kept as ``classifier.search_``, and written to the model file.
+
+    Raises
+    ------
+    InputError
+        Fewer than 4 images of a label, unknown names in `over`, no candidates.
+    CollapseError
+        The training failed for every candidate.
+
+    Notes
+    -----
+    Deterministic, given the `random_state` of classifier and projection. It takes about
+    ``3 * (n_candidates + 1)`` times as long as the training of one projection. Votes are
+    scikit-learn's (`KNeighborsClassifier`), which differ in ties alone.
+
+    References
+    ----------
+    J. Bergstra, Y. Bengio, "Random Search for Hyper-Parameter Optimization", 2012.
+    """
+    over = [name for name in over if classifier.projection is not None or name == "n_neighbors"]
+    if n_candidates < 1 or not over or not set(over) <= set(SEARCHED):
+        raise InputError(
+            f"a search needs n_candidates of at least 1, and parameters to choose among "
+            f"{', '.join(SEARCHED)} (without a projection n_neighbors alone); got {n_candidates} "
+            f"and {', '.join(over) or 'none'}"
+        )
+    F, names, own = _features(classifier, X, y, unlabelled)
+    counts = np.unique(names, return_counts=True)
+    if counts[1].min() < FEWEST:
+        few = {str(name): int(n) for name, n in zip(*counts, strict=True) if n < FEWEST}
+        raise InputError(
+            f"a search holds out a part of every label, and needs {FEWEST} images of each; of "
+            f"{few} there are fewer: label more, or leave the search out"
+        )
+    seed = classifier.random_state or 0
+    splits = StratifiedShuffleSplit(N_SPLITS, test_size=HELD_OUT, random_state=seed)
+    n_train = min(len(inner) for inner, _ in splits.split(F, names))
+    candidates = _candidates(classifier, over, n_candidates, n_train, seed)
+    scores = _scores(_pipeline(classifier, own), candidates, F, names, splits)
+    if not np.isfinite(scores).any():
+        raise CollapseError(
+            f"the training failed for all {len(candidates)} candidates of the search: see what "
+            "fit says without it"
+        )
+    best = int(np.nanargmax(scores))  # of equal ones the first
+    found = [None if np.isnan(score) else float(score) for score in scores]
+    search = Search(
+        candidates[best],
+        float(scores[best]),
+        found[0],
+        [{**c, "validation_f1": f1} for c, f1 in zip(candidates, found, strict=True)],
+    )
+    _set(classifier, search.chosen)
+    classifier.search_ = search
+    return search
+
+
+def record_of(classifier: MetricKNNClassifier) -> dict[str, Any] | None:
+    """The search as JSON, if there was one and its choice was not changed afterwards."""
+    search: Search | None = getattr(classifier, "search_", None)
+    if search is None:
+        return None
+    now = _values(classifier, list(search.chosen))
+    return asdict(search) if now == search.chosen else None
+
+
+def _values(classifier: MetricKNNClassifier, names: Sequence[str]) -> dict[str, Any]:
+    """Parameters of the classifier and its projection, by their names in a search."""
+    return {
+        name: getattr(classifier if name == "n_neighbors" else classifier.projection, name, None)
+        for name in names
+    }
+
+
+def _features(
+    classifier: MetricKNNClassifier, X: Any, y: Any, unlabelled: Any
+) -> tuple[NDArray[Any], NDArray[Any], bool]:
+    """Features of readable images, their labels, and whether splits standardise themselves."""
+    encoder = clone(classifier.encoder, safe=False)
+    embedding = Embedding(None if encoder is None else encoder.build(), None, classifier.cache)
+    with warnings.catch_warnings():  # `fit` will name them
+        warnings.simplefilter("ignore", UnreadableImageWarning)
+        images, F = embedding.read_all(X)
+    if len(images) != len(y):
+        raise InputError(f"{len(y)} labels given for {len(images)} images")
+    names = np.asarray(y)[[image.error is None for image in images]].astype(str)
+    check_labels(names.tolist(), "labels of the images")
+    if not classifier.standardize or unlabelled is None:
+        return F, names, classifier.standardize
+    embedding.standardize_as(part for _, part in embedding.read(unlabelled) if len(part))
+    return embedding.standardized(F), names, False
+
+
+def _candidates(
+    classifier: MetricKNNClassifier, over: Sequence[str], n: int, n_train: int, seed: int
+) -> list[dict[str, Any]]:
+    """Values of the parameters in `over`: those that are set, then n drawn ones, all different."""
+    known = [k for k in _NEIGHBORS if k <= n_train]
+    space = {**_OF_PROJECTION, "n_neighbors": known}
+    space = {name: space[name] for name in over}
+    before = _values(classifier, over)
+    if before.get("n_neighbors", 0) > n_train:
+        raise InputError(
+            f"n_neighbors={before['n_neighbors']}, but the splits of the search leave {n_train} "
+            "labelled images to choose from"
+        )
+    sizes = [len(values) for values in space.values() if isinstance(values, list)]
+    if len(sizes) == len(space):  # a finite space may have fewer candidates
+        n = min(n, int(np.prod(sizes)))
+    drawn = [
+        {name: float(f"{v:.3g}") if name in _CONTINUOUS else v for name, v in candidate.items()}
+        for candidate in ParameterSampler(space, n, random_state=seed)
+    ]
+    return [before, *(candidate for candidate in drawn if candidate != before)]
+
+
+def _pipeline(classifier: MetricKNNClassifier, own: bool) -> Pipeline:
+    steps: list[tuple[str, Any]] = [("scale", StandardScaler())] if own else []
+    if classifier.projection is not None:
+        steps.append(("projection", classifier.projection))
+    metric = classifier._distance()
+    vote = KNeighborsClassifier(
+        classifier.n_neighbors, weights=classifier.weights, metric=metric, algorithm="brute"
+    )
+    return Pipeline([*steps, ("vote", vote)])
+
+
+def _scores(
+    pipeline: Pipeline,
+    candidates: list[dict[str, Any]],
+    F: NDArray[Any],
+    names: NDArray[Any],
+    splits: StratifiedShuffleSplit,
+) -> NDArray[np.float64]:
+    """Mean macro F1 of each candidate over the splits, NaN where one of them failed."""
+    scores = np.full((len(candidates), splits.get_n_splits()), np.nan)
+    for row, candidate in zip(scores, candidates, strict=True):
+        trial = clone(pipeline).set_params(**_in_pipeline(pipeline, candidate))
+        try:
+            for i, (inner, outer) in enumerate(splits.split(F, names)):
+                predicted = trial.fit(F[inner], names[inner]).predict(F[outer])
+                row[i] = f1_score(names[outer], predicted, average="macro", zero_division=0)
+        except CollapseError:  # recorded as None; any other error is one of all candidates
+            row[:] = np.nan
+    return np.asarray(scores.mean(axis=1))
+
+
+def _in_pipeline(pipeline: Pipeline, candidate: dict[str, Any]) -> dict[str, Any]:
+    """A candidate's values by the steps that take them: `n_neighbors` is for both."""
+    return {
+        f"{step}__{name}": value
+        for name, value in candidate.items()
+        for step in ("projection", "vote")
+        if step in pipeline.named_steps and f"{step}__{name}" in pipeline.get_params()
+    }
+
+
+def _set(classifier: MetricKNNClassifier, chosen: dict[str, Any]) -> None:
+    if classifier.projection is not None:
+        projection = clone(classifier.projection)
+        own = projection.get_params(deep=False)
+        projection.set_params(**{name: value for name, value in chosen.items() if name in own})
+        classifier.set_params(projection=projection)
+    if "n_neighbors" in chosen:
+        classifier.set_params(n_neighbors=chosen["n_neighbors"])
