@@ -308,18 +308,17 @@ def _scope(header: dict[str, Any]) -> str | None:
     return str(scope)
 
 
-<<<<<<< HEAD
 def _tiles(features: dict[str, Any]) -> str:
     """How many tiles an image has; a header has the number only where there are several."""
     k = features.get("tiles", 1)
     return f", {k} x {k} tiles" if k > 1 else ""
-=======
+
+
 def _autoencoder(about: dict[str, Any] | None) -> str | None:
     if about is None:
         return None
     size, n = about["record"]["input_size"], about["fit"]["n_images"]
     return f"{size} px, trained on {n} images (in the model file)"
->>>>>>> s4_b
 
 
 def _size(shape: int | list[int]) -> str:
