@@ -35,11 +35,13 @@ from mahalad.metric.embedding import Embedding
 from mahalad.metric.labelled import draw, read_labelled
 from mahalad.metric.losses import LOSSES
 from mahalad.metric.projection import TripletProjection
+from mahalad.metric.self_training import fit_with_unlabelled
 from mahalad.metric.votes import nearest_neighbors, vote, winners
 
 Codes = NDArray[np.intp]
 ENCODER, LOGISTIC, SUPERVISED = "encoder", "logistic", "logistic, all labels"
-METHODS = (ENCODER, *LOSSES, LOGISTIC)
+SELF_TRAINED = "scaled, self-trained"
+METHODS = (ENCODER, *LOSSES, SELF_TRAINED, LOGISTIC)
 NEIGHBORS = (1, 3, 5, 9, 15)
 MARGINS = (0.1, 0.3)
 STRENGTHS = tuple((C, weight) for C in (1e-3, 1e-2, 1e-1, 1.0) for weight in (None, "balanced"))
@@ -75,7 +77,8 @@ def run(
     positive : str
         The class against all others in the first task; the second tells all classes.
     methods : sequence of str
-        Of `METHODS`: votes on the encoder's features; on a projection by each triplet loss;
+        Of `METHODS`: votes on the encoder's features; on a projection by each triplet loss; on one
+        by the scaled loss that saw all other images of ``train`` too, without their labels;
         logistic regression on the same features and labels.
     encoder : feature extractor
         After `build`, with pooled levels.
@@ -117,8 +120,11 @@ def run(
     for task, n, seed in progress(jobs, len(jobs)):
         y, y_test = tasks[task]
         rows = draw(names.tolist(), n, seed)
+        further = np.delete(train, rows, axis=0)
         for method in methods:
-            predicted, chosen = fit_and_predict(method, train[rows], y[rows], test, seed)
+            predicted, chosen = fit_and_predict(
+                method, train[rows], y[rows], test, seed, further=further
+            )
             about = {"task": task, "labels": n, "seed": seed, "method": method, "chosen": chosen}
             results.append(about | judge(y_test, predicted, _positive_of(y, positive)))
     for task, (y, y_test) in tasks.items():
@@ -132,7 +138,13 @@ def run(
         "images": {"train": len(train), "test": len(test), "features": train.shape[1]},
         "versions": versions(),
         "results": results,
-        "differences": [d for task in tasks for n in labels for d in differences(results, task, n)],
+        "differences": [
+            d
+            for task in tasks
+            for n in labels
+            for ours in (_MAIN, SELF_TRAINED)
+            for d in differences(results, task, n, ours)
+        ],
     }
     if json_file is not None:
         write_json(report, json_file)
@@ -158,7 +170,13 @@ def _positive_of(y: NDArray[Any], positive: str) -> Any:
 
 
 def fit_and_predict(
-    method: str, F: NDArray[np.float32], y: NDArray[Any], test: NDArray[np.float32], seed: int
+    method: str,
+    F: NDArray[np.float32],
+    y: NDArray[Any],
+    test: NDArray[np.float32],
+    seed: int,
+    *,
+    further: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     """Labels of test samples, and the hyper-parameters that were chosen on parts of `F`.
 
@@ -171,12 +189,16 @@ def fit_and_predict(
     test : ndarray of shape (n_test, n_features)
     seed : int
         Of the split, and of the training.
+    further : ndarray of shape (m, n_features), optional
+        Unlabelled features, of which one of the methods makes use. Its margin and k are those of
+        the same loss without them.
     """
     fitters: dict[str, tuple[Sequence[Any], Callable[..., Any]]] = {
         ENCODER: ([None], _raw),
         LOGISTIC: (STRENGTHS, _logistic),
     }
-    candidates, fit = fitters.get(method, (MARGINS, _triplets(method)))
+    loss = _MAIN if method == SELF_TRAINED else method
+    candidates, fit = fitters.get(method, (MARGINS, _triplets(loss)))
     share = max(_CHOSEN_ON, len(np.unique(y)) / len(y))
     splits = StratifiedShuffleSplit(N_SPLITS, test_size=share, random_state=seed)
     totals: dict[Any, float] = {}
@@ -188,6 +210,11 @@ def fit_and_predict(
                 totals[candidate, k] = totals.get((candidate, k), 0.0) + f1
     candidate, k = max(totals, key=totals.__getitem__)
     chosen = {"candidate": candidate, "k": k, "validation_f1": totals[candidate, k] / N_SPLITS}
+    if method == SELF_TRAINED and further is not None:
+        projection = _projection(loss, candidate, seed)
+        sure = fit_with_unlabelled(projection, F, y, further)
+        chosen |= {"unlabelled": len(further), "took_part": int(sure.sum())}
+        return _votes(projection.transform(F), y, projection.transform(test))[k], chosen
     return fit(candidate, F, y, test, seed)[k], chosen
 
 
@@ -201,12 +228,16 @@ def _triplets(loss: str) -> Callable[..., dict[int, NDArray[Any]]]:
     def fit(
         margin: float, F: NDArray[Any], y: NDArray[Any], test: NDArray[Any], seed: int
     ) -> dict[int, NDArray[Any]]:
-        projection = TripletProjection(
-            loss=loss, margin=margin, max_epochs=EPOCHS, validation_fraction=0, random_state=seed
-        ).fit(F, y)
+        projection = _projection(loss, margin, seed).fit(F, y)
         return _votes(projection.transform(F), y, projection.transform(test))
 
     return fit
+
+
+def _projection(loss: str, margin: float, seed: int) -> TripletProjection:
+    return TripletProjection(
+        loss=loss, margin=margin, max_epochs=EPOCHS, validation_fraction=0, random_state=seed
+    )
 
 
 def _logistic(
@@ -244,22 +275,23 @@ def judge(y: NDArray[Any], predicted: NDArray[Any], positive: Any) -> dict[str, 
     }
 
 
-def differences(results: Sequence[dict[str, Any]], task: str, n: int) -> list[dict[str, Any]]:
-    """Macro F1 of the scaled loss less that of others, over the same seeds; 95 % t intervals."""
+def differences(
+    results: Sequence[dict[str, Any]], task: str, n: int, method: str = _MAIN
+) -> list[dict[str, Any]]:
+    """Macro F1 of a method less that of others, over the same seeds; 95 % t intervals."""
     by_method = {
-        method: np.array([r["macro_f1"] for r in _of(results, task, n, method)])
-        for method in METHODS
+        name: np.array([r["macro_f1"] for r in _of(results, task, n, name)]) for name in METHODS
     }
-    ours = by_method[_MAIN]
+    ours = by_method[method]
     rows = []
     for other, theirs in by_method.items():
-        if other == _MAIN or not len(ours) or not len(theirs):
+        if other == method or not len(ours) or not len(theirs):
             continue
         d = ours - theirs
         half = math.nan
         if len(d) > 1:
             half = float(stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d)))
-        rows.append({"task": task, "labels": n, "method": _MAIN, "against": other,
+        rows.append({"task": task, "labels": n, "method": method, "against": other,
                      "mean": float(d.mean()), "half_width": half})  # fmt: skip
     return rows
 

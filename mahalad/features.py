@@ -57,6 +57,10 @@ class BackboneFeatures(BaseEstimator):
         the network one by one: maps of k times the side, in k^2 times the time. Tiles do not
         overlap, as a position always lies at the same place of its tile, and a Gaussian of its
         own knows what the network sees there.
+    orientations : {1, 4, 8}, default=1
+        For things that lie anyhow, as beans do: pooled features are means over this many pictures,
+        the image turned by quarters (4), and mirrored too (8), in as many times the time. Not for
+        maps, nor with a region of interest.
     batch_size : int, default=32
         Tiles per pass through the network (or those of one image); does not change the features.
     device : str, default="auto"
@@ -79,6 +83,7 @@ class BackboneFeatures(BaseEstimator):
         input_size: int | None = None,
         resize: str = "squash",
         tiles: int = 1,
+        orientations: int = 1,
         batch_size: int = 32,
         device: str = "auto",
     ) -> None:
@@ -90,6 +95,7 @@ class BackboneFeatures(BaseEstimator):
         self.input_size = input_size
         self.resize = resize
         self.tiles = tiles
+        self.orientations = orientations
         self.batch_size = batch_size
         self.device = device
 
@@ -101,6 +107,7 @@ class BackboneFeatures(BaseEstimator):
         if not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise InputError(f"batch_size must be a whole number >= 1, got {self.batch_size!r}")
         check_geometry(self.resize, self.tiles)
+        self._check_orientations(region)
         self.backbone_: Backbone = build_backbone(
             self.backbone,
             weights=self.weights if state is None else state,
@@ -159,6 +166,15 @@ class BackboneFeatures(BaseEstimator):
         """Features of prepared images: level name to (n, n_channels), and of maps to
         (n, height, width, n_features), 0 outside the region of interest; float32. With maps of
         padded images, their places in the square are there as well."""
+        if self.orientations == 1:
+            return self._transform(prepared)
+        total = self._transform(prepared)
+        for k in range(1, self.orientations):
+            turned = self._transform([turn(image, k) for image in prepared])
+            total = {name: values + turned[name] for name, values in total.items()}
+        return {name: values / np.float32(self.orientations) for name, values in total.items()}
+
+    def _transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
         parts = [self.backbone_.extract(*self._squares(own)) for own in self.passes(prepared)]
         found = parts[0]
         if len(parts) > 1:
@@ -178,6 +194,8 @@ class BackboneFeatures(BaseEstimator):
     ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
         """What `transform` pools: of each level the maps (n, C, h, w) and weights, (h, w) or
         (n, h, w)."""
+        if self.orientations > 1:
+            raise InputError("no exact maps of features that are means over orientations")
         return self.backbone_.unpooled(*self._squares(prepared))
 
     def passes(self, prepared: Sequence[NDArray[Any]]) -> list[Sequence[NDArray[Any]]]:
@@ -190,6 +208,17 @@ class BackboneFeatures(BaseEstimator):
     def boxes(self, prepared: Sequence[NDArray[Any]]) -> Boxes | None:
         """Where each picture lies in its square, (n, 4); None where all fill it."""
         return boxes_of(prepared, self.backbone_.side) if self.resize == "pad" else None
+
+    def _check_orientations(self, region: Any) -> None:
+        if self.orientations not in (1, 4, 8) or isinstance(self.orientations, bool):
+            raise InputError(f"orientations must be 1, 4 or 8, got {self.orientations!r}")
+        names = (self.maps,) if isinstance(self.maps, (str, int)) else self.maps
+        has_maps = names is None or len(names) > 0
+        if self.orientations > 1 and (has_maps or self.roi is not None or region is not None):
+            raise InputError(
+                f"orientations={self.orientations} is for pooled levels without a region of "
+                "interest: a place in one orientation is another place in the next"
+            )
 
     def _squares(
         self, prepared: Sequence[NDArray[Any]]
@@ -226,7 +255,8 @@ class BackboneFeatures(BaseEstimator):
         """What identifies these features: two records that differ must not be mixed."""
         b = self.backbone_
         # Only where there are several: records of models from before tiles stay what they were.
-        tiles = {"tiles": b.tiles} if b.tiles > 1 else {}
+        several = {"tiles": b.tiles, "orientations": self.orientations}
+        several = {name: number for name, number in several.items() if number > 1}
         return {
             "backbone": b.name,
             "levels": list(b.level_names),
@@ -237,7 +267,7 @@ class BackboneFeatures(BaseEstimator):
             "std": list(b.std),
             "interpolation": b.interpolation,
             "resize": RECORDED[self.resize],
-            **tiles,
+            **several,
             "precision": "float32",
             "licence": b.licence,
             "weights_source": b.weights.source,
@@ -249,3 +279,9 @@ class BackboneFeatures(BaseEstimator):
 
 def _as_float(image: NDArray[Any]) -> NDArray[np.float32]:
     return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
+
+
+def turn(image: NDArray[Any], k: int) -> NDArray[Any]:
+    """One of the 8 orientations of a picture, (h, w, ...): turned by quarters, from 4 mirrored."""
+    turned = np.rot90(image, k % 4)
+    return np.ascontiguousarray(turned[:, ::-1] if k >= 4 else turned)

@@ -153,4 +153,6 @@ def describe_input(record: Mapping[str, Any]) -> str:
     tiles = record.get("tiles", 1)
     text = f"{record['input_size']} px"
     text = text if tiles == 1 else f"{tiles} x {tiles} tiles of {text}"
-    return f"{text}, padded" if record.get("resize") == RECORDED["pad"] else text
+    text = f"{text}, padded" if record.get("resize") == RECORDED["pad"] else text
+    number = record.get("orientations", 1)
+    return text if number == 1 else f"{text}, {number} orientations"

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from mahalad.metric.classifier import MetricKNNClassifier
 
 LOSSES = ("batch-hard-scaled", "batch-hard", "semi-hard", "batch-all")
-_NETWORK = ("backbone", "weights", "levels", "size")
-_LEARNING = ("loss", "margin", "hidden")
+_NETWORK = ("backbone", "weights", "levels", "size", "orientations")
+_LEARNING = ("loss", "margin", "hidden", "self_training")
 
 _OUTPUT = click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
                        help="Model file to write.")  # fmt: skip
@@ -113,6 +113,10 @@ def _encoder_options(command: Any) -> Any:
                          help="Names or indices, separated by commas. Default: all."),
             click.option("--size", type=click.IntRange(min=8), default=None,
                          help="Squash images to this square. Default: the network's own size."),
+            click.option("--orientations", type=click.Choice(["1", "4", "8"]), default="1",
+                         show_default=True,
+                         help="For things that lie anyhow: means of features over the image "
+                              "turned (4) and mirrored too (8), in as many times the time."),
             _DEVICE,
             click.option("--batch-size", type=click.IntRange(min=1), default=32,
                          show_default=True, help="Images per pass through the network."),
@@ -158,6 +162,10 @@ def _learning_options(command: Any) -> Any:
                    "each label in proportion.")  # fmt: skip
 @click.option("--unlabelled", metavar="IMAGES", default=None,
               help="Further images that standardise the features.")  # fmt: skip
+@click.option("--self-training", type=click.FloatRange(0.5, 1, min_open=True), default=None,
+              metavar="SHARE",
+              help="Images of --unlabelled on whose label this share of neighbours agree, 0.95 "
+                   "say, train the projection too.")  # fmt: skip
 @click.option("--positive", metavar="LABEL", default=None,
               help="The label that is to be found, the defect.")  # fmt: skip
 @click.option("--precision", type=click.FloatRange(0, 1, min_open=True), default=None,
@@ -274,6 +282,7 @@ def _make_encoder(options: dict[str, Any]) -> Any:
         weights=options["weights"],
         levels=_parse_levels(options["levels"]),
         input_size=options["size"],
+        orientations=int(options["orientations"]),
         batch_size=options["batch_size"],
         device=options["device"],
     )
@@ -304,6 +313,7 @@ def _make_classifier(options: dict[str, Any]) -> MetricKNNClassifier:
         index=absolute(options["index"]),
         positive=options["positive"],
         novelty_fpr=options["fpr"],
+        self_training=options["self_training"],
         cache=options["cache"],
         random_state=options["seed"],
     )
@@ -329,6 +339,9 @@ def _say_tuned(classifier: MetricKNNClassifier, output: str) -> None:
     counts = classifier.index_.counts()
     listed = ", ".join(f"{name} {n}" for name, n in counts.items())
     click.echo(f"{output}: {sum(counts.values())} labelled images ({listed})", err=True)
+    if classifier.self_training is not None:
+        n = classifier.n_self_trained_
+        click.echo(f"{n} unlabelled images trained the projection too", err=True)
     point = classifier.operating_point_
     if point is not None:
         click.echo(

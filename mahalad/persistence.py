@@ -34,8 +34,8 @@ by 2e-4 to 2e-3 (measured with the default network)."""
 GOLDEN_ATOL = 1e-9
 
 _MUST_AGREE = (
-    "levels", "maps", "region", "input_size", "tiles", "mean", "std", "interpolation", "resize",
-    "weights_sha256",
+    "levels", "maps", "region", "input_size", "tiles", "orientations", "mean", "std",
+    "interpolation", "resize", "weights_sha256",
 )  # fmt: skip
 _SINCE_FORMAT_2 = {"MahalanobisDetector": {"scope": "image"}}
 """Parameters that files of format 1 do not have, with what they were."""

@@ -19,6 +19,7 @@ STYLES = {
     "batch-all": (PURPLE, "s"),
     "batch-hard": (ORANGE, "^"),
     "batch-hard-scaled": (BLUE, "D"),
+    "scaled, self-trained": (BLUE, "*"),
     "semi-hard": (GREEN, "v"),
     "logistic": ("black", "x"),
 }

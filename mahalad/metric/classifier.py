@@ -27,8 +27,10 @@ from mahalad.metric.operating import (
     draw_folds,
     held_out_votes,
     precision_recall_curve,
+    train,
 )
 from mahalad.metric.search import Search
+from mahalad.metric.self_training import check_confidence
 from mahalad.metric.votes import (
     DISTANCES,
     WEIGHTS,
@@ -79,6 +81,10 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         Standardise and train the projection so many times more (without a projection, which is
         cheap, at least 20 times), each time without a part of the images, for honest votes on
         that part. None: leave-one-out in the final embedding, far too optimistic.
+    self_training : float in (0.5, 1] or None, default=None
+        With unlabelled images, and a projection: those on whose label this share of 15 labelled
+        neighbours agree, 0.95 say, train the projection too, with that label. They are not stored,
+        and have no vote.
     cache : str, Path or None, default=None
         Folder in which the encoder's features are kept.
     random_state : int or None, default=None
@@ -96,6 +102,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         were never trained on, and always enter by leave-one-out.
     unreadable_ : list of Result
         Images that `fit` had to leave out.
+    n_self_trained_ : int
+        Unlabelled images that trained the projection.
     search_ : Search
         Only after `mahalad.metric.search.search_parameters`: what it tried and chose.
 
@@ -128,6 +136,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     operating_point_: OperatingPoint | None
     calibration_method_: str
     unreadable_: list[Result]
+    n_self_trained_: int
     search_: Search
     _cross_fitted: HeldOut
     _point_for: tuple[Any, ...]
@@ -147,6 +156,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         novelty_fpr: float = 0.05,
         standardize: bool = True,
         calibration_folds: int | None = 5,
+        self_training: float | None = None,
         cache: str | Path | None = None,
         random_state: int | None = None,
     ) -> None:
@@ -160,6 +170,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         self.novelty_fpr = novelty_fpr
         self.standardize = standardize
         self.calibration_folds = calibration_folds
+        self.self_training = self_training
         self.cache = cache
         self.random_state = random_state
 
@@ -175,7 +186,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         y : sequence of str or int, shape (n_images,)
         unlabelled : images, optional
             Further images whose mean and deviation standardise the features, instead of those of
-            the labelled ones.
+            the labelled ones; and that train the projection, with `self_training`.
 
         Returns
         -------
@@ -193,6 +204,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             that is not empty, or parameters out of range.
         """
         self._check_parameters()
+        if self.self_training is not None and (unlabelled is None or self.projection is None):
+            raise InputError("self_training needs unlabelled images, and a projection to train")
         y = _checked_labels(y)
         self.__dict__.pop("index_", None)  # a failed fit leaves no half-fitted classifier
         encoder = clone(self.encoder, safe=False)
@@ -214,12 +227,13 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = np.unique(y[readable])
         self._positive_code()
         self.embedding_ = embedding
-        self._standardize(F, unlabelled)
+        further = self._standardize(F, unlabelled, {image.key for image in images})
         Z = embedding.standardized(F)
+        self.n_self_trained_ = 0
         if projection is not None:
-            projection.fit(Z, names)
+            self.n_self_trained_ = train(projection, Z, names, further, self.self_training)
         own = self.standardize and unlabelled is None
-        probabilities, distances = self._cross_fit(F, names, own)
+        probabilities, distances = self._cross_fit(F, names, own, further)
         E = embedding.project(Z)
         index = self._new_index(E.shape[1])
         paths = [image.source.name for image in images if image.error is None]
@@ -504,16 +518,33 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             new = np.setdiff1d(labels, self.classes_)
             self.classes_ = np.concatenate([self.classes_, new])
 
-    def _standardize(self, F: Floats, unlabelled: Any) -> None:
-        if not self.standardize:
-            self.embedding_.mean, self.embedding_.scale = np.zeros(F.shape[1]), np.ones(F.shape[1])
-        elif unlabelled is None:
-            self.embedding_.standardize_as([F])
+    def _standardize(
+        self, F: Floats, unlabelled: Any, known: set[Any]
+    ) -> NDArray[np.float32] | None:
+        """Set mean and deviation; give unlabelled features that are to train, without those of
+        images that are labelled."""
+        embedding = self.embedding_
+        if self.self_training is None:
+            if not self.standardize:
+                embedding.mean, embedding.scale = np.zeros(F.shape[1]), np.ones(F.shape[1])
+            elif unlabelled is None:
+                embedding.standardize_as([F])
+            else:
+                embedding.standardize_as(
+                    part for _, part in embedding.read(unlabelled) if len(part)
+                )
+            return None
+        images, further = embedding.read_all(unlabelled)
+        if self.standardize:
+            embedding.standardize_as([further])
         else:
-            batches = (part for _, part in self.embedding_.read(unlabelled) if len(part))
-            self.embedding_.standardize_as(batches)
+            embedding.mean, embedding.scale = np.zeros(F.shape[1]), np.ones(F.shape[1])
+        new = [image.key not in known for image in images if image.error is None]
+        return embedding.standardized(further[new])
 
-    def _cross_fit(self, F: Floats, names: NDArray[Any], own: bool) -> tuple[Floats, Floats]:
+    def _cross_fit(
+        self, F: Floats, names: NDArray[Any], own: bool, further: NDArray[np.float32] | None
+    ) -> tuple[Floats, Floats]:
         """Honest votes (n, n_classes) and distances (n,); none where leave-one-out will do.
 
         `own`: the features are standardised by these images themselves.
@@ -550,6 +581,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             k=self.n_neighbors,
             weights=self.weights,
             distance=self._distance(),
+            further=further,
+            self_training=self.self_training,
         )
 
     def _new_index(self, n_features: int) -> VectorIndex:
@@ -669,6 +702,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             if getattr(self, name) not in allowed:
                 names = ", ".join(map(repr, allowed))
                 raise InputError(f"{name} must be one of {names}, got {getattr(self, name)!r}")
+        if self.self_training is not None:
+            check_confidence(self.self_training)
         seed = self.random_state
         if seed is not None and not (isinstance(seed, (int, np.integer)) and 0 <= seed < 2**32):
             raise InputError(f"random_state must be None or a whole number >= 0, got {seed!r}")

@@ -112,6 +112,7 @@ def save(classifier: MetricKNNClassifier, path: str | Path, *, include_weights: 
             "n_neighbors": int(classifier._cross_fitted_for[0]),
             "weights": classifier._cross_fitted_for[1],
         },
+        "n_self_trained": classifier.n_self_trained_,
         "unreadable": [{"name": r.name, "error": r.error} for r in classifier.unreadable_],
         "golden": {"seed": GOLDEN_SEED, "rtol": GOLDEN_RTOL},
     }
@@ -192,6 +193,7 @@ def _restore(
     classifier.calibration_method_ = calibration["method"]
     classifier._cross_fitted = HeldOut(*held_out)
     classifier._cross_fitted_for = (calibration["n_neighbors"], calibration["weights"])
+    classifier.n_self_trained_ = int(header.get("n_self_trained", 0))
     classifier.unreadable_ = [Result(r["name"], error=r["error"]) for r in header["unreadable"]]
     if "state" in header["index"]:
         classifier.use_index(

@@ -13,6 +13,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from mahalad.errors import CalibrationError, InputError
 from mahalad.index.contract import VectorIndex
 from mahalad.metric.embedding import Embedding
+from mahalad.metric.self_training import fit_with_unlabelled
 from mahalad.metric.votes import leave_one_out_neighbors, nearest_neighbors, vote
 from mahalad.moments import Floats
 
@@ -193,6 +194,8 @@ def cross_fit(
     k: int,
     weights: str,
     distance: str,
+    further: NDArray[np.float32] | None = None,
+    self_training: float | None = None,
 ) -> tuple[Floats, Floats]:
     """Votes on each image by fits that have not seen it.
 
@@ -212,6 +215,8 @@ def cross_fit(
     labels : ndarray of str, shape (n,)
     standardize : bool
         Each fold by the mean and deviation of the others.
+    further, self_training
+        See `train`.
 
     Returns
     -------
@@ -228,12 +233,26 @@ def cross_fit(
             fold.standardize_as([F[rows]])
         Z = fold.standardized(F)
         if fold.projection is not None:
-            fold.projection.fit(Z[rows], labels[rows])
+            train(fold.projection, Z[rows], labels[rows], further, self_training)
         stored, asked = fold.project(Z[rows]), fold.project(Z[held_out])
         indices, found = nearest_neighbors(stored, asked, k, distance)
         probabilities[held_out] = vote(labels[rows][indices], found, classes, weights)
         distances[held_out] = found[:, -1]
     return probabilities, distances
+
+
+def train(
+    projection: Any,
+    Z: NDArray[np.float32],
+    labels: NDArray[Any],
+    further: NDArray[np.float32] | None,
+    self_training: float | None,
+) -> int:
+    """Fit a projection, to unlabelled features as well if wanted; how many of these took part."""
+    if further is None or self_training is None:
+        projection.fit(Z, labels)
+        return 0
+    return int(fit_with_unlabelled(projection, Z, labels, further, confidence=self_training).sum())
 
 
 def held_out_votes(
