@@ -213,8 +213,12 @@ def build_backbone(
     top_module = stages[chosen[-1]].module if stages else names[chosen[-1]]
     state, source, origin = _find_weights(network, backbone, weights)
     used = _keys_up_to(network, top_module)
+    own = network.state_dict()
+    resized = any(key in state and state[key].shape != own[key].shape for key in used)
+    if size != native and resized:  # as kept from a network of that size: position embeddings
+        _resize_input(network, size, backbone)
     apply_weights(network, state, used, origin)
-    if size != native:
+    if size != native and not resized:
         _resize_input(network, size, backbone)
     loaded = network.state_dict()
     kept = {key: loaded[key].detach().clone() for key in used}
