@@ -51,7 +51,8 @@ class Stage:
 class Backbone:
     """A network in eval mode, with what must be known to use it the same way again.
 
-    `extract` is the only way through it: images in, pooled vectors and maps out.
+    `extract` is the only way through it: images in, pooled vectors and maps out. (Training alone
+    goes through `stages`, or `run`, from what `normalised` gives.)
     """
 
     name: str
@@ -65,7 +66,9 @@ class Backbone:
     licence: str | None
     weights: WeightsRecord
     device: torch.device
-    _run: Callable[[Tensor], dict[str, Tensor]] = field(repr=False)
+    modules: tuple[str, ...]  # the last one of each level up to the highest used
+    stages: tuple[Stage, ...] = field(repr=False)  # these levels; empty where timm runs them
+    run: Callable[[Tensor], dict[str, Tensor]] = field(repr=False)
     _state: dict[str, Tensor] = field(repr=False)
     _projections: dict[str, Tensor] = field(repr=False)
 
@@ -90,7 +93,7 @@ class Backbone:
         """
         # TF32 keeps 10 bits of a factor: whitening multiplies that error, so it stays off.
         with torch.inference_mode(), _no_tf32():
-            found = self._run(self._normalised(images))
+            found = self.run(self.normalised(images))
             pooled = {name: _pooled(found[name], roi) for name in self.level_names}
             maps = {MAP_PREFIX + name: self._map(name, found[name]) for name in self.map_names}
             return {name: x.float().cpu().numpy() for name, x in (pooled | maps).items()}
@@ -100,7 +103,7 @@ class Backbone:
     ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """What `extract` pools: of each level the maps, (n, C, h, w), and weights, (h, w)."""
         with torch.inference_mode(), _no_tf32():
-            found = self._run(self._normalised(images))
+            found = self.run(self.normalised(images))
             return {
                 name: (
                     found[name].float().cpu().numpy(),
@@ -109,7 +112,8 @@ class Backbone:
                 for name in self.level_names
             }
 
-    def _normalised(self, images: NDArray[Any]) -> Tensor:
+    def normalised(self, images: NDArray[Any]) -> Tensor:
+        """Images as for `extract`, as the network is given them: (n, 3, S, S), float32."""
         x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # (n, 3, H, W)
         scale = 255.0 if images.dtype == np.uint8 else 1.0
         x = x.to(torch.float32, memory_format=torch.channels_last)
@@ -166,6 +170,7 @@ def build_backbone(
     maps: Levels = (),
     input_size: int | None = None,
     device: str = "auto",
+    fold: bool = True,
 ) -> Backbone:
     """Make a frozen network.
 
@@ -188,6 +193,9 @@ def build_backbone(
         (timm's `test_input_size` where there is one, else `input_size`).
     device : str
         ``"auto"`` (CUDA if there is one, else the CPU) or any torch device.
+    fold : bool
+        Fold batch normalisations into convolutions. False keeps the weights as timm names them,
+        for training.
 
     Raises
     ------
@@ -210,9 +218,9 @@ def build_backbone(
     chosen = sorted({*pooled, *mapped})
     if not chosen:
         raise BackboneError(f"no level given; {backbone} has {', '.join(names)}")
-    top_module = stages[chosen[-1]].module if stages else names[chosen[-1]]
+    modules = [s.module for s in stages] if stages else names
     state, source, origin = _find_weights(network, backbone, weights)
-    used = _keys_up_to(network, top_module)
+    used = keys_up_to(network, modules[chosen[-1]])
     own = network.state_dict()
     resized = any(key in state and state[key].shape != own[key].shape for key in used)
     if size != native and resized:  # as kept from a network of that size: position embeddings
@@ -223,7 +231,7 @@ def build_backbone(
     loaded = network.state_dict()
     kept = {key: loaded[key].detach().clone() for key in used}
     sha256 = hash_weights(kept)
-    if stages:
+    if stages and fold:
         fold_batch_norms(network)
     stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
     network = network.float().requires_grad_(False).to(target)
@@ -242,7 +250,9 @@ def build_backbone(
         licence=config.get("license"),
         weights=WeightsRecord(source, origin, sha256, stored),
         device=target,
-        _run=run,
+        modules=tuple(modules[: chosen[-1] + 1]),
+        stages=tuple(stages[: chosen[-1] + 1]),
+        run=run,
         _state=kept,
         _projections=_projections(run, map_names, size, target) if map_names else {},
     )
@@ -385,7 +395,7 @@ def _projections(
     return found
 
 
-def _keys_up_to(network: nn.Module, module: str) -> list[str]:
+def keys_up_to(network: nn.Module, module: str) -> list[str]:
     """Keys of the state dict up to a module's last one, in order of definition.
 
     Batch counters are of no use outside training.
