@@ -20,6 +20,7 @@ _HOME_OF = {
     "ChiSquareThreshold": "mahalad.thresholds",
     "CollapseError": "mahalad.errors",
     "ConformalThreshold": "mahalad.thresholds",
+    "FineTuner": "mahalad.metric.finetuning",
     "KNNDetector": "mahalad.knn_detector",
     "LedoitWolfGaussian": "mahalad.gaussian",
     "LevelSum": "mahalad.scorers",
@@ -47,6 +48,7 @@ __all__ = [
     "ChiSquareThreshold",
     "CollapseError",
     "ConformalThreshold",
+    "FineTuner",
     "KNNDetector",
     "LedoitWolfGaussian",
     "LevelSum",
@@ -79,6 +81,7 @@ if TYPE_CHECKING:
     from mahalad.mahalanobis import MahalanobisDetector, load
     from mahalad.metric.autoencoder import Autoencoder
     from mahalad.metric.classifier import MetricKNNClassifier
+    from mahalad.metric.finetuning import FineTuner
     from mahalad.metric.projection import TripletProjection
     from mahalad.patch_scorer import PatchScorer
     from mahalad.patches import PatchGaussian

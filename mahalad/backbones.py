@@ -54,7 +54,8 @@ class Backbone:
 
     `extract` is the only way through it: images in, pooled vectors and maps out. With `tiles` = k,
     an image has k x k tiles of `input_size`; each passes through the network by itself, and their
-    maps side by side are the image's.
+    maps side by side are the image's. (Training alone goes through `stages`, or `run`, from what
+    `normalised` gives.)
     """
 
     name: str
@@ -69,7 +70,9 @@ class Backbone:
     licence: str | None
     weights: WeightsRecord
     device: torch.device
-    _run: Callable[[Tensor], dict[str, Tensor]] = field(repr=False)
+    modules: tuple[str, ...]  # the last one of each level up to the highest used
+    stages: tuple[Stage, ...] = field(repr=False)  # these levels; empty where timm runs them
+    run: Callable[[Tensor], dict[str, Tensor]] = field(repr=False)
     _state: dict[str, Tensor] = field(repr=False)
     _projections: dict[str, Tensor] = field(repr=False)
 
@@ -123,15 +126,16 @@ class Backbone:
 
     def _levels(self, images: NDArray[Any]) -> dict[str, Tensor]:
         """Level name to maps (n, C, h, w), with those of tiles put together."""
-        x, k = self._normalised(images), self.tiles
+        x, k = self.normalised(images), self.tiles
         if k == 1:
-            return self._run(x)
+            return self.run(x)
         n, size = len(x), self.input_size
         x = x.reshape(n, 3, k, size, k, size).permute(0, 2, 4, 1, 3, 5)  # (n, k, k, 3, S, S)
         x = x.reshape(n * k * k, 3, size, size).contiguous(memory_format=torch.channels_last)
-        return {name: _put_together(maps, k) for name, maps in self._run(x).items()}
+        return {name: _put_together(maps, k) for name, maps in self.run(x).items()}
 
-    def _normalised(self, images: NDArray[Any]) -> Tensor:
+    def normalised(self, images: NDArray[Any]) -> Tensor:
+        """Images as for `extract`, as the network is given them: (n, 3, S, S), float32."""
         x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # (n, 3, H, W)
         scale = 255.0 if images.dtype == np.uint8 else 1.0
         x = x.to(torch.float32, memory_format=torch.channels_last)
@@ -203,6 +207,7 @@ def build_backbone(
     input_size: int | None = None,
     tiles: int = 1,
     device: str = "auto",
+    fold: bool = True,
 ) -> Backbone:
     """Make a frozen network.
 
@@ -227,6 +232,9 @@ def build_backbone(
         Such squares along each side of an image.
     device : str
         ``"auto"`` (CUDA if there is one, else the CPU) or any torch device.
+    fold : bool
+        Fold batch normalisations into convolutions. False keeps the weights as timm names them,
+        for training.
 
     Raises
     ------
@@ -250,16 +258,20 @@ def build_backbone(
     chosen = sorted({*pooled, *mapped})
     if not chosen:
         raise BackboneError(f"no level given; {backbone} has {', '.join(names)}")
-    top_module = stages[chosen[-1]].module if stages else names[chosen[-1]]
+    modules = [s.module for s in stages] if stages else names
     state, source, origin = _find_weights(network, backbone, weights)
-    used = _keys_up_to(network, top_module)
+    used = keys_up_to(network, modules[chosen[-1]])
+    own = network.state_dict()
+    resized = any(key in state and state[key].shape != own[key].shape for key in used)
+    if size != native and resized:  # as kept from a network of that size: position embeddings
+        _resize_input(network, size, backbone)
     apply_weights(network, state, used, origin)
-    if size != native:
+    if size != native and not resized:
         _resize_input(network, size, backbone)
     loaded = network.state_dict()
     kept = {key: loaded[key].detach().clone() for key in used}
     sha256 = hash_weights(kept)
-    if stages:
+    if stages and fold:
         fold_batch_norms(network)
     stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
     network = network.float().requires_grad_(False).to(target)
@@ -279,7 +291,9 @@ def build_backbone(
         licence=config.get("license"),
         weights=WeightsRecord(source, origin, sha256, stored),
         device=target,
-        _run=run,
+        modules=tuple(modules[: chosen[-1] + 1]),
+        stages=tuple(stages[: chosen[-1] + 1]),
+        run=run,
         _state=kept,
         _projections=_projections(run, map_names, size, target) if map_names else {},
     )
@@ -422,7 +436,7 @@ def _projections(
     return found
 
 
-def _keys_up_to(network: nn.Module, module: str) -> list[str]:
+def keys_up_to(network: nn.Module, module: str) -> list[str]:
     """Keys of the state dict up to a module's last one, in order of definition.
 
     Batch counters are of no use outside training.

@@ -588,6 +588,6 @@ def _summary(
     return 3 if unreadable or unreadable_normals else 0
 
 
-for command in (metric_cli.pretrain, metric_cli.tune, metric_cli.index):
+for command in (metric_cli.pretrain, metric_cli.finetune, metric_cli.tune, metric_cli.index):
     main.add_command(command)
 bench.add_command(metric_cli.bench_knn)

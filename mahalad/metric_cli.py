@@ -1,4 +1,4 @@
-"""Commands of the metric-learning path: pretrain, tune and index.
+"""Commands of the metric-learning path: pretrain, finetune, tune and index.
 
 They are found by `mahalad.cli` and follow its rules: results to stdout, messages to stderr, the
 same exit codes. What they need is imported when they run.
@@ -99,11 +99,9 @@ def pretrain(
     sys.exit(3 if autoencoder.unreadable_ else 0)
 
 
-def _encoder_options(command: Any) -> Any:
+def _network_options(command: Any) -> Any:
     return decorate(
         [
-            click.option("--encoder", type=click.Path(), default=None, metavar="FILE",
-                         help="Model file of `pretrain`, instead of a backbone."),
             click.option("--backbone", default="tf_efficientnet_lite0", show_default=True,
                          help="Any timm network, with a tag if wanted."),
             click.option("--weights", metavar="FILE|hub", default=None,
@@ -118,6 +116,17 @@ def _encoder_options(command: Any) -> Any:
                          help="For things that lie anyhow: means of features over the image "
                               "turned (4) and mirrored too (8), in as many times the time."),
             _DEVICE,
+        ],
+        command,
+    )  # fmt: skip
+
+
+def _encoder_options(command: Any) -> Any:
+    return decorate(
+        [
+            click.option("--encoder", type=click.Path(), default=None, metavar="FILE",
+                         help="Model file of `pretrain`, instead of a backbone."),
+            _network_options,
             click.option("--batch-size", type=click.IntRange(min=1), default=32,
                          show_default=True, help="Images per pass through the network."),
             click.option("--cache", type=click.Path(file_okay=False), default=None, metavar="DIR",
@@ -127,14 +136,23 @@ def _encoder_options(command: Any) -> Any:
     )  # fmt: skip
 
 
-def _learning_options(command: Any) -> Any:
+def _loss_options(command: Any) -> Any:
     return decorate(
         [
             click.option("--loss", type=click.Choice(LOSSES), default=LOSSES[0],
-                         show_default=True, help="Triplet loss that trains the projection."),
+                         show_default=True, help="Triplet loss that is trained with."),
             click.option("--margin", type=click.FloatRange(min=0, min_open=True), default=0.2,
                          show_default=True,
                          help="By how much other labels are to be farther away than the own."),
+        ],
+        command,
+    )  # fmt: skip
+
+
+def _learning_options(command: Any) -> Any:
+    return decorate(
+        [
+            _loss_options,
             click.option("--hidden", type=click.IntRange(min=0), default=0, show_default=True,
                          help="Width of a hidden layer of the projection; 0 for none."),
             click.option("--no-projection", is_flag=True,
@@ -148,6 +166,73 @@ def _learning_options(command: Any) -> Any:
     )  # fmt: skip
 
 
+_LABELS = click.option("--labels", type=click.IntRange(min=1), default=None, metavar="N",
+                       help="Use N of the labelled images, drawn at random, "
+                            "each label in proportion.")  # fmt: skip
+
+
+@click.command()
+@click.argument("labelled", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
+              help="Weights file to write, .safetensors.")  # fmt: skip
+@_network_options
+@_loss_options
+@click.option("--stages", type=click.IntRange(min=1), default=3, show_default=True,
+              help="How many of the highest levels are trained, unfrozen one after "
+                   "another.")  # fmt: skip
+@click.option("--epochs", type=click.IntRange(min=1), default=8, show_default=True,
+              help="Passes over the images for each of them.")  # fmt: skip
+@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=5e-4,
+              show_default=True, help="Of the network's weights.")  # fmt: skip
+@click.option("--any-orientation", is_flag=True,
+              help="Parts lie in any orientation: turn and mirror the images at "
+                   "random.")  # fmt: skip
+@click.option("--validation", "validation_fraction", type=click.FloatRange(0, 1, max_open=True),
+              default=0.0, show_default=True, metavar="SHARE",
+              help="Hold out this share of the images and keep the weights after the stage that "
+                   "tells them best; 0: the last stage.")  # fmt: skip
+@_LABELS
+@_SEED
+def finetune(labelled: str, output: str, **options: Any) -> None:
+    """Train the top of a network on LABELLED images, and write its weights.
+
+    LABELLED is as for `mahalad tune`. The file is for --weights of `tune`, `fit` and `bench`, with
+    the same --backbone, --levels and --size. Give those other images than LABELLED: on images that
+    trained the network, thresholds and rates come out too optimistic.
+    """
+    from mahalad.cli import _bar, _check_output
+    from mahalad.metric.finetuning import FineTuner, check_suffix
+    from mahalad.metric.labelled import draw, read_labelled
+
+    _check_output(output)
+    check_suffix(output)
+    paths, labels = read_labelled(labelled)
+    if options["labels"] is not None:
+        rows = draw(labels, options["labels"], options["seed"])
+        paths, labels = [paths[i] for i in rows], [labels[i] for i in rows]
+    own = ("backbone", "weights", "device", "loss", "margin", "stages", "epochs", "learning_rate",
+           "any_orientation", "validation_fraction")  # fmt: skip
+    tuner = FineTuner(
+        levels=_parse_levels(options["levels"]),
+        input_size=options["size"],
+        random_state=options["seed"],
+        **{name: options[name] for name in own},
+    )
+    tuner.fit(paths, labels, progress=_bar("finetune"))
+    tuner.save_weights(output)
+    what = f"trained on {len(paths) - len(tuner.unreadable_)} images"
+    if options["validation_fraction"]:
+        told = ", ".join(f"{stage['validation_f1']:.3f}" for stage in tuner.stages_)
+        what += f"; macro F1 of held-out ones before and after each stage {told}"
+        what += (
+            f"; weights after stage {tuner.best_stage_}"
+            if tuner.best_stage_
+            else ("; it did not help, these are the weights it began with")
+        )
+    click.echo(f"{output}: {what}", err=True)
+    sys.exit(3 if tuner.unreadable_ else 0)
+
+
 @click.command()
 @click.argument("labelled", type=click.Path())
 @_OUTPUT
@@ -157,9 +242,7 @@ def _learning_options(command: Any) -> Any:
               help="Try N further settings of the projection (margin, dropout, width, learning "
                    "rate) and of --neighbors on held-out parts of the labelled images, and take "
                    "the best. --margin and --neighbors stay if they are given.")  # fmt: skip
-@click.option("--labels", type=click.IntRange(min=1), default=None, metavar="N",
-              help="Use N of the labelled images, drawn at random, "
-                   "each label in proportion.")  # fmt: skip
+@_LABELS
 @click.option("--unlabelled", metavar="IMAGES", default=None,
               help="Further images that standardise the features.")  # fmt: skip
 @click.option("--self-training", type=click.FloatRange(0.5, 1, min_open=True), default=None,

@@ -9,7 +9,7 @@ import torch
 
 import mahalad.backbones as backbones
 from mahalad.backbones import build_backbone
-from mahalad.errors import BackboneError
+from mahalad.errors import BackboneError, WeightsError
 from mahalad.features import BackboneFeatures
 from mahalad.fusion import fold_batch_norms
 
@@ -203,6 +203,19 @@ def test_other_families_through_timms_intermediates():
 def random_state(name, seed=1):
     torch.manual_seed(seed)
     return timm.create_model(name, pretrained=False).state_dict()
+
+
+def test_kept_weights_of_a_resized_network_are_used_again(rng):
+    """Position embeddings of another input size have another shape than timm makes."""
+    first = build_backbone("test_vit", weights=random_state("test_vit"), input_size=96)
+    kept = {name: torch.from_numpy(value) for name, value in first.state().items()}
+    images = rng.integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
+    again = build_backbone("test_vit", weights=kept, input_size=96)
+    assert again.weights.sha256 == first.weights.sha256
+    for name, values in first.extract(images).items():
+        np.testing.assert_array_equal(again.extract(images)[name], values)
+    with pytest.raises(WeightsError, match=r"pos_embed \(1, 37, 64\) instead of \(1, 65, 64\)"):
+        build_backbone("test_vit", weights=kept, input_size=128)
 
 
 @pytest.mark.parametrize(

@@ -515,6 +515,7 @@ def test_public_surface():
         "ChiSquareThreshold",
         "CollapseError",
         "ConformalThreshold",
+        "FineTuner",
         "KNNDetector",
         "LedoitWolfGaussian",
         "LevelSum",
@@ -655,8 +656,8 @@ def test_prepared_arrays_are_left_as_they_are(small_weights, rng):
 def test_the_users_settings_of_cudnn_survive(small_weights):
     features = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64).build()
     seen = []
-    run = features.backbone_._run
-    features.backbone_._run = lambda x: (seen.append(_cudnn()), run(x))[1]
+    run = features.backbone_.run
+    features.backbone_.run = lambda x: (seen.append(_cudnn()), run(x))[1]
     before = _cudnn()
     features.transform([np.zeros((64, 64, 3), np.uint8)])
     assert _cudnn() == before

@@ -348,7 +348,7 @@ def test_usage_errors(labelled, model, tmp_path, arguments, message):
 def test_help_does_not_import_torch():
     code = (
         "import sys; from click.testing import CliRunner; from mahalad.cli import main\n"
-        "for command in ([], ['tune'], ['pretrain'], ['index'], ['index', 'copy']):\n"
+        "for command in ([], ['tune'], ['finetune'], ['pretrain'], ['index'], ['index', 'copy']):\n"
         "    assert CliRunner().invoke(main, [*command, '--help']).exit_code == 0\n"
         "sys.exit('torch' in sys.modules)"
     )

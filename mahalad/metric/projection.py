@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.metrics import f1_score
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from mahalad.backbones import resolve_device
 from mahalad.errors import CollapseError, DegenerateDataError, InputError
 from mahalad.metric.batches import BalancedBatches, Indices, hold_out
 from mahalad.metric.losses import DISTANCES, LOSSES
+from mahalad.metric.training import (
+    CHECKS,
+    COLLAPSED,
+    CollapseMonitor,
+    checked_labels,
+    neighbours_f1,
+    seeded,
+    take_step,
+)
 
-_COLLAPSED = 1e-3  # spread, as a share of that before training
-_CHECKS = 3  # epochs in a row that must show it
-_SMOOTHED = 10  # epochs whose mean F1 is compared: that of one is mostly luck
-_TINY = 1e-30
 _BLOCK = 128  # validation samples per loss: some losses take the third power of them
+_SMOOTHED = 10  # epochs whose mean F1 is compared: that of one is mostly luck
 
 
 class TripletProjection(TransformerMixin, BaseEstimator):
@@ -155,7 +156,7 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         self._check_parameters()
         self.__dict__.pop("network_", None)  # a failed fit leaves nothing half fitted
         F = self._checked(X, reset=True)
-        self.classes_, codes = _checked_labels(y, len(F))
+        self.classes_, codes = checked_labels(y, len(F))
         if not np.ptp(F, axis=0).any():
             raise DegenerateDataError(f"all {len(F)} samples have the same features")
         seed = check_random_state(self.random_state).randint(2**31 - 1)
@@ -167,7 +168,7 @@ class TripletProjection(TransformerMixin, BaseEstimator):
                 "none: every class has only 2. Give more, or validation_fraction=0"
             )
         device = resolve_device(self.device)
-        with _seeded(seed, device):
+        with seeded(seed, device):
             self.network_ = self._network(F.shape[1]).to(device)
             try:
                 self._train(F, codes, train, held, rng, self.max_epochs)
@@ -214,7 +215,7 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         self.classes_ = np.array(about["classes"])
         self.best_epoch_, self.history_ = int(about["best_epoch"]), list(about["history"])
         device = resolve_device(self.device)
-        with _seeded(0, device):
+        with seeded(0, device):
             network = self._network(self.n_features_in_)
         network.load_state_dict({name: torch.tensor(value) for name, value in arrays.items()})
         self.network_ = network.to(device).eval()
@@ -253,20 +254,18 @@ class TripletProjection(TransformerMixin, BaseEstimator):
             self.network_.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
         )
         blocks = np.array_split(rng.permutation(held), -(-len(held) // _BLOCK)) if len(held) else []
-        before, near_collapse = max(_spread(self._embed(features[train])), _TINY), 0
+        monitor = CollapseMonitor(self._embed(features[train]), self.margin)
         best: tuple[float, float] = (-math.inf, -math.inf)
         for epoch in range(1, n_epochs + 1):
             row: dict[str, Any] = {"epoch": epoch}
             row |= self._run_epoch(features, labels, train, batches, optimizer)
             embedded = self._embed(features)
-            row["spread"] = _spread(embedded[train]) / before
+            row["spread"] = monitor.spread(embedded[train])
             if not math.isfinite(row["spread"]):
                 raise CollapseError(self._divergence(row["loss"], row["grad_norm"]))
             row |= self._validate(embedded, labels, train, held, blocks)
             self.history_.append(row)
-            flat = row["spread"] < _COLLAPSED and row["loss"] >= 0.9 * self.margin
-            near_collapse = near_collapse + 1 if flat else 0
-            if near_collapse == _CHECKS:
+            if monitor.collapsed(row["spread"], row["loss"]):
                 raise CollapseError(self._collapse_message())
             if not len(held):
                 self.best_epoch_ = epoch
@@ -298,14 +297,11 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         for batch in batches:
             rows = torch.tensor(train[batch], device=features.device)
             loss = self._loss(self.network_(features[rows]), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(self.network_.parameters(), self.max_grad_norm)
-            losses.append(loss.item())
-            norms.append(norm.item())
-            if not math.isfinite(losses[-1]) or not math.isfinite(norms[-1]):
-                raise CollapseError(self._divergence(losses[-1], norms[-1]))
-            optimizer.step()
+            value, norm = take_step(loss, optimizer, self.max_grad_norm)
+            losses.append(value)
+            norms.append(norm)
+            if not math.isfinite(value) or not math.isfinite(norm):
+                raise CollapseError(self._divergence(value, norm))
         self.network_.eval()
         return {"loss": float(np.mean(losses)), "grad_norm": float(np.mean(norms))}
 
@@ -321,13 +317,9 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         if not len(held):
             return {"validation_f1": None, "validation_loss": None}
         E, codes = embedded.cpu().numpy(), labels.cpu().numpy()
-        # Embeddings for the cosine have unit length: their Euclidean neighbours are the same.
-        knn = KNeighborsClassifier(min(self.n_neighbors, len(train)), algorithm="brute")
-        predicted = knn.fit(E[train], codes[train]).predict(E[held])
-        there = np.unique(codes[held])
-        f1 = f1_score(codes[held], predicted, labels=there, average="macro", zero_division=0)
+        f1 = neighbours_f1(E, codes, train, held, self.n_neighbors)
         loss = sum(self._loss(embedded[b], labels[b]).item() * len(b) for b in blocks)
-        return {"validation_f1": float(f1), "validation_loss": loss / len(held)}
+        return {"validation_f1": f1, "validation_loss": loss / len(held)}
 
     def _loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         return LOSSES[self.loss](embeddings, labels, margin=self.margin, distance=self.distance)
@@ -344,8 +336,8 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         other = "" if self.loss == "batch-hard-scaled" else "loss='batch-hard-scaled', or "
         return (
             f"the embeddings collapsed into one point: in epoch {row['epoch']} their spread is "
-            f"{row['spread']:.1e} of that before training, for {_CHECKS} epochs below "
-            f"{_COLLAPSED:g}, and the loss {row['loss']:.3g} (loss={self.loss!r}, margin "
+            f"{row['spread']:.1e} of that before training, for {CHECKS} epochs below "
+            f"{COLLAPSED:g}, and the loss {row['loss']:.3g} (loss={self.loss!r}, margin "
             f"{self.margin:g}). Give {other}a smaller learning_rate than {self.learning_rate:g}"
         )
 
@@ -398,41 +390,3 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         tags.target_tags.required = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-
-def _checked_labels(y: Any, n_samples: int) -> tuple[NDArray[Any], Indices]:
-    """Classes, and the class of every sample by number."""
-    try:
-        y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
-        classes, codes = np.unique(y, return_inverse=True)
-    except (TypeError, ValueError) as error:  # of several kinds, such as None among strings
-        raise InputError(f"labels cannot be used: {error}") from error
-    if len(y) != n_samples:
-        raise InputError(f"{len(y)} labels given for {n_samples} samples")
-    if len(classes) < 2:
-        raise InputError(f"all samples are of one class ({classes[0]}): a triplet needs two")
-    counts = np.bincount(codes)
-    if counts.min() < 2:
-        alone = ", ".join(str(name) for name in classes[counts < 2])
-        raise InputError(
-            f"only one sample of class {alone}: a triplet needs two of a class. Give more, or "
-            "leave the class out"
-        )
-    return classes, codes
-
-
-def _spread(embedded: Tensor) -> float:
-    """Mean squared distance between two samples; for unit length 4 times the mean cosine's."""
-    x = embedded.double()
-    deviations = (x - x.mean(dim=0)).square().sum()
-    return 2 * deviations.item() / (len(x) - 1)
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's random numbers from a seed, and afterwards as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
