@@ -276,7 +276,7 @@ def info(model: str, as_json: bool) -> None:
         and f"{header['params'].get('roi') or 'given'} (in the model file)",
         "autoencoder": _autoencoder(header.get("autoencoder")),
         "scope": _scope(header),
-        "levels": ", ".join(f"{n} ({_size(size)})" for n, size in header["fit"]["levels"].items()),
+        "levels": _levels(header["fit"]["levels"]),
         "neighbours": header["params"].get("n_neighbors"),
         "reduction": header["params"].get("reduction"),
         "threshold": header["params"]["threshold"],
@@ -306,6 +306,13 @@ def _scope(header: dict[str, Any]) -> str | None:
             more.append(f"neighbourhood {params['neighbourhood']}")
         return f"{scope} ({', '.join(more)})"
     return str(scope)
+
+
+def _levels(sizes: dict[str, Any]) -> str:
+    """Levels and their sizes; where padded pictures lie travels with them, and is none."""
+    from mahalad.geometry import BOX
+
+    return ", ".join(f"{name} ({_size(size)})" for name, size in sizes.items() if name != BOX)
 
 
 def _tiles(features: dict[str, Any]) -> str:

@@ -215,10 +215,10 @@ class AnomalyDetector(BaseEstimator):
                 f"{other._fitted_params[name]}"
             )
         other._ensure_sums()
+        self._add(other._store, other._scorer)  # first: it may refuse
         self._held_out.merge(other._held_out)
         self._grouped |= other._grouped
         self.unreadable_ = self.unreadable_ + other.unreadable_
-        self._add(other._store, other._scorer)
         return self
 
     def set_fpr(self, fpr: float) -> Self:
@@ -310,7 +310,8 @@ class AnomalyDetector(BaseEstimator):
             scores: Any = (np.empty(0), None)
             places: Any = None
             if names and maps and hasattr(self._scorer, "scores_and_maps"):
-                scores, places = self._score_with_maps(images, features)
+                scores, places = self._score_with_maps(features)
+                places = self._enlarged(places, images)
             elif names:
                 scores = self._score(features)
                 places = self._maps_of(images, features)[1] if maps else None
@@ -364,7 +365,7 @@ class AnomalyDetector(BaseEstimator):
             )
         if maxima is None:
             raise InputError(
-                f"the maps of {self._scorer!r} have no calibrated threshold: the per-position "
+                f"the maps of {self._scorer!r} have no threshold: the per-position "
                 "scorer (scope='positions') has"
             )
         return float(np.median(maxima))
@@ -576,12 +577,10 @@ class AnomalyDetector(BaseEstimator):
             return levels.sum(axis=1), levels
         return np.asarray(-self._scorer.score_samples(F), dtype=np.float64), None
 
-    def _score_with_maps(
-        self, images: list[ReadImage], features: Features
-    ) -> tuple[tuple[Floats, Floats], Floats]:
+    def _score_with_maps(self, features: Features) -> tuple[tuple[Floats, Floats], Floats]:
         F = as_input_of(self._scorer, originals(self._ordered(features)))
         levels, maps = self._scorer.scores_and_maps(F)
-        return ((-levels).sum(axis=1), -levels), self._enlarged(maps, images)
+        return ((-levels).sum(axis=1), -levels), maps
 
     def _maps_of(
         self, images: list[ReadImage], features: Features

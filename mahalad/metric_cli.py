@@ -280,6 +280,7 @@ def tune(labelled: str, output: str, **options: Any) -> None:
     if wanted and options["positive"] is None:
         raise click.UsageError(f"--{next(iter(wanted))} is about one label: give --positive LABEL")
     classifier = _make_classifier(options)
+    _check_is_empty(options["index"])
     paths, labels = read_labelled(labelled)
     if options["positive"] is not None and options["positive"] not in labels:
         raise InputError(
@@ -400,6 +401,23 @@ def _make_classifier(options: dict[str, Any]) -> MetricKNNClassifier:
         cache=options["cache"],
         random_state=options["seed"],
     )
+
+
+def _check_is_empty(where: str | None) -> None:
+    """An index that is in use is refused before anything is trained."""
+    if where is None:
+        return
+    from mahalad.index.opening import open_index
+
+    try:
+        found = open_index(where, create=False)
+    except InputError:
+        return  # there is none; what else may be wrong shows when it is made
+    with closing(found):
+        if len(found):
+            raise InputError(
+                f"--index {where}: holds {len(found)} vectors already; name a new or empty one"
+            )
 
 
 def absolute(where: str | None) -> str | None:
@@ -536,8 +554,11 @@ def index_copy(source: str, target: str, switch: bool, mirror: bool) -> None:
         )
     if _is_model(target):
         with _edited(target) as classifier, closing(_index_at(source)) as origin:
-            removed = _copy(origin, classifier.index_, target, mirror)
-            classifier._forget(removed)  # other images may have their ids now
+            # Their votes go whatever comes after: other images may get their ids.
+            classifier._forget(_remove_strangers(origin, classifier.index_, target, mirror))
+            if classifier.index is not None:  # else what was removed is in no file yet
+                classifier.save(target)
+            _copy(origin, classifier.index_, target)
             classifier.use_index(classifier.index_)
         return
     from mahalad.index.opening import open_index
@@ -552,7 +573,8 @@ def index_copy(source: str, target: str, switch: bool, mirror: bool) -> None:
                     distance=origin.distance,
                     about=origin.about,
                 )
-                _copy(origin, copy, target, mirror)
+                _remove_strangers(origin, copy, target, mirror)
+                _copy(origin, copy, target)
             classifier.set_params(index=absolute(target))
             classifier.use_index(copy)
         click.echo(f"{source}: uses {target} from now on", err=True)
@@ -565,20 +587,29 @@ def index_copy(source: str, target: str, switch: bool, mirror: bool) -> None:
             )
         ) as copy,
     ):
-        _copy(origin, copy, target, mirror)
+        _remove_strangers(origin, copy, target, mirror)
+        _copy(origin, copy, target)
 
 
-def _copy(origin: VectorIndex, copy: VectorIndex, target: str, mirror: bool) -> list[int]:
-    """Copy, and say so; gives the ids that were removed from the copy first."""
-    from mahalad.cli import _bar
-    from mahalad.index.copying import copy_index, remove_strangers
+def _remove_strangers(
+    origin: VectorIndex, copy: VectorIndex, target: str, mirror: bool
+) -> list[int]:
+    """Remove what the copy alone has, if that is wanted, and say so; gives its ids."""
+    from mahalad.index.copying import remove_strangers
 
     removed: list[int] = remove_strangers(origin, copy).tolist() if mirror else []
     if removed:
         click.echo(f"{target}: {len(removed)} images removed", err=True)
+    return removed
+
+
+def _copy(origin: VectorIndex, copy: VectorIndex, target: str) -> None:
+    """Copy, and say so."""
+    from mahalad.cli import _bar
+    from mahalad.index.copying import copy_index
+
     n = copy_index(origin, copy, progress=_bar("copy"))
     click.echo(f"{target}: {n} images copied, {len(copy)} there, checksums compared", err=True)
-    return removed
 
 
 def _is_model(where: str) -> bool:

@@ -1,8 +1,8 @@
 """What an anomaly map looks like: over its image, as a file, and as one number.
 
 An anomaly map is (h, w), up = abnormal, and covers the whole image: the image was squashed to
-the map's shape. Colours are absolute. They begin at a threshold on the map's values, which was
-calibrated elsewhere so that few good images show any colour, and are never stretched per image.
+the map's shape. Colours are absolute. They begin at a threshold on the map's values, which is set
+elsewhere, and are never stretched per image.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mahalad.modelfile import write_atomically
 
 # Yellow, orange, red, magenta: ever darker, so that the order is seen without telling hues apart.
 RAMP = np.array([(255, 225, 70), (255, 150, 30), (226, 62, 36), (160, 10, 100)], np.float64)
+FULL_ABOVE = 4.0
 ALPHA = (0.35, 0.75)  # opacity at the threshold and at `full`
 # Two lines, dark outside and light inside: one of them stands out from any image.
 OUTER_LINE, INNER_LINE = (10, 20, 60), (255, 255, 255)
@@ -46,8 +47,8 @@ def overlay(
     map_threshold : float
         Values above it are coloured; infinity colours nothing.
     full : float, optional
-        The value that gets the strongest colour, as does any above it; 2 * map_threshold where
-        it is None.
+        The value that gets the strongest colour, as does any above it; map_threshold + 4 where it
+        is None, in standard deviations of good images.
 
     Returns
     -------
@@ -76,7 +77,7 @@ def overlay(
     """
     picture = _as_picture(image)
     excess = _checked_map(anomaly_map) - _checked_threshold(map_threshold)
-    full = 2 * map_threshold if full is None else full
+    full = map_threshold + FULL_ABOVE if full is None else full
     if map_threshold < math.inf and not map_threshold < full < math.inf:
         raise InputError(
             f"full is {full:g}; allowed is a finite value above the threshold, which is "

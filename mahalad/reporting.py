@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mahalad.errors import ImageReadError, ImageValueError
 from mahalad.geometry import describe_input
-from mahalad.mapfiles import MapUnits, colour_begins, reopen
+from mahalad.mapfiles import MapUnits, reopen
 from mahalad.pictures import overlay, thumbnail
 from mahalad.report import ReportImage, encode, render_report
 from mahalad.result import Result
@@ -44,9 +44,8 @@ def picture_results(
             errors.append(Result(result.name, error=str(error)))
             continue
         drawn = None
-        if map_threshold is not None and result.anomaly_map is not None:
-            begins = colour_begins(result, map_threshold)
-            drawn = encode(overlay(picture, result.anomaly_map, begins))
+        if map_threshold is not None and result.anomaly_map is not None and result.anomaly:
+            drawn = encode(overlay(picture, result.anomaly_map, map_threshold))
         bare = Result(
             result.name, result.score, result.threshold, result.p_value, result.anomaly
         )  # without the map

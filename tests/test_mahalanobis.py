@@ -502,7 +502,7 @@ def test_nominal_rule_and_missing_maps_are_refused_for_arrays(rng):
         plain.anomaly_map(rng.normal(size=(2, 3)))
     with pytest.raises(InputError, match=r"no anomaly maps from LevelSum"):
         list(plain.inspect(rng.normal(size=(2, 3)), maps=True))
-    with pytest.raises(InputError, match=r"no calibrated threshold: the per-position scorer"):
+    with pytest.raises(InputError, match=r"have no threshold: the per-position scorer"):
         _ = plain.map_threshold_
     with pytest.raises(InputError, match=r"no feature maps, .* among the levels features"):
         array_detector().fit(rng.normal(size=(30, 3)))

@@ -83,7 +83,7 @@ def test_colours_are_the_ramp_over_the_image(rng: np.random.Generator, value: fl
     picture = random_picture(rng)
     drawn = overlay(picture, map_with_block(value), THRESHOLD)
     for place in ((50, 30), (40, 25), (60, 34)):
-        expected = loop_colour(picture.getpixel(place), value, THRESHOLD, 2 * THRESHOLD)
+        expected = loop_colour(picture.getpixel(place), value, THRESHOLD, THRESHOLD + 4)
         assert drawn.getpixel(place) == pytest.approx(expected, abs=1)
 
 
@@ -96,11 +96,18 @@ def test_the_scale_is_absolute() -> None:
     other = overlay(grey, beside, THRESHOLD)
     assert alone.getpixel((50, 30)) == other.getpixel((50, 30)) != (120, 120, 120)
     # Above `full`, nothing changes any more; a higher `full` makes a value paler.
-    strong, stronger = (overlay(grey, map_with_block(v), THRESHOLD) for v in (4.0, 400.0))
+    strong, stronger = (overlay(grey, map_with_block(v), THRESHOLD) for v in (6.0, 400.0))
     assert strong.tobytes() == stronger.tobytes()
-    paler = overlay(grey, map_with_block(4.0), THRESHOLD, full=8.0)
-    same = overlay(grey, map_with_block(8.0 / 3), THRESHOLD)  # t = 1/3 in both
+    paler = overlay(grey, map_with_block(6.0), THRESHOLD, full=14.0)
+    same = overlay(grey, map_with_block(10.0 / 3), THRESHOLD)  # t = 1/3 in both
     assert paler.tobytes() == same.tobytes() != strong.tobytes()
+
+
+def test_a_threshold_below_zero_is_one_like_others() -> None:
+    grey = Image.new("RGB", (90, 60), (120, 120, 120))
+    low = overlay(grey, map_with_block(0.5, background=-3.0), -0.5)
+    same = overlay(grey, map_with_block(3.0, background=-3.0), 2.0)  # both one above it
+    assert low.tobytes() == same.tobytes() != grey.tobytes()
 
 
 def test_the_ramp_grows_darker_and_stronger() -> None:
@@ -169,7 +176,7 @@ def test_the_image_is_not_changed(rng: np.random.Generator) -> None:
         (np.zeros((0, 3)), 1.0, None, r"shape \(0, 3\)"),
         (np.array([[1.0, np.nan]]), 1.0, None, "1 of 2 values .* not finite"),
         (np.zeros((3, 3)), math.nan, None, "is NaN"),
-        (np.zeros((3, 3)), 0.0, None, "full is 0; allowed is .* above the threshold, which is 0"),
+        (np.zeros((3, 3)), 3.0, 0.0, "full is 0; allowed is .* above the threshold, which is 3"),
         (np.zeros((3, 3)), 2.0, 2.0, "full is 2"),
         (np.zeros((3, 3)), 2.0, math.inf, "full is inf"),
         (np.zeros((3, 3)), 2.0, math.nan, "full is nan"),

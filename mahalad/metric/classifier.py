@@ -138,6 +138,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     unreadable_: list[Result]
     n_self_trained_: int
     search_: Search
+    _search_is_new: bool
     _cross_fitted: HeldOut
     _point_for: tuple[Any, ...]
     _cross_fitted_for: tuple[int, str]
@@ -207,6 +208,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         if self.self_training is not None and (unlabelled is None or self.projection is None):
             raise InputError("self_training needs unlabelled images, and a projection to train")
         y = _checked_labels(y)
+        if not self.__dict__.pop("_search_is_new", False):
+            self.__dict__.pop("search_", None)  # it was for another fit
         self.__dict__.pop("index_", None)  # a failed fit leaves no half-fitted classifier
         encoder = clone(self.encoder, safe=False)
         projection = clone(self.projection, safe=False)

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from mahalad.index.checks import some
 from mahalad.index.contract import VectorIndex
+from mahalad.metric.votes import nearest_neighbors
 
-SAME = 1e-5
+SAME = 1e-3
 """Largest difference of two embeddings of one image, as a share of their length. Other images in
-the same pass through the network change it by about 1e-6; saving it as JPEG again by far more."""
+the same pass through the network change it by up to 9e-4, where few images standardise features
+that hardly vary."""
 
 
 def find_copies(
@@ -35,18 +37,28 @@ def find_copies(
     if not len(E) or not len(index):
         return np.empty(0, np.intp), np.empty(0, np.int64), np.empty(0, object)
     found = index.query(E, 1)
-    # Distances of the cosine are |a - b|^2 / 4 of unit vectors.
-    limit = np.linalg.norm(E.astype(np.float64), axis=1) * SAME
-    if index.distance == "cosine":
-        limit = np.full(len(E), SAME**2 / 4)
-    rows = np.flatnonzero(found.distances[:, 0] <= limit)
+    rows = np.flatnonzero(found.distances[:, 0] <= _limit(E, index.distance))
     return rows, found.ids[rows, 0], found.labels[rows, 0]
+
+
+def count_repeated(E: NDArray[np.float32], distance: str) -> int:
+    """How many embeddings (n, n_features) have a copy before them."""
+    limit = _limit(E, distance)
+    nearest = [nearest_neighbors(E[:i], E[i : i + 1], 1, distance)[1] for i in range(1, len(E))]
+    return sum(bool(found[0, 0] <= limit[i]) for i, found in enumerate(nearest, start=1))
+
+
+def _limit(E: NDArray[np.float32], distance: str) -> NDArray[np.float64]:
+    """Distances up to which two embeddings are of one image, (n,)."""
+    if distance == "cosine":  # |a - b|^2 / 4 of unit vectors
+        return np.full(len(E), SAME**2 / 4)
+    return np.asarray(np.linalg.norm(E.astype(np.float64), axis=1) * SAME)
 
 
 def describe_copies(index: VectorIndex, E: NDArray[np.float32], labels: Sequence[str]) -> str:
     """What a user is to know of copies among embeddings (n, n_features) to be added; else ""."""
     rows, ids, stored = find_copies(index, E)
-    n_repeated = len(E) - len(np.unique(E, axis=0))
+    n_repeated = count_repeated(E, index.distance)
     parts = []
     if len(rows):
         parts.append(f"{len(rows)} of {len(E)} images are in the index already (ids {some(ids)})")

@@ -114,11 +114,16 @@ def search_parameters(
     J. Bergstra, Y. Bengio, "Random Search for Hyper-Parameter Optimization", 2012.
     """
     over = [name for name in over if classifier.projection is not None or name == "n_neighbors"]
+    if not over:
+        raise InputError(
+            "nothing is left to search: without a projection there is n_neighbors alone, and it "
+            "is given; leave it out, or the search"
+        )
     if n_candidates < 1 or not over or not set(over) <= set(SEARCHED):
         raise InputError(
             f"a search needs n_candidates of at least 1, and parameters to choose among "
             f"{', '.join(SEARCHED)} (without a projection n_neighbors alone); got {n_candidates} "
-            f"and {', '.join(over) or 'none'}"
+            f"and {', '.join(over)}"
         )
     F, names, own = _features(classifier, X, y, unlabelled)
     counts = np.unique(names, return_counts=True)
@@ -148,6 +153,7 @@ def search_parameters(
     )
     _set(classifier, search.chosen)
     classifier.search_ = search
+    classifier._search_is_new = True  # the next fit keeps it, any other drops it
     return search
 
 
