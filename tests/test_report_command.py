@@ -59,7 +59,8 @@ def test_the_page_says_what_the_detector_says(model, picture_folder, tmp_path):
         f"Colours begin at {detector.map_threshold_:.3g} standard deviations of good images, ",
     ):
         assert fact in text, fact
-    assert page.count('class="map"') == 16
+    n_flagged = int((detector.predict(picture_folder / "test") < 0).sum())
+    assert page.count('class="map"') == n_flagged == 8  # no others have one
     assert all(max(picture.size) <= 320 for picture in pictures_of(page))
     assert re.search(r"spot\s+score", text) and "no label" not in text
 
@@ -84,7 +85,7 @@ def test_thumbnails_of_large_pictures_are_small(model, tmp_path):
     Image.new("RGB", (2000, 1000), "grey").save(tmp_path / "large.png")
     out = tmp_path / "page.html"
     assert run("report", tmp_path / "large.png", "-m", model, "-o", out).exit_code == 0
-    assert [picture.size for picture in pictures_of(out.read_text())] == [(320, 160)] * 2
+    assert [picture.size for picture in pictures_of(out.read_text())] == [(320, 160)]
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_the_file_keeps_it_while_it_holds(beans, tmp_path):
     [
         (slice(60), {"n_candidates": 0}, "n_candidates of at least 1"),
         (slice(60), {"over": ["loss"]}, "parameters to choose among margin, dropout, .* and loss"),
-        (slice(60), {"over": []}, "got 20 and none"),
+        (slice(60), {"over": []}, "nothing is left to search"),
         (slice(9), {}, r"needs 4 images of each; of {'bad': 3} there are fewer"),
     ],
 )
