@@ -1,0 +1,122 @@
+"""Unlabelled features in the training of a projection."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import make_picture, run
+from sklearn.neighbors import KNeighborsClassifier
+
+from mahalad.errors import InputError
+from mahalad.metric.classifier import MetricKNNClassifier
+from mahalad.metric.projection import TripletProjection
+from mahalad.metric.self_training import fit_with_unlabelled
+
+OPTIONS = {"n_components": 4, "learning_rate": 1e-2, "random_state": 3}
+PLAIN = {"max_epochs": 12, "validation_fraction": 0.0}
+
+
+@pytest.fixture
+def beans(rng):
+    """30 labelled rows of 8 features, of which one tells the labels, and 200 unlabelled ones."""
+    y = np.where(np.arange(30) % 2, "good", "bad")
+    F, further = (rng.normal(size=(n, 8)).astype(np.float32) for n in (30, 200))
+    F[:, 2] += 4 * (y == "good")
+    further[:, 2] += 4 * (np.arange(200) % 2)
+    return F, y, further
+
+
+def test_sure_ones_take_part_with_the_label_that_won(beans):
+    F, y, further = beans
+    projection = TripletProjection(**OPTIONS, **PLAIN)
+    sure = fit_with_unlabelled(projection, F, y, further, confidence=0.8)
+
+    first = TripletProjection(**OPTIONS, **PLAIN).fit(F, y)
+    knn = KNeighborsClassifier(15, algorithm="brute").fit(first.transform(F), y)
+    shares = knn.predict_proba(first.transform(further))
+    np.testing.assert_array_equal(sure, shares.max(axis=1) >= 0.8)
+    assert 20 < sure.sum() < 200
+    guessed = knn.classes_[shares.argmax(axis=1)][sure]
+    n_epochs = max(10, round(1.5 * 12 * 30 / (30 + sure.sum())))
+    again = TripletProjection(**OPTIONS, max_epochs=n_epochs, validation_fraction=0.0)
+    again.fit(np.concatenate([F, further[sure]]), np.concatenate([y, guessed]))
+    np.testing.assert_array_equal(projection.transform(further), again.transform(further))
+    assert projection.get_params()["max_epochs"] == 12  # as it was given
+
+
+def test_without_sure_ones_it_is_the_ordinary_fit(rng):
+    F = rng.normal(size=(40, 6)).astype(np.float32)
+    y = np.where(np.arange(40) % 2, "a", "b")  # says nothing
+    projection = TripletProjection(**OPTIONS, max_epochs=1, validation_fraction=0.0)
+    for further in (np.empty((0, 6), np.float32), rng.normal(size=(9, 6)).astype(np.float32)):
+        sure = fit_with_unlabelled(projection, F, y, further, confidence=1.0)
+        assert sure.shape == (len(further),) and not sure.any()
+        plain = TripletProjection(**OPTIONS, max_epochs=1, validation_fraction=0.0).fit(F, y)
+        np.testing.assert_array_equal(projection.transform(F), plain.transform(F))
+
+
+def test_the_classifier_stores_labelled_images_alone(beans, tmp_path):
+    F, y, further = beans
+    knn = MetricKNNClassifier(
+        projection=TripletProjection(**OPTIONS, **PLAIN), n_neighbors=3, self_training=0.8,
+        novelty_fpr=0.1,
+    ).fit(F, y, unlabelled=np.concatenate([further, F[:7]]))  # fmt: skip
+    assert len(knn.index_) == 30
+    Z = knn.embedding_.standardized(np.concatenate([F, further]))
+    projection = TripletProjection(**OPTIONS, **PLAIN)
+    sure = fit_with_unlabelled(projection, Z[:30], y, Z[30:], confidence=0.8)
+    assert knn.n_self_trained_ == sure.sum() > 0  # labelled images among them do not take part
+    np.testing.assert_array_equal(knn.embed(further), projection.transform(Z[30:]))
+    knn.save(tmp_path / "m")
+    again = MetricKNNClassifier.load(tmp_path / "m")
+    assert (again.self_training, again.n_self_trained_) == (0.8, knn.n_self_trained_)
+    np.testing.assert_allclose(again.embed(further), knn.embed(further), rtol=1e-5, atol=1e-6)
+
+
+def test_honest_votes_are_of_projections_that_saw_the_unlabelled_too(beans):
+    F, y, further = beans
+    options = {"n_neighbors": 3, "novelty_fpr": 0.1, "calibration_folds": 3}
+    found = {}
+    for share in (None, 0.6):  # of 20 labels, 10 of the 15 voters can agree
+        knn = MetricKNNClassifier(
+            projection=TripletProjection(**OPTIONS, **PLAIN), self_training=share, **options
+        ).fit(F, y, unlabelled=further)
+        assert knn.calibration_method_ == "cross-fit"
+        found[share] = knn.held_out()[0].distances
+    assert not np.allclose(found[None], found[0.6])
+
+
+def test_what_cannot_train(beans):
+    F, y, further = beans
+    projection = TripletProjection(**OPTIONS, **PLAIN)
+    for share in (0.5, 1.1, "high", True):
+        with pytest.raises(InputError, match=r"a share of votes in \(0.5, 1\], got"):
+            MetricKNNClassifier(projection=projection, self_training=share).fit(
+                F, y, unlabelled=further
+            )
+    with pytest.raises(InputError, match="needs unlabelled images, and a projection"):
+        MetricKNNClassifier(projection=projection, self_training=0.9).fit(F, y)
+    with pytest.raises(InputError, match="needs unlabelled images, and a projection"):
+        MetricKNNClassifier(self_training=0.9).fit(F, y, unlabelled=further)
+
+
+def test_tune_says_how_many_took_part(small_weights, tmp_path):
+    for name, seeds in (("good", range(10)), ("spot", range(50, 60))):
+        (tmp_path / "beans" / name).mkdir(parents=True)
+        for seed in seeds:
+            picture = make_picture(seed, spot=name == "spot")
+            picture.save(tmp_path / "beans" / name / f"{seed}.png")
+    (tmp_path / "more").mkdir()
+    for seed in range(100, 120):
+        make_picture(seed, spot=seed % 2 == 0).save(tmp_path / "more" / f"{seed}.png")
+    options = ["--backbone", "test_efficientnet", "--weights", small_weights, "--size", "64",
+               "--neighbors", "3", "--fpr", "0.2"]  # fmt: skip
+    model = tmp_path / "m.mahalad"
+    result = run("tune", tmp_path / "beans", "-o", model, *options, "--self-training", "0.7",
+                 "--unlabelled", tmp_path / "more")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    n = MetricKNNClassifier.load(model).n_self_trained_
+    assert f"{n} unlabelled images trained the projection too" in result.stderr
+    result = run("tune", tmp_path / "beans", "-o", model, *options, "--self-training", "0.7")
+    assert result.exit_code == 2
+    assert "self_training needs unlabelled images" in result.stderr
