@@ -134,7 +134,7 @@ def test_scorers_without_shares_are_refused(small_weights):
         message = r"(?s)no anomaly maps from LevelSum\(.*scope='positions'"
         with pytest.raises(InputError, match=message):
             detector.anomaly_map(pictures([70]))
-        with pytest.raises(InputError, match=r"no calibrated threshold: the per-position"):
+        with pytest.raises(InputError, match=r"have no threshold: the per-position"):
             _ = detector.map_threshold_
 
 
