@@ -572,7 +572,7 @@ def test_copies_are_added_and_said(rng, distance):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         knn.add(new, "bad")
-        knn.add(F[:1] * (1 + 1e-3), "good")  # alike, not the same
+        knn.add(F[:1] * (1 + 1e-2), "good")  # alike, not the same
     given = np.vstack([F[4:6], new[2:], new[2:], new[:1] + 1])
     with pytest.warns(UserWarning, match="in the index already") as found:
         ids = knn.add(given, ["good", "good", "bad", "bad", "bad"])
@@ -585,6 +585,20 @@ def test_copies_are_added_and_said(rng, distance):
     # Rounding, as that of another pass through a network, makes no other image.
     with pytest.warns(UserWarning, match=r"1 of 1 images .* \(ids 7\)"):
         knn.add(F[7:8] * (1 + 2e-7), "bad")
+
+
+def test_copies_are_found_through_a_network(small_weights):
+    """Other images in the same pass change features a little; standardising enlarges that."""
+    encoder = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64)
+    pictures = [make_picture(seed) for seed in range(33)]
+    knn = MetricKNNClassifier(encoder, n_neighbors=3, novelty_fpr=0.2).fit(
+        pictures[:16], ["a", "b"] * 8
+    )
+    for i in (0, 5, 15):
+        with pytest.warns(UserWarning, match=rf"1 of 1 images .* \(ids {i}\)"):
+            knn.add([pictures[i]], "a")
+    with pytest.warns(UserWarning, match="^1 of 18 images are copies of others that are given"):
+        knn.add([*pictures[16:], pictures[16]], "b")  # in batches of their own
 
 
 def test_operating_points_stay_with_what_they_are_for(rng, tmp_path):
