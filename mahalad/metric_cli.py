@@ -111,10 +111,6 @@ def _network_options(command: Any) -> Any:
                          help="Names or indices, separated by commas. Default: all."),
             click.option("--size", type=click.IntRange(min=8), default=None,
                          help="Squash images to this square. Default: the network's own size."),
-            click.option("--orientations", type=click.Choice(["1", "4", "8"]), default="1",
-                         show_default=True,
-                         help="For things that lie anyhow: means of features over the image "
-                              "turned (4) and mirrored too (8), in as many times the time."),
             _DEVICE,
         ],
         command,
@@ -127,6 +123,10 @@ def _encoder_options(command: Any) -> Any:
             click.option("--encoder", type=click.Path(), default=None, metavar="FILE",
                          help="Model file of `pretrain`, instead of a backbone."),
             _network_options,
+            click.option("--orientations", type=click.Choice(["1", "4", "8"]), default="1",
+                         show_default=True,
+                         help="For things that lie anyhow: means of features over the image "
+                              "turned (4) and mirrored too (8), in as many times the time."),
             click.option("--batch-size", type=click.IntRange(min=1), default=32,
                          show_default=True, help="Images per pass through the network."),
             click.option("--cache", type=click.Path(file_okay=False), default=None, metavar="DIR",
@@ -244,7 +244,8 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
                    "the best. --margin and --neighbors stay if they are given.")  # fmt: skip
 @_LABELS
 @click.option("--unlabelled", metavar="IMAGES", default=None,
-              help="Further images that standardise the features.")  # fmt: skip
+              help="Further images that standardise the features, and can train the projection "
+                   "(--self-training).")  # fmt: skip
 @click.option("--self-training", type=click.FloatRange(0.5, 1, min_open=True), default=None,
               metavar="SHARE",
               help="Images of --unlabelled on whose label this share of neighbours agree, 0.95 "
