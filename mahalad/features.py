@@ -166,9 +166,9 @@ class BackboneFeatures(BaseEstimator):
         """Features of prepared images: level name to (n, n_channels), and of maps to
         (n, height, width, n_features), 0 outside the region of interest; float32. With maps of
         padded images, their places in the square are there as well."""
-        if self.orientations == 1:
-            return self._transform(prepared)
         total = self._transform(prepared)
+        if self.orientations == 1:
+            return total
         for k in range(1, self.orientations):
             turned = self._transform([turn(image, k) for image in prepared])
             total = {name: values + turned[name] for name, values in total.items()}

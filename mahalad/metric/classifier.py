@@ -526,22 +526,19 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     ) -> NDArray[np.float32] | None:
         """Set mean and deviation; give unlabelled features that are to train, without those of
         images that are labelled."""
-        embedding = self.embedding_
-        if self.self_training is None:
-            if not self.standardize:
-                embedding.mean, embedding.scale = np.zeros(F.shape[1]), np.ones(F.shape[1])
-            elif unlabelled is None:
-                embedding.standardize_as([F])
-            else:
-                embedding.standardize_as(
-                    part for _, part in embedding.read(unlabelled) if len(part)
-                )
-            return None
-        images, further = embedding.read_all(unlabelled)
+        embedding, further = self.embedding_, None
+        batches: Any = [F]
+        if self.self_training is not None:
+            images, further = embedding.read_all(unlabelled)
+            batches = [further]
+        elif unlabelled is not None:
+            batches = (part for _, part in embedding.read(unlabelled) if len(part))
         if self.standardize:
-            embedding.standardize_as([further])
+            embedding.standardize_as(batches)
         else:
             embedding.mean, embedding.scale = np.zeros(F.shape[1]), np.ones(F.shape[1])
+        if further is None:
+            return None
         new = [image.key not in known for image in images if image.error is None]
         return embedding.standardized(further[new])
 

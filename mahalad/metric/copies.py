@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mahalad.index.checks import some
 from mahalad.index.contract import VectorIndex
-from mahalad.metric.votes import nearest_neighbors
+from mahalad.metric.votes import leave_one_out_neighbors
 
 SAME = 1e-3
 """Largest difference of two embeddings of one image, as a share of their length. Other images in
@@ -42,10 +42,12 @@ def find_copies(
 
 
 def count_repeated(E: NDArray[np.float32], distance: str) -> int:
-    """How many embeddings (n, n_features) have a copy before them."""
-    limit = _limit(E, distance)
-    nearest = [nearest_neighbors(E[:i], E[i : i + 1], 1, distance)[1] for i in range(1, len(E))]
-    return sum(bool(found[0, 0] <= limit[i]) for i, found in enumerate(nearest, start=1))
+    """How many embeddings (n, n_features) have the nearest other before them, and it is a copy."""
+    if len(E) < 2:
+        return 0
+    rows, distances = leave_one_out_neighbors(E, 1, distance)
+    is_copy = distances[:, 0] <= _limit(E, distance)
+    return int((is_copy & (rows[:, 0] < np.arange(len(E)))).sum())
 
 
 def _limit(E: NDArray[np.float32], distance: str) -> NDArray[np.float64]:
