@@ -95,8 +95,8 @@ class CheckedIndex(ABC):
         if not found:
             none = np.empty((0, k), dtype=object)
             return Neighbors(none.astype(np.int64), none.astype(np.float64), none, none)
-        columns = zip(*found, strict=True)
-        return Neighbors(*(np.stack(column) for column in columns))
+        ids, distances, labels, paths = zip(*found, strict=True)
+        return Neighbors(np.array(ids), np.array(distances), np.array(labels), np.array(paths))
 
     def get(self, ids: Sequence[int] | NDArray[np.int64]) -> Records:
         """See `VectorIndex.get`."""

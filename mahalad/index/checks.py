@@ -30,8 +30,9 @@ def checked_vectors(vectors: ArrayLike, n_features: int, distance: Distance) -> 
         )
     with np.errstate(over="ignore"):
         X = np.array(given, dtype=np.float32, order="C")
-    bad = ~(np.abs(X) <= _LARGEST_VALUE).all(axis=1)  # true for NaN as well
-    if bad.any():
+    sizes = np.abs(X)
+    if not sizes.max(initial=0) <= _LARGEST_VALUE:  # true for NaN as well
+        bad = ~(sizes <= _LARGEST_VALUE).all(axis=1)
         raise InputError(
             f"vectors with NaN, infinite or huge values (beyond {_LARGEST_VALUE:g}) in rows "
             f"{some(np.flatnonzero(bad))}"
@@ -48,7 +49,8 @@ def unit_rows(X: NDArray[np.float32]) -> NDArray[np.float32]:
             "direction, which cosine distances need"
         )
     other = np.abs(lengths - 1) > _UNIT_TOLERANCE
-    X[other] = X[other] / lengths[other, None]
+    if other.any():
+        X[other] = X[other] / lengths[other, None]
     return X
 
 
