@@ -161,6 +161,9 @@ def _learning_options(command: Any) -> Any:
                          help="Neighbours that vote."),
             click.option("--vote", type=click.Choice(["uniform", "distance"]), default="uniform",
                          show_default=True, help="distance: a vote counts 1/distance."),
+            click.option("--balanced/--not-balanced", default=False, show_default=True,
+                         help="A vote counts less the more images have its label: finds more of "
+                              "the rare labels."),
         ],
         command,
     )  # fmt: skip
@@ -240,8 +243,9 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
 @_learning_options
 @click.option("--search", type=click.IntRange(min=1), default=None, metavar="N",
               help="Try N further settings of the projection (margin, dropout, width, learning "
-                   "rate) and of --neighbors on held-out parts of the labelled images, and take "
-                   "the best. --margin and --neighbors stay if they are given.")  # fmt: skip
+                   "rate), of --neighbors and --balanced on held-out parts of the labelled images, "
+                   "and take the best. --margin, --neighbors and --balanced stay if they are "
+                   "given.")  # fmt: skip
 @_LABELS
 @click.option("--unlabelled", metavar="IMAGES", default=None,
               help="Further images that standardise the features, and can train the projection "
@@ -316,7 +320,7 @@ def _search(
     """Choose the parameters that were not given, and say so."""
     from mahalad.metric.search import SEARCHED, search_parameters
 
-    option_of = {"margin": "margin", "n_neighbors": "neighbors"}
+    option_of = {"margin": "margin", "n_neighbors": "neighbors", "class_weight": "balanced"}
     over = [n for n in SEARCHED if n not in option_of or not _is_given(option_of[n])]
     found = search_parameters(
         classifier,
@@ -326,7 +330,10 @@ def _search(
         over=over,
         unlabelled=options["unlabelled"],
     )
-    values = ", ".join(f"{name} {value:g}" for name, value in found.chosen.items())
+    values = ", ".join(
+        f"{name} {value:g}" if isinstance(value, (int, float)) else f"{name} {value or 'none'}"
+        for name, value in found.chosen.items()
+    )
     click.echo(f"search: {values}", err=True)
     click.echo(f"search: {describe_search(vars(found))}", err=True)
 
@@ -395,6 +402,7 @@ def _make_classifier(options: dict[str, Any]) -> MetricKNNClassifier:
         projection,
         n_neighbors=options["neighbors"],
         weights=options["vote"],
+        class_weight="balanced" if options["balanced"] else None,
         index=absolute(options["index"]),
         positive=options["positive"],
         novelty_fpr=options["fpr"],
@@ -714,7 +722,8 @@ def describe(header: dict[str, Any]) -> dict[str, Any]:
         "levels": ", ".join(f"{n} ({size})" for n, size in header["levels"].items()),
         "projection": projection
         and f"{projection['params']['loss']}, {projection['params']['n_components']} features",
-        "neighbours": f"{header['params']['n_neighbors']}, {header['params']['weights']} votes",
+        "neighbours": f"{header['params']['n_neighbors']}, {header['params']['weights']} votes"
+        + (", balanced" if header["params"].get("class_weight") else ""),
         "index": "in the model file" if state else where["where"],
         "search": header.get("search") and describe_search(header["search"]),
         "threshold": point

@@ -82,6 +82,25 @@ def test_equals_scikit_learn(beans, weights):
     assert found.paths[0, 0] == f"X[{found.ids[0, 0]}]"
 
 
+def test_balanced_votes_follow_what_is_stored(tmp_path):
+    F = np.array([[0.0], [1], [2], [3], [10], [11]])
+    knn = MetricKNNClassifier(n_neighbors=5, class_weight="balanced", standardize=False)
+    with pytest.warns(UserWarning, match="too few to tell whether"):
+        knn.fit(F, ["good"] * 4 + ["bad"] * 2)
+    # The nearest five of 2.5 are all but the one at 11: a bad vote of 1/2, good ones of 1/4.
+    np.testing.assert_allclose(knn.predict_proba([[2.5]]), [[1 / 3, 2 / 3]])
+    held_out, labels = knn.held_out()
+    assert labels.tolist() == ["good"] * 4 + ["bad"] * 2
+    # Without itself: 3 good and 2 bad, 1 to each label; or 4 good and 1 bad.
+    np.testing.assert_allclose(held_out.probabilities, np.full((6, 2), 0.5))
+    knn.save(tmp_path / "m")
+    knn.add([[30.0], [31.0]], "bad")  # farther away: the same five vote, each bad one less
+    for ask, n_bad in ((knn, 4), (MetricKNNClassifier.load(tmp_path / "m"), 2)):
+        np.testing.assert_allclose(ask.predict_proba([[2.5]])[0, 0], 1 / (1 + n_bad))
+    knn.remove([4, 5, 6])  # one bad image is left, which counts as much as the four good ones
+    np.testing.assert_allclose(knn.predict_proba([[2.5]]), [[0.5, 0.5]])
+
+
 def test_levels_stand_side_by_side_and_unlabelled_images_standardise(beans):
     F, y, asked, _ = beans
     levels, others = ({"a": X[:, :4], "b": X[:, 4:]} for X in (F, asked))
@@ -280,7 +299,7 @@ def test_cross_fitted_votes_are_honest_about_noise(rng):
     assert found[None] > 0.9
     assert 0.3 < found[4] < 0.7
     assert knn.calibration_method_ == "cross-fit"
-    with pytest.raises(InputError, match=r"n_neighbors and weights were \(5, 'uniform'\)"):
+    with pytest.raises(InputError, match=r"were by Voting\(k=5, .*, and now they are by.*\(k=3"):
         knn.set_params(n_neighbors=3).held_out()
 
 

@@ -218,6 +218,7 @@ def test_every_tune_option_is_used(labelled, network, tmp_path):
         "seed": ["--seed", "3"],
         "neighbors": ["--neighbors", "3"],
         "vote": ["--vote", "distance"],
+        "balanced": ["--balanced"],
         "fpr": ["--fpr", "0.3"],
         "levels": ["--levels", "0,1"],
         "size": ["--size", "48"],

@@ -27,7 +27,7 @@ def beans(rng):
     return F, y
 
 
-def by_hand(F, y, projection, k, seed, standardize):
+def by_hand(F, y, projection, k, seed, standardize, class_weight=None):
     """Macro F1 over the same splits, with one distance after the other."""
     found = []
     splits = StratifiedShuffleSplit(search.N_SPLITS, test_size=search.HELD_OUT, random_state=seed)
@@ -41,7 +41,9 @@ def by_hand(F, y, projection, k, seed, standardize):
         for row in outer:
             distances = [np.linalg.norm(Z[row] - Z[other]) for other in inner]
             near = y[inner][np.argsort(distances)[:k]].tolist()
-            predicted.append(max(sorted(set(near)), key=near.count))
+            stored = y[inner].tolist()
+            worth = {n: 1 / stored.count(n) if class_weight else 1 for n in set(stored)}
+            predicted.append(max(near, key=lambda n: round(near.count(n) * worth[n], 9)))
         found.append(f1_score(y[outer], predicted, average="macro"))
     return np.mean(found)
 
@@ -51,18 +53,22 @@ def test_scores_are_those_of_a_loop(beans):
     knn = MetricKNNClassifier(None, QUICK, n_neighbors=3, random_state=5)
     found = search_parameters(knn, F, y, n_candidates=3)
     assert len(found.candidates) == 4
+    assert {candidate["class_weight"] for candidate in found.candidates} == {None, "balanced"}
     for candidate in found.candidates:
         values = dict(candidate)
-        f1 = values.pop("validation_f1")
+        f1, class_weight = values.pop("validation_f1"), values.pop("class_weight")
+        projection = clone(QUICK).set_params(**values)
         assert f1 == pytest.approx(
-            by_hand(F, y, clone(QUICK).set_params(**values), values["n_neighbors"], 5, True)
+            by_hand(F, y, projection, values["n_neighbors"], 5, True, class_weight)
         )
     scores = [candidate["validation_f1"] for candidate in found.candidates]
     first = {n: getattr(QUICK, n) for n in ("margin", "dropout", "n_components", "learning_rate")}
-    assert found.candidates[0] == {**first, "n_neighbors": 3, "validation_f1": scores[0]}
+    votes = {"n_neighbors": 3, "class_weight": None}
+    assert found.candidates[0] == {**first, **votes, "validation_f1": scores[0]}
     assert (found.default_f1, found.validation_f1) == (scores[0], max(scores))
     assert found.candidates[int(np.argmax(scores))].items() >= found.chosen.items()
     assert knn.n_neighbors == knn.projection.n_neighbors == found.chosen["n_neighbors"]
+    assert knn.class_weight == found.chosen["class_weight"]
     assert {n: getattr(knn.projection, n) for n in first}.items() <= found.chosen.items()
     assert QUICK.n_components == 8 and QUICK.n_neighbors == 5  # a clone was changed
     again = MetricKNNClassifier(None, QUICK, n_neighbors=3, random_state=5)
@@ -77,10 +83,11 @@ def test_a_planted_number_of_neighbours_wins(rng, standardize):
     y = np.where((np.arange(160) % 2 == 1) ^ wrong, "bad", "good")
     knn = MetricKNNClassifier(n_neighbors=1, standardize=standardize)
     found = search_parameters(knn, F, y, n_candidates=50)
-    assert set(found.chosen) == {"n_neighbors"} and knn.n_neighbors >= 9
-    assert sorted(c["n_neighbors"] for c in found.candidates) == [1, 3, 5, 9, 15, 25]
+    assert set(found.chosen) == {"n_neighbors", "class_weight"} and knn.n_neighbors >= 9
+    assert sorted(c["n_neighbors"] for c in found.candidates) == sorted([1, 3, 5, 9, 15, 25] * 2)
     for candidate in found.candidates:
-        f1 = by_hand(F, y, None, candidate["n_neighbors"], 0, standardize)
+        k, class_weight = candidate["n_neighbors"], candidate["class_weight"]
+        f1 = by_hand(F, y, None, k, 0, standardize, class_weight)
         assert candidate["validation_f1"] == pytest.approx(f1)
     assert found.validation_f1 > found.default_f1 + 0.05
 

@@ -9,6 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from mahalad.errors import InputError
 from mahalad.metric import votes
 from mahalad.metric.votes import (
+    Voting,
     leave_one_out_neighbors,
     leave_one_out_votes,
     nearest_neighbors,
@@ -51,6 +52,29 @@ def test_an_exact_match_outvotes_all_others():
     assert vote(labels, distances, CLASSES).tolist() == [[2 / 3, 1 / 3, 0]]
 
 
+@pytest.mark.parametrize("weights", ["uniform", "distance"])
+def test_balanced_votes_equal_each_image_stored_as_often_as_its_label_is_rare(rng, weights):
+    X, queries = rng.normal(size=(42, 3)), rng.normal(size=(20, 3))
+    y = np.repeat(CLASSES, [24, 12, 6])
+    times = {"bad": 1, "good": 2, "odd": 4}
+    indices, distances = nearest_neighbors(X, queries, 7, "euclidean")
+    balanced = Voting(7, weights, "balanced")
+    found = balanced.shares(y[indices], distances, CLASSES, [24, 12, 6])
+    for labels, far, shares in zip(y[indices], distances, found, strict=True):
+        repeated = np.repeat(labels, [times[label] for label in labels])
+        far = np.repeat(far, [times[label] for label in labels])
+        np.testing.assert_allclose(vote([repeated], [far], CLASSES, weights)[0], shares)
+
+
+def test_balanced_leave_one_out_counts_the_others_alone():
+    X = np.array([[0.0], [1], [2], [10], [11]])
+    y = np.array(["good", "good", "good", "bad", "bad"])
+    shares, _ = leave_one_out_votes(X, y, ["bad", "good"], Voting(4, "uniform", "balanced"),
+                                    "euclidean")  # fmt: skip
+    # Of a good image: 2 good votes of 1/2 and 2 bad ones of 1/2; of a bad one: 3 of 1/3, 1 of 1.
+    np.testing.assert_allclose(shares, np.full((5, 2), 0.5))
+
+
 def test_ties_go_to_the_nearest_neighbour():
     labels = [["good", "bad", "bad", "good"], ["bad", "good", "odd", "odd"], ["odd", "bad"] * 2]
     distances = np.array([[1.0, 2, 3, 4]] * 3)
@@ -79,13 +103,14 @@ def test_neighbours_equal_brute_force(data, distance, cells, monkeypatch):
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
 def test_leave_one_out_equals_n_refits(rng, weights):
     X, y = rng.normal(size=(40, 4)), rng.choice(CLASSES, 40)
-    found = leave_one_out_votes(X, y, CLASSES, 5, weights, "euclidean")
+    found, kth = leave_one_out_votes(X, y, CLASSES, Voting(5, weights), "euclidean")
     for i in range(40):
         others = np.arange(40) != i
         oracle = KNeighborsClassifier(5, weights=weights).fit(X[others], y[others])
         np.testing.assert_allclose(found[i], oracle.predict_proba(X[[i]])[0], rtol=1e-9)
     rows = np.array([3, 17])
     indices, distances = leave_one_out_neighbors(X, 5, "euclidean")
+    assert (kth == distances[:, -1]).all()
     some, some_distances = leave_one_out_neighbors(X, 5, "euclidean", rows)
     assert (some == indices[rows]).all() and (some_distances == distances[rows]).all()
     assert not (indices == np.arange(40)[:, None]).any()

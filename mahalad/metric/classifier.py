@@ -32,12 +32,13 @@ from mahalad.metric.operating import (
 from mahalad.metric.search import Search
 from mahalad.metric.self_training import check_confidence
 from mahalad.metric.votes import (
+    CLASS_WEIGHTS,
     DISTANCES,
     WEIGHTS,
     LabelledResult,
     Neighbour,
+    Voting,
     label_codes,
-    vote,
     winners,
 )
 from mahalad.moments import Floats
@@ -66,6 +67,9 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         How many vote.
     weights : {"uniform", "distance"}, default="uniform"
         ``"distance"``: a vote counts 1/distance.
+    class_weight : {None, "balanced"}, default=None
+        ``"balanced"``: a vote counts 1 / (number of stored images with that label), which finds
+        more of the rare labels. Counted anew after `add`, `remove` and `relabel`.
     distance : {"cosine", "euclidean"} or None, default=None
         None: that of the projection, or Euclidean without one.
     index : str or None, default=None
@@ -140,9 +144,10 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     search_: Search
     _search_is_new: bool
     _cross_fitted: HeldOut
-    _point_for: tuple[Any, ...]
-    _cross_fitted_for: tuple[int, str]
-    _held_out: tuple[tuple[int, str], HeldOut, NDArray[Any]] | None
+    _point_for: tuple[str, Voting]
+    _cross_fitted_for: Voting
+    _held_out: tuple[Voting, HeldOut, NDArray[Any]] | None
+    _counts: NDArray[np.int64] | None
 
     def __init__(
         self,
@@ -151,6 +156,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         *,
         n_neighbors: int = 5,
         weights: str = "uniform",
+        class_weight: str | None = None,
         distance: str | None = None,
         index: str | None = None,
         positive: str | int | None = None,
@@ -165,6 +171,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         self.projection = projection
         self.n_neighbors = n_neighbors
         self.weights = weights
+        self.class_weight = class_weight
         self.distance = distance
         self.index = index
         self.positive = positive
@@ -242,7 +249,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         paths = [image.source.name for image in images if image.error is None]
         ids = index.add(E, names.tolist(), paths)
         self._cross_fitted = HeldOut(ids[: len(distances)], probabilities, distances)
-        self._cross_fitted_for = (self.n_neighbors, self.weights)
+        self._cross_fitted_for = self._voting()
         self.operating_point_ = None
         self.use_index(index)
         self._warn_if_uncalibrated()
@@ -391,18 +398,18 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         CalibrationError
             No more images are stored than there are neighbours.
         InputError
-            After a cross-fit, `n_neighbors` or `weights` were changed by set_params.
+            After a cross-fit, parameters of the votes were changed by set_params.
         """
         self._check_fitted()
-        k, weights = asked = (self.n_neighbors, self.weights)
+        asked = self._voting()
         if len(self._cross_fitted.ids) and asked != self._cross_fitted_for:
             raise InputError(
-                f"n_neighbors and weights were {self._cross_fitted_for} in the cross-fit and are "
-                f"{asked} now: fit again"
+                f"the votes of the cross-fit were by {self._cross_fitted_for}, and now they are by "
+                f"{asked}: fit again"
             )
         if self._held_out is None or self._held_out[0] != asked:
             classes = self.classes_.astype(str).tolist()
-            votes = held_out_votes(self.index_, self._cross_fitted, classes, k=k, weights=weights)
+            votes = held_out_votes(self.index_, self._cross_fitted, classes, asked)
             self._held_out = (asked, *votes)
         return self._held_out[1:]
 
@@ -439,7 +446,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         point = None
         if precision is not None or recall is not None:
             point = choose(self.precision_recall_curve(), precision, recall)
-        self.operating_point_, self._point_for = point, self._voting()
+        self.operating_point_, self._point_for = point, (str(self.positive), self._voting())
         return self
 
     # -- files -----------------------------------------------------------------------------
@@ -503,20 +510,20 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         kept = ~np.isin(held.ids, np.asarray(ids, dtype=np.int64))
         self._cross_fitted = HeldOut(held.ids[kept], held.probabilities[kept], held.distances[kept])
 
-    def _voting(self) -> tuple[Any, ...]:
-        """What an operating point is good for."""
-        return str(self.positive), self.n_neighbors, self.weights
+    def _voting(self) -> Voting:
+        return Voting(int(self.n_neighbors), self.weights, self.class_weight)
 
     def _check_point(self) -> None:
-        if self.operating_point_ is not None and self._point_for != self._voting():
+        now = str(self.positive), self._voting()
+        if self.operating_point_ is not None and self._point_for != now:
             raise InputError(
-                "the operating point is for positive, n_neighbors and weights of "
-                f"{self._point_for}, and they are {self._voting()} now: set_operating_point again"
+                "the operating point is for positive={!r} and {}; now they are {!r} and {}: "
+                "set_operating_point again".format(*self._point_for, *now)
             )
 
     def _index_changed(self, labels: Any = ()) -> None:
         """Forget what was derived from it, and learn labels that are new."""
-        self._held_out = None
+        self._held_out = self._counts = None
         if len(labels):  # new ones at the end: votes that are kept have the old order
             new = np.setdiff1d(labels, self.classes_)
             self.classes_ = np.concatenate([self.classes_, new])
@@ -578,8 +585,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             classes,
             folds,
             standardize=own,
-            k=self.n_neighbors,
-            weights=self.weights,
+            voting=self._voting(),
             distance=self._distance(),
             further=further,
             self_training=self.self_training,
@@ -601,7 +607,10 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     def _decide(self, found: Neighbors) -> tuple[Floats, NDArray[np.intp]]:
         """Shares of the votes (n, n_classes), and the number of the class that wins (n,)."""
         classes = self.classes_.astype(str).tolist()
-        shares = vote(found.labels, found.distances, classes, self.weights)
+        if self._counts is None:
+            counts = self.index_.counts()
+            self._counts = np.array([counts.get(name, 0) for name in classes])
+        shares = self._voting().shares(found.labels, found.distances, classes, self._counts)
         self._check_point()
         code = self._positive_code()
         if self.operating_point_ is None or code is None:
@@ -698,7 +707,11 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
                 raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-        for name, allowed in (("weights", WEIGHTS), ("distance", (None, *DISTANCES))):
+        for name, allowed in (
+            ("weights", WEIGHTS),
+            ("class_weight", CLASS_WEIGHTS),
+            ("distance", (None, *DISTANCES)),
+        ):
             if getattr(self, name) not in allowed:
                 names = ", ".join(map(repr, allowed))
                 raise InputError(f"{name} must be one of {names}, got {getattr(self, name)!r}")

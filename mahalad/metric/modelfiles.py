@@ -20,6 +20,7 @@ from mahalad.metric.cache import hash_record
 from mahalad.metric.embedding import Arrays, Embedding
 from mahalad.metric.operating import HeldOut, OperatingPoint
 from mahalad.metric.search import Search, record_of
+from mahalad.metric.votes import Voting
 from mahalad.modelfile import read_header, read_model, write_model
 from mahalad.persistence import (
     _VERSIONED,
@@ -109,8 +110,9 @@ def save(classifier: MetricKNNClassifier, path: str | Path, *, include_weights: 
         "operating_point": None if point is None else vars(point),
         "calibration": {
             "method": classifier.calibration_method_,
-            "n_neighbors": int(classifier._cross_fitted_for[0]),
-            "weights": classifier._cross_fitted_for[1],
+            "n_neighbors": int(classifier._cross_fitted_for.k),
+            "weights": classifier._cross_fitted_for.weights,
+            "class_weight": classifier._cross_fitted_for.class_weight,
         },
         "n_self_trained": classifier.n_self_trained_,
         "unreadable": [{"name": r.name, "error": r.error} for r in classifier.unreadable_],
@@ -186,13 +188,15 @@ def _restore(
     classifier.embedding_ = embedding
     if header.get("search") is not None:
         classifier.search_ = Search(**header["search"])
-    classifier._point_for = classifier._voting()
+    classifier._point_for = str(classifier.positive), classifier._voting()
     classifier.classes_ = np.array(header["classes"])
     classifier.operating_point_ = None if point is None else OperatingPoint(**point)
     calibration = header["calibration"]
     classifier.calibration_method_ = calibration["method"]
     classifier._cross_fitted = HeldOut(*held_out)
-    classifier._cross_fitted_for = (calibration["n_neighbors"], calibration["weights"])
+    classifier._cross_fitted_for = Voting(
+        calibration["n_neighbors"], calibration["weights"], calibration.get("class_weight")
+    )
     classifier.n_self_trained_ = int(header.get("n_self_trained", 0))
     classifier.unreadable_ = [Result(r["name"], error=r["error"]) for r in header["unreadable"]]
     if "state" in header["index"]:

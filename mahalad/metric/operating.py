@@ -14,7 +14,7 @@ from mahalad.errors import CalibrationError, InputError
 from mahalad.index.contract import VectorIndex
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.self_training import fit_with_unlabelled
-from mahalad.metric.votes import leave_one_out_neighbors, nearest_neighbors, vote
+from mahalad.metric.votes import Voting, label_codes, leave_one_out_votes, nearest_neighbors
 from mahalad.moments import Floats
 
 MAX_HELD_OUT = 5000
@@ -191,8 +191,7 @@ def cross_fit(
     folds: Folds,
     *,
     standardize: bool,
-    k: int,
-    weights: str,
+    voting: Voting,
     distance: str,
     further: NDArray[np.float32] | None = None,
     self_training: float | None = None,
@@ -235,8 +234,9 @@ def cross_fit(
         if fold.projection is not None:
             train(fold.projection, Z[rows], labels[rows], further, self_training)
         stored, asked = fold.project(Z[rows]), fold.project(Z[held_out])
-        indices, found = nearest_neighbors(stored, asked, k, distance)
-        probabilities[held_out] = vote(labels[rows][indices], found, classes, weights)
+        indices, found = nearest_neighbors(stored, asked, voting.k, distance)
+        counts = np.bincount(label_codes(labels[rows], classes), minlength=len(classes))
+        probabilities[held_out] = voting.shares(labels[rows][indices], found, classes, counts)
         distances[held_out] = found[:, -1]
     return probabilities, distances
 
@@ -256,7 +256,7 @@ def train(
 
 
 def held_out_votes(
-    index: VectorIndex, cross_fitted: HeldOut, classes: list[str], *, k: int, weights: str
+    index: VectorIndex, cross_fitted: HeldOut, classes: list[str], voting: Voting
 ) -> tuple[HeldOut, NDArray[Any]]:
     """Answers to stored images by votes that had not seen them, and their labels (n,).
 
@@ -268,10 +268,10 @@ def held_out_votes(
     CalibrationError
         The index holds no more than k images.
     """
-    if len(index) <= k:
+    if len(index) <= voting.k:
         raise CalibrationError(
-            f"{k} neighbours besides the image itself are needed, and {len(index)} images are "
-            "stored: label more images, or take a smaller n_neighbors"
+            f"{voting.k} neighbours besides the image itself are needed, and {len(index)} images "
+            "are stored: label more images, or take a smaller n_neighbors"
         )
     records = list(index.records())
     ids = np.concatenate([r.ids for r in records])
@@ -288,7 +288,7 @@ def held_out_votes(
     distances[done] = cross_fitted.distances[known[done]]
     if not done.all():
         vectors = np.concatenate([r.vectors for r in records])
-        indices, found = leave_one_out_neighbors(vectors, k, index.distance, rows[~done])
-        shares[~done] = vote(labels[indices], found, classes, weights)
-        distances[~done] = found[:, -1]
+        shares[~done], distances[~done] = leave_one_out_votes(
+            vectors, labels, classes, voting, index.distance, rows[~done]
+        )
     return HeldOut(ids[rows], shares, distances), labels[rows]

@@ -5,21 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import loguniform
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import f1_score
 from sklearn.model_selection import ParameterSampler, StratifiedShuffleSplit
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mahalad.errors import CollapseError, InputError, UnreadableImageWarning
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.labelled import check_labels
+from mahalad.metric.votes import CLASS_WEIGHTS, Voting, nearest_neighbors, winners
 
 if TYPE_CHECKING:
     from mahalad.metric.classifier import MetricKNNClassifier
@@ -36,7 +36,8 @@ _OF_PROJECTION: dict[str, Any] = {
 }
 _CONTINUOUS = ("margin", "learning_rate")
 _NEIGHBORS = (1, 3, 5, 9, 15, 25)
-SEARCHED = (*_OF_PROJECTION, "n_neighbors")
+_OF_VOTES = ("n_neighbors", "class_weight")
+SEARCHED = (*_OF_PROJECTION, *_OF_VOTES)
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,13 @@ def search_parameters(
     Parameters
     ----------
     classifier : MetricKNNClassifier
-        Its `n_neighbors`, and `projection` (a clone), are set; fit it afterwards.
+        Its `n_neighbors`, `class_weight` and `projection` (a clone) are set; fit it afterwards.
     X, y : images and their labels
         As `MetricKNNClassifier.fit` takes them.
     n_candidates : int, default=20
         Drawn at random, besides the values that the classifier came with.
     over : sequence of str
-        Which parameters are chosen: of `SEARCHED`. Without a projection it is `n_neighbors` alone.
+        Which parameters are chosen: of `SEARCHED`. Without a projection those of the votes alone.
     unlabelled : images, optional
         As for `fit`: these standardise the features.
 
@@ -106,23 +107,22 @@ def search_parameters(
     Notes
     -----
     Deterministic, given the `random_state` of classifier and projection. It takes about
-    ``3 * (n_candidates + 1)`` times as long as the training of one projection. Votes are
-    scikit-learn's (`KNeighborsClassifier`), which differ in ties alone.
+    ``3 * (n_candidates + 1)`` times as long as the training of one projection.
 
     References
     ----------
     J. Bergstra, Y. Bengio, "Random Search for Hyper-Parameter Optimization", 2012.
     """
-    over = [name for name in over if classifier.projection is not None or name == "n_neighbors"]
+    over = [name for name in over if classifier.projection is not None or name in _OF_VOTES]
     if not over:
         raise InputError(
-            "nothing is left to search: without a projection there is n_neighbors alone, and it "
-            "is given; leave it out, or the search"
+            f"nothing is left to search: without a projection there are {' and '.join(_OF_VOTES)} "
+            "alone, and they are given; leave one out, or the search"
         )
     if n_candidates < 1 or not over or not set(over) <= set(SEARCHED):
         raise InputError(
             f"a search needs n_candidates of at least 1, and parameters to choose among "
-            f"{', '.join(SEARCHED)} (without a projection n_neighbors alone); got {n_candidates} "
+            f"{', '.join(SEARCHED)} (without a projection the last two alone); got {n_candidates} "
             f"and {', '.join(over)}"
         )
     F, names, own = _features(classifier, X, y, unlabelled)
@@ -169,7 +169,7 @@ def record_of(classifier: MetricKNNClassifier) -> dict[str, Any] | None:
 def _values(classifier: MetricKNNClassifier, names: Sequence[str]) -> dict[str, Any]:
     """Parameters of the classifier and its projection, by their names in a search."""
     return {
-        name: getattr(classifier if name == "n_neighbors" else classifier.projection, name, None)
+        name: getattr(classifier if name in _OF_VOTES else classifier.projection, name, None)
         for name in names
     }
 
@@ -198,7 +198,7 @@ def _candidates(
 ) -> list[dict[str, Any]]:
     """Values of the parameters in `over`: those that are set, then n drawn ones, all different."""
     known = [k for k in _NEIGHBORS if k <= n_train]
-    space = {**_OF_PROJECTION, "n_neighbors": known}
+    space = {**_OF_PROJECTION, "n_neighbors": known, "class_weight": list(CLASS_WEIGHTS)}
     space = {name: space[name] for name in over}
     before = _values(classifier, over)
     if before.get("n_neighbors", 0) > n_train:
@@ -220,11 +220,38 @@ def _pipeline(classifier: MetricKNNClassifier, own: bool) -> Pipeline:
     steps: list[tuple[str, Any]] = [("scale", StandardScaler())] if own else []
     if classifier.projection is not None:
         steps.append(("projection", classifier.projection))
-    metric = classifier._distance()
-    vote = KNeighborsClassifier(
-        classifier.n_neighbors, weights=classifier.weights, metric=metric, algorithm="brute"
+    vote = _Votes(
+        classifier.n_neighbors,
+        classifier.weights,
+        classifier.class_weight,
+        classifier._distance(),
     )
     return Pipeline([*steps, ("vote", vote)])
+
+
+class _Votes(ClassifierMixin, BaseEstimator):
+    """The last step of a pipeline: what the votes of nearest neighbours say."""
+
+    def __init__(
+        self, n_neighbors: int, weights: str, class_weight: str | None, distance: str
+    ) -> None:
+        self.n_neighbors = n_neighbors
+        self.weights = weights
+        self.class_weight = class_weight
+        self.distance = distance
+
+    def fit(self, X: NDArray[Any], y: NDArray[Any]) -> Self:
+        self.X_, self.y_ = X, y
+        self.classes_, self.counts_ = np.unique(y, return_counts=True)
+        return self
+
+    def predict(self, X: NDArray[Any]) -> NDArray[Any]:
+        classes = self.classes_.tolist()
+        voting = Voting(self.n_neighbors, self.weights, self.class_weight)
+        rows, distances = nearest_neighbors(self.X_, X, voting.k, self.distance)
+        near = self.y_[rows]
+        shares = voting.shares(near, distances, classes, self.counts_)
+        return np.asarray(self.classes_[winners(shares, near, distances, classes)])
 
 
 def _scores(
@@ -263,5 +290,4 @@ def _set(classifier: MetricKNNClassifier, chosen: dict[str, Any]) -> None:
         own = projection.get_params(deep=False)
         projection.set_params(**{name: value for name, value in chosen.items() if name in own})
         classifier.set_params(projection=projection)
-    if "n_neighbors" in chosen:
-        classifier.set_params(n_neighbors=chosen["n_neighbors"])
+    classifier.set_params(**{name: chosen[name] for name in _OF_VOTES if name in chosen})

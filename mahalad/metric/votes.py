@@ -14,6 +14,7 @@ from mahalad.moments import Floats
 from mahalad.result import Result
 
 WEIGHTS = ("uniform", "distance")
+CLASS_WEIGHTS = (None, "balanced")
 DISTANCES = ("cosine", "euclidean")
 _CELLS = 2**24  # distances held at a time: 128 MiB
 
@@ -71,8 +72,48 @@ class LabelledResult(Result):
     neighbours: tuple[Neighbour, ...] = ()
 
 
+@dataclass(frozen=True)
+class Voting:
+    """How many neighbours vote, and what a vote counts.
+
+    Attributes
+    ----------
+    k : int
+    weights : {"uniform", "distance"}
+        See `vote`.
+    class_weight : {None, "balanced"}
+        ``"balanced"``: a vote counts 1 / (number of stored images with that label), so that a rare
+        label wins where it is more frequent among the neighbours than among all.
+    """
+
+    k: int
+    weights: str = "uniform"
+    class_weight: str | None = None
+
+    def shares(
+        self,
+        labels: ArrayLike,
+        distances: ArrayLike,
+        classes: Sequence[str],
+        counts: ArrayLike,
+    ) -> Floats:
+        """Shares of the votes (n, n_classes), as `vote` counts them.
+
+        `counts`, of shape (n_classes,) or (n, n_classes), says how many images of each class are
+        stored, or stored for each image that is asked about.
+        """
+        of_class = None
+        if self.class_weight is not None:
+            of_class = 1 / np.maximum(np.asarray(counts, dtype=np.float64), 1)
+        return vote(labels, distances, classes, self.weights, of_class)
+
+
 def vote(
-    labels: ArrayLike, distances: ArrayLike, classes: Sequence[str], weights: str = "uniform"
+    labels: ArrayLike,
+    distances: ArrayLike,
+    classes: Sequence[str],
+    weights: str = "uniform",
+    class_weights: ArrayLike | None = None,
 ) -> Floats:
     """Count the votes of neighbours.
 
@@ -86,11 +127,13 @@ def vote(
         All labels there are.
     weights : {"uniform", "distance"}
         ``"distance"``: a vote counts 1/distance; neighbours at distance 0 outvote all others.
+    class_weights : array of shape (n_classes,) or (n, n_classes), optional
+        Positive: what a vote for each class counts besides.
 
     Returns
     -------
     ndarray of shape (n, n_classes)
-        Shares of the votes. With uniform weights there are k + 1 different ones.
+        Shares of the votes. With uniform weights, and two classes, k + 1 different ones.
 
     Raises
     ------
@@ -104,6 +147,9 @@ def vote(
     """
     codes = label_codes(labels, classes)
     cast = _vote_weights(np.asarray(distances, dtype=np.float64), weights)
+    if class_weights is not None:
+        of_class = np.broadcast_to(np.asarray(class_weights), (len(codes), len(classes)))
+        cast = cast * np.take_along_axis(of_class, codes, axis=1)
     shares = np.zeros((len(codes), len(classes)))
     np.add.at(shares, (np.arange(len(codes))[:, None], codes), cast)
     return np.asarray(shares / cast.sum(axis=1, keepdims=True))
@@ -218,15 +264,27 @@ def leave_one_out_neighbors(
 
 def leave_one_out_votes(
     vectors: NDArray[Any],
-    labels: ArrayLike,
+    labels: NDArray[Any],
     classes: Sequence[str],
-    k: int,
-    weights: str = "uniform",
+    voting: Voting,
     distance: str = "cosine",
-) -> Floats:
-    """Shares of the votes (n, n_classes) that each vector's k nearest others cast."""
-    indices, distances = leave_one_out_neighbors(vectors, k, distance)
-    return vote(np.asarray(labels, dtype=object)[indices], distances, classes, weights)
+    rows: NDArray[np.intp] | None = None,
+) -> tuple[Floats, Floats]:
+    """Answers to vectors (n, d), or to those in `rows` alone, by the votes of all others.
+
+    Returns
+    -------
+    shares : ndarray of shape (n, n_classes)
+        Of the votes that the k nearest others cast.
+    distances : ndarray of shape (n,)
+        To the k-th of them.
+    """
+    rows = np.arange(len(vectors)) if rows is None else rows
+    indices, distances = leave_one_out_neighbors(vectors, voting.k, distance, rows)
+    codes = label_codes(labels, classes)
+    counts = np.bincount(codes, minlength=len(classes)) - np.eye(len(classes))[codes[rows]]
+    near = np.asarray(labels, dtype=object)[indices]
+    return voting.shares(near, distances, classes, counts), distances[:, -1]
 
 
 def _comparable(vectors: NDArray[Any], distance: str) -> Floats:
