@@ -9,7 +9,8 @@ alone, the fit is repeated on all of them, and judged on ``test``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, precision_recall_fscore_support
-from sklearn.model_selection import StratifiedShuffleSplit
 
 from mahalad.bench_features import (
     Progress,
@@ -30,25 +29,21 @@ from mahalad.bench_features import (
     versions,
     write_json,
 )
+from mahalad.bench_knn_methods import (
+    EPOCHS,
+    LOGISTIC,
+    METHODS,
+    SCALED,
+    SELF_TRAINED,
+    choose,
+    fit_and_predict,
+)
 from mahalad.errors import InputError
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.labelled import draw, read_labelled
-from mahalad.metric.losses import LOSSES
 from mahalad.metric.projection import TripletProjection
-from mahalad.metric.self_training import fit_with_unlabelled
-from mahalad.metric.votes import nearest_neighbors, vote, winners
 
-Codes = NDArray[np.intp]
-ENCODER, LOGISTIC, SUPERVISED = "encoder", "logistic", "logistic, all labels"
-SELF_TRAINED = "scaled, self-trained"
-METHODS = (ENCODER, *LOSSES, SELF_TRAINED, LOGISTIC)
-NEIGHBORS = (1, 3, 5, 9, 15)
-MARGINS = (0.1, 0.3)
-STRENGTHS = tuple((C, weight) for C in (1e-3, 1e-2, 1e-1, 1.0) for weight in (None, "balanced"))
-EPOCHS = 100
-N_SPLITS = 3  # of the labels drawn, to choose hyper-parameters
-_CHOSEN_ON = 0.25  # share of them that is held out
-_MAIN = "batch-hard-scaled"
+SUPERVISED = "logistic, all labels"
 
 
 def run(
@@ -77,9 +72,9 @@ def run(
     positive : str
         The class against all others in the first task; the second tells all classes.
     methods : sequence of str
-        Of `METHODS`: votes on the encoder's features; on a projection by each triplet loss; on one
-        by the scaled loss that saw all other images of ``train`` too, without their labels;
-        logistic regression on the same features and labels.
+        Of `mahalad.bench_knn_methods.METHODS`: votes on the encoder's features; on a projection by
+        each triplet loss; on one by the scaled loss that saw all other images of ``train`` too,
+        without their labels; logistic regression on the same features and labels.
     encoder : feature extractor
         After `build`, with pooled levels.
     cache : str, Path or None
@@ -121,15 +116,22 @@ def run(
         y, y_test = tasks[task]
         rows = draw(names.tolist(), n, seed)
         further = np.delete(train, rows, axis=0)
+        choices: dict[str, dict[str, Any]] = {}
         for method in methods:
-            predicted, chosen = fit_and_predict(
-                method, train[rows], y[rows], test, seed, further=further
+            kind = SCALED if method == SELF_TRAINED else method
+            if kind not in choices:
+                choices[kind] = choose(kind, train[rows], y[rows], seed)
+            predicted, more = fit_and_predict(
+                method, choices[kind], train[rows], y[rows], test, seed, further=further
             )
-            about = {"task": task, "labels": n, "seed": seed, "method": method, "chosen": chosen}
+            about = {"task": task, "labels": n, "seed": seed, "method": method}
+            about["chosen"] = _as_json(choices[kind]) | more
             results.append(about | judge(y_test, predicted, _positive_of(y, positive)))
     for task, (y, y_test) in tasks.items():
-        predicted, chosen = fit_and_predict(LOGISTIC, train, y, test, 0)
-        about = {"task": task, "labels": len(y), "seed": 0, "method": SUPERVISED, "chosen": chosen}
+        choice = choose(LOGISTIC, train, y, 0)
+        predicted, _ = fit_and_predict(LOGISTIC, choice, train, y, test, 0)
+        about = {"task": task, "labels": len(y), "seed": 0, "method": SUPERVISED}
+        about["chosen"] = _as_json(choice)
         results.append(about | judge(y_test, predicted, _positive_of(y, positive)))
     report = {
         "benchmark": "knn",
@@ -142,7 +144,7 @@ def run(
             d
             for task in tasks
             for n in labels
-            for ours in (_MAIN, SELF_TRAINED)
+            for ours in (SCALED, SELF_TRAINED)
             for d in differences(results, task, n, ours)
         ],
     }
@@ -165,101 +167,13 @@ def _read(
     return embedding.read_strictly(progress(paths, len(paths)))[1], np.array(labels)
 
 
+def _as_json(choice: dict[str, Any]) -> dict[str, Any]:
+    voting = choice["voting"]
+    return choice | {"voting": None if voting is None else asdict(voting)}
+
+
 def _positive_of(y: NDArray[Any], positive: str) -> Any:
     return True if y.dtype == bool else positive
-
-
-def fit_and_predict(
-    method: str,
-    F: NDArray[np.float32],
-    y: NDArray[Any],
-    test: NDArray[np.float32],
-    seed: int,
-    *,
-    further: NDArray[np.float32] | None = None,
-) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Labels of test samples, and the hyper-parameters that were chosen on parts of `F`.
-
-    Parameters
-    ----------
-    method : str
-        One of `METHODS`.
-    F : ndarray of shape (n, n_features)
-    y : ndarray of shape (n,)
-    test : ndarray of shape (n_test, n_features)
-    seed : int
-        Of the split, and of the training.
-    further : ndarray of shape (m, n_features), optional
-        Unlabelled features, of which one of the methods makes use. Its margin and k are those of
-        the same loss without them.
-    """
-    fitters: dict[str, tuple[Sequence[Any], Callable[..., Any]]] = {
-        ENCODER: ([None], _raw),
-        LOGISTIC: (STRENGTHS, _logistic),
-    }
-    loss = _MAIN if method == SELF_TRAINED else method
-    candidates, fit = fitters.get(method, (MARGINS, _triplets(loss)))
-    share = max(_CHOSEN_ON, len(np.unique(y)) / len(y))
-    splits = StratifiedShuffleSplit(N_SPLITS, test_size=share, random_state=seed)
-    totals: dict[Any, float] = {}
-    for inner, outer in splits.split(F, y):
-        for candidate in candidates:
-            found = fit(candidate, F[inner], y[inner], F[outer], seed)
-            for k, predicted in found.items():
-                f1 = f1_score(y[outer], predicted, average="macro", zero_division=0)
-                totals[candidate, k] = totals.get((candidate, k), 0.0) + f1
-    candidate, k = max(totals, key=totals.__getitem__)
-    chosen = {"candidate": candidate, "k": k, "validation_f1": totals[candidate, k] / N_SPLITS}
-    if method == SELF_TRAINED and further is not None:
-        projection = _projection(loss, candidate, seed)
-        sure = fit_with_unlabelled(projection, F, y, further)
-        chosen |= {"unlabelled": len(further), "took_part": int(sure.sum())}
-        return _votes(projection.transform(F), y, projection.transform(test))[k], chosen
-    return fit(candidate, F, y, test, seed)[k], chosen
-
-
-def _raw(
-    candidate: Any, F: NDArray[Any], y: NDArray[Any], test: NDArray[Any], seed: int
-) -> dict[int, NDArray[Any]]:
-    return _votes(F, y, test)
-
-
-def _triplets(loss: str) -> Callable[..., dict[int, NDArray[Any]]]:
-    def fit(
-        margin: float, F: NDArray[Any], y: NDArray[Any], test: NDArray[Any], seed: int
-    ) -> dict[int, NDArray[Any]]:
-        projection = _projection(loss, margin, seed).fit(F, y)
-        return _votes(projection.transform(F), y, projection.transform(test))
-
-    return fit
-
-
-def _projection(loss: str, margin: float, seed: int) -> TripletProjection:
-    return TripletProjection(
-        loss=loss, margin=margin, max_epochs=EPOCHS, validation_fraction=0, random_state=seed
-    )
-
-
-def _logistic(
-    candidate: Any, F: NDArray[Any], y: NDArray[Any], test: NDArray[Any], seed: int
-) -> dict[int, NDArray[Any]]:
-    C, weight = candidate
-    model = LogisticRegression(C=C, class_weight=weight, max_iter=3000).fit(F, y)
-    return {0: model.predict(test)}
-
-
-def _votes(E: NDArray[Any], y: NDArray[Any], test: NDArray[Any]) -> dict[int, NDArray[Any]]:
-    """Majority votes among `E` for each number of neighbours."""
-    classes = np.unique(y)
-    rows, distances = nearest_neighbors(E, test, min(max(NEIGHBORS), len(E)), "euclidean")
-    names = [str(name) for name in classes]
-    found = {}
-    for k in NEIGHBORS:
-        if k <= len(E):
-            near = y[rows[:, :k]].astype(str)
-            shares = vote(near, distances[:, :k], names)
-            found[k] = classes[winners(shares, near, distances[:, :k], names)]
-    return found
 
 
 def judge(y: NDArray[Any], predicted: NDArray[Any], positive: Any) -> dict[str, float]:
@@ -276,7 +190,7 @@ def judge(y: NDArray[Any], predicted: NDArray[Any], positive: Any) -> dict[str, 
 
 
 def differences(
-    results: Sequence[dict[str, Any]], task: str, n: int, method: str = _MAIN
+    results: Sequence[dict[str, Any]], task: str, n: int, method: str = SCALED
 ) -> list[dict[str, Any]]:
     """Macro F1 of a method less that of others, over the same seeds; 95 % t intervals."""
     by_method = {
@@ -308,8 +222,8 @@ def as_text(report: dict[str, Any]) -> str:
     lines = [
         f"{p['root']}: {images['train']} train, {images['test']} test; {what}, "
         f"{images['features']} features, standardised by all of train",
-        f"means over {p['seeds']} draws of the labels, in %; margin, k and C chosen on parts of "
-        "the labels drawn; triplets: linear head, votes of k neighbours",
+        f"means over {p['seeds']} draws of the labels, in %; margin, k, C and weights of classes "
+        "chosen on parts of the labels drawn; triplets: linear head, votes of k neighbours",
     ]
     for task in dict.fromkeys(r["task"] for r in results):
         header = ["macro F1", *(f"{n} labels" for n in p["labels"])]
@@ -363,6 +277,6 @@ def _views(
     rows = draw(names.tolist(), n, 0)
     projection = TripletProjection(max_epochs=EPOCHS, validation_fraction=0)
     projected = projection.fit(train[rows], names[rows]).transform(test)
-    views = {"encoder": test, f"{_MAIN}, {n} labels": projected}
+    views = {"encoder": test, f"{SCALED}, {n} labels": projected}
     return {title: (PCA(2, random_state=0).fit_transform(E), names_test)
             for title, E in views.items()}  # fmt: skip

@@ -7,10 +7,20 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from mahalad import bench_knn
-from mahalad.bench_knn import ENCODER, LOGISTIC, differences, fit_and_predict, judge
+from mahalad import bench_knn, bench_knn_methods
+from mahalad.bench_knn import differences, judge
+from mahalad.bench_knn_methods import (
+    ENCODER,
+    LOGISTIC,
+    SCALED,
+    SELF_TRAINED,
+    choose,
+    fit_and_predict,
+)
 from mahalad.errors import InputError
 from mahalad.metric.projection import TripletProjection
+from mahalad.metric.self_training import fit_with_unlabelled
+from mahalad.metric.votes import Voting
 
 
 @pytest.fixture
@@ -25,15 +35,19 @@ def problem(rng):
 
 def test_encoder_votes_are_those_of_scikit_learn(problem):
     F, y, test, _ = problem
-    predicted, chosen = fit_and_predict(ENCODER, F, y, test, 0)
-    want = KNeighborsClassifier(chosen["k"], algorithm="brute").fit(F, y).predict(test)
+    chosen = choose(ENCODER, F, y, 0)
+    predicted, _ = fit_and_predict(ENCODER, chosen, F, y, test, 0)
+    voting = chosen["voting"]
+    want = KNeighborsClassifier(voting.k, algorithm="brute").fit(F, y).predict(test)
     np.testing.assert_array_equal(predicted, want)
-    assert chosen["k"] in bench_knn.NEIGHBORS
+    assert voting in bench_knn_methods.VOTINGS
+    assert voting.class_weight is None  # of the same votes the first: both labels are as frequent
 
 
 def test_logistic_regression_is_scikit_learns_with_the_chosen_strength(problem):
     F, y, test, _ = problem
-    predicted, chosen = fit_and_predict(LOGISTIC, F, y, test, 0)
+    chosen = choose(LOGISTIC, F, y, 0)
+    predicted, _ = fit_and_predict(LOGISTIC, chosen, F, y, test, 0)
     C, weight = chosen["candidate"]
     want = LogisticRegression(C=C, class_weight=weight, max_iter=3000).fit(F, y).predict(test)
     np.testing.assert_array_equal(predicted, want)
@@ -41,22 +55,51 @@ def test_logistic_regression_is_scikit_learns_with_the_chosen_strength(problem):
 
 @pytest.mark.parametrize("loss", ["batch-all", "batch-hard-scaled"])
 def test_projections_are_trained_with_the_chosen_margin(problem, loss, monkeypatch):
-    monkeypatch.setattr(bench_knn, "EPOCHS", 10)
+    monkeypatch.setattr(bench_knn_methods, "EPOCHS", 10)
     F, y, test, _ = problem
-    predicted, chosen = fit_and_predict(loss, F, y, test, 3)
+    chosen = choose(loss, F, y, 3)
+    predicted, _ = fit_and_predict(loss, chosen, F, y, test, 3)
     projection = TripletProjection(
         loss=loss, margin=chosen["candidate"], max_epochs=10, validation_fraction=0, random_state=3
     ).fit(F, y)
-    knn = KNeighborsClassifier(chosen["k"], algorithm="brute").fit(projection.transform(F), y)
+    knn = KNeighborsClassifier(chosen["voting"].k, algorithm="brute").fit(
+        projection.transform(F), y
+    )
     np.testing.assert_array_equal(predicted, knn.predict(projection.transform(test)))
 
 
-def test_choices_see_the_labels_drawn_alone(problem):
-    """Other test samples change no choice; other labels do change the answers."""
+def test_the_voting_is_chosen_too(rng):
+    """12 of 100 labels are rare and lie among the others: balanced votes find them."""
+    y, y_test = (np.where(np.arange(n) % 100 < 12, "rare", "usual") for n in (200, 400))
+    F, test = rng.normal(size=(200, 2)), rng.normal(size=(400, 2))
+    F[y == "rare"] += 1.5
+    test[y_test == "rare"] += 1.5
+    chosen = choose(ENCODER, F.astype(np.float32), y, 0)
+    assert chosen["voting"].class_weight == "balanced"
+    plain = chosen | {"voting": Voting(chosen["voting"].k)}
+    recalls = [
+        judge(y_test, fit_and_predict(ENCODER, c, F, y, test, 0)[0], "rare")["recall"]
+        for c in (chosen, plain)
+    ]
+    assert recalls[0] > recalls[1] + 0.1
+
+
+def test_unlabelled_samples_train_one_method(problem, monkeypatch):
+    monkeypatch.setattr(bench_knn_methods, "EPOCHS", 10)
     F, y, test, _ = problem
-    _, chosen = fit_and_predict(LOGISTIC, F, y, test, 0)
-    _, again = fit_and_predict(LOGISTIC, F, y, test[:5] * 100, 0)
-    assert chosen == again
+    chosen = {"candidate": 0.3, "voting": Voting(5), "validation_f1": 1.0}
+    plain, about = fit_and_predict(SCALED, chosen, F, y, test, 3, further=test)
+    assert about == {}
+    same, _ = fit_and_predict(SELF_TRAINED, chosen, F, y, test, 3)
+    np.testing.assert_array_equal(same, plain)
+    found, about = fit_and_predict(SELF_TRAINED, chosen, F, y, test, 3, further=test)
+    projection = TripletProjection(
+        loss=SCALED, margin=0.3, max_epochs=10, validation_fraction=0, random_state=3
+    )
+    sure = fit_with_unlabelled(projection, F, y, test)
+    knn = KNeighborsClassifier(5, algorithm="brute").fit(projection.transform(F), y)
+    np.testing.assert_array_equal(found, knn.predict(projection.transform(test)))
+    assert about == {"unlabelled": 80, "took_part": sure.sum()} and sure.any()
 
 
 def test_judge():
@@ -116,8 +159,8 @@ class Brightness:
 
 
 def test_run_gives_tables_a_file_and_a_picture(beans, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_knn, "EPOCHS", 5)
-    monkeypatch.setattr(bench_knn, "MARGINS", (0.2,))
+    monkeypatch.setattr(bench_knn_methods, "EPOCHS", 5)
+    monkeypatch.setattr(bench_knn_methods, "MARGINS", (0.2,))
     text = bench_knn.run(
         beans,
         labels=(12, 24),
