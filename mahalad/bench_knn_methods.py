@@ -94,7 +94,7 @@ def fit_and_predict(
     candidate, voting = chosen["candidate"], chosen["voting"]
     if method == SELF_TRAINED and further is not None:
         projection = _projection(SCALED, candidate, seed)
-        sure = fit_with_unlabelled(projection, F, y, further)
+        sure = fit_with_unlabelled(projection, F, y, further, class_weight=voting.class_weight)
         about = {"unlabelled": len(further), "took_part": int(sure.sum())}
         return _votes(projection.transform(F), y, projection.transform(test))[voting], about
     return _candidates(method)[1](candidate, F, y, test, seed)[voting], {}

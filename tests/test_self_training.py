@@ -26,22 +26,45 @@ def beans(rng):
     return F, y, further
 
 
-def test_sure_ones_take_part_with_the_label_that_won(beans):
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_sure_ones_take_part_with_the_label_that_won(beans, rounds, class_weight):
     F, y, further = beans
+    F, y = F[:-6], y[:-6].copy()
+    y[:6] = "good"  # 15 good, 9 bad; three of them wrongly good
     projection = TripletProjection(**OPTIONS, **PLAIN)
-    sure = fit_with_unlabelled(projection, F, y, further, confidence=0.8)
+    sure = fit_with_unlabelled(
+        projection, F, y, further, confidence=0.7, class_weight=class_weight, rounds=rounds
+    )
 
-    first = TripletProjection(**OPTIONS, **PLAIN).fit(F, y)
-    knn = KNeighborsClassifier(15, algorithm="brute").fit(first.transform(F), y)
-    shares = knn.predict_proba(first.transform(further))
-    np.testing.assert_array_equal(sure, shares.max(axis=1) >= 0.8)
+    again = TripletProjection(**OPTIONS, **PLAIN).fit(F, y)
+    worth = {n: 1 / np.sum(y == n) if class_weight else 1 for n in ("bad", "good")}
+    for _ in range(rounds):
+        knn = KNeighborsClassifier(15, algorithm="brute").fit(again.transform(F), y)
+        shares = knn.predict_proba(again.transform(further)) * [worth["bad"], worth["good"]]
+        shares /= shares.sum(axis=1, keepdims=True)
+        now = shares.max(axis=1) >= 0.7
+        guessed = knn.classes_[shares.argmax(axis=1)][now]
+        n_epochs = max(10, round(4 * 12 * 24 / (24 + now.sum())))
+        again = TripletProjection(**OPTIONS, max_epochs=n_epochs, validation_fraction=0.0)
+        again.fit(np.concatenate([F, further[now]]), np.concatenate([y, guessed]))
+    np.testing.assert_array_equal(sure, now)
     assert 20 < sure.sum() < 200
-    guessed = knn.classes_[shares.argmax(axis=1)][sure]
-    n_epochs = max(10, round(1.5 * 12 * 30 / (30 + sure.sum())))
-    again = TripletProjection(**OPTIONS, max_epochs=n_epochs, validation_fraction=0.0)
-    again.fit(np.concatenate([F, further[sure]]), np.concatenate([y, guessed]))
     np.testing.assert_array_equal(projection.transform(further), again.transform(further))
     assert projection.get_params()["max_epochs"] == 12  # as it was given
+
+
+def test_rounds_end_where_nothing_changes(beans, monkeypatch):
+    """Labels far apart: all are sure in the first round, and the same in the second."""
+    F, y, further = beans
+    F[:, 2] += 50 * (y == "good")
+    further[:, 2] += 50 * (np.arange(200) % 2)
+    sizes, real = [], TripletProjection.fit
+    monkeypatch.setattr(
+        TripletProjection, "fit", lambda self, X, y: sizes.append(len(X)) or real(self, X, y)
+    )
+    sure = fit_with_unlabelled(TripletProjection(**OPTIONS, **PLAIN), F, y, further, rounds=5)
+    assert sure.all() and sizes == [30, 230]
 
 
 def test_without_sure_ones_it_is_the_ordinary_fit(rng):

@@ -87,8 +87,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         that part. None: leave-one-out in the final embedding, far too optimistic.
     self_training : float in (0.5, 1] or None, default=None
         With unlabelled images, and a projection: those on whose label this share of 15 labelled
-        neighbours agree, 0.95 say, train the projection too, with that label. They are not stored,
-        and have no vote.
+        neighbours agree, 0.95 say, train the projection too, with that label; three times over,
+        each time as the projection before told them. They are not stored, and have no vote.
     cache : str, Path or None, default=None
         Folder in which the encoder's features are kept.
     random_state : int or None, default=None
@@ -241,7 +241,9 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         Z = embedding.standardized(F)
         self.n_self_trained_ = 0
         if projection is not None:
-            self.n_self_trained_ = train(projection, Z, names, further, self.self_training)
+            self.n_self_trained_ = train(
+                projection, Z, names, further, self.self_training, self.class_weight
+            )
         own = self.standardize and unlabelled is None
         probabilities, distances = self._cross_fit(F, names, own, further)
         E = embedding.project(Z)

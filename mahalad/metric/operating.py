@@ -232,7 +232,9 @@ def cross_fit(
             fold.standardize_as([F[rows]])
         Z = fold.standardized(F)
         if fold.projection is not None:
-            train(fold.projection, Z[rows], labels[rows], further, self_training)
+            train(
+                fold.projection, Z[rows], labels[rows], further, self_training, voting.class_weight
+            )
         stored, asked = fold.project(Z[rows]), fold.project(Z[held_out])
         indices, found = nearest_neighbors(stored, asked, voting.k, distance)
         counts = np.bincount(label_codes(labels[rows], classes), minlength=len(classes))
@@ -247,12 +249,16 @@ def train(
     labels: NDArray[Any],
     further: NDArray[np.float32] | None,
     self_training: float | None,
+    class_weight: str | None,
 ) -> int:
     """Fit a projection, to unlabelled features as well if wanted; how many of these took part."""
     if further is None or self_training is None:
         projection.fit(Z, labels)
         return 0
-    return int(fit_with_unlabelled(projection, Z, labels, further, confidence=self_training).sum())
+    took_part = fit_with_unlabelled(
+        projection, Z, labels, further, confidence=self_training, class_weight=class_weight
+    )
+    return int(took_part.sum())
 
 
 def held_out_votes(

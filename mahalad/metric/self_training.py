@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from mahalad.errors import InputError
 from mahalad.metric.projection import TripletProjection
-from mahalad.metric.votes import nearest_neighbors, vote, winners
+from mahalad.metric.votes import Voting, nearest_neighbors, winners
+from mahalad.moments import Floats
 
+ROUNDS = 3
 _VOTERS = 15
-_PASSES = 1.5  # samples drawn in the second training, as a multiple of those of the first
+_PASSES = 4  # samples drawn in each further training, as a multiple of those of the first
 _LEAST_EPOCHS = 10
 
 
@@ -23,13 +25,16 @@ def fit_with_unlabelled(
     unlabelled: NDArray[np.float32],
     *,
     confidence: float = 0.95,
+    class_weight: str | None = None,
+    rounds: int = ROUNDS,
 ) -> NDArray[np.bool_]:
     """Fit a projection to labelled features, then anew to them and to unlabelled ones as well.
 
     After the first fit the 15 nearest labelled neighbours vote on each unlabelled sample; it takes
-    part in the second fit, with the winner as its label, if that has at least a share `confidence`
-    of the votes. The second fit draws 1.5 times as many samples as the first, without validation:
-    guessed labels would say how well guesses are guessed.
+    part in the next fit, with the winner as its label, if that has at least a share `confidence`
+    of the votes. In the projection that comes of it they vote again, and so on: what has been
+    guessed in one round is forgotten in the next. Each further fit draws 4 times as many samples
+    as the first, without validation: guessed labels would say how well guesses are guessed.
 
     Parameters
     ----------
@@ -39,11 +44,15 @@ def fit_with_unlabelled(
     y : ndarray of shape (n,)
     unlabelled : ndarray of shape (m, n_features)
     confidence : float in (0.5, 1]
+    class_weight : {None, "balanced"}
+        Of the votes; see `mahalad.metric.votes.Voting`.
+    rounds : int
+        How many further fits there are at most; fewer where nothing is sure, or nothing changes.
 
     Returns
     -------
     ndarray of bool, shape (m,)
-        Which unlabelled samples took part.
+        Which unlabelled samples took part in the last fit.
 
     References
     ----------
@@ -52,28 +61,46 @@ def fit_with_unlabelled(
     """
     check_confidence(confidence)
     projection.fit(X, y)
+    took_part = np.zeros(len(unlabelled), bool)
     if not len(unlabelled):
-        return np.zeros(0, bool)
-    classes = [str(name) for name in projection.classes_]
-    rows, distances = nearest_neighbors(
-        projection.transform(X), projection.transform(unlabelled), min(_VOTERS, len(X)),
-        projection.distance,
-    )  # fmt: skip
-    near = y[rows].astype(str)
-    shares = vote(near, distances, classes)
-    guessed = projection.classes_[winners(shares, near, distances, classes)]
-    sure: NDArray[np.bool_] = shares.max(axis=1) >= confidence
-    if not sure.any():
-        return sure
+        return took_part
+    n_drawn = _PASSES * projection.best_epoch_ * len(X)
+    voting = Voting(min(_VOTERS, len(X)), class_weight=class_weight)
     before = {name: getattr(projection, name) for name in ("max_epochs", "validation_fraction")}
-    n_all = len(X) + int(sure.sum())
-    epochs = max(_LEAST_EPOCHS, round(_PASSES * projection.best_epoch_ * len(X) / n_all))
+    last = None
     try:
-        projection.set_params(max_epochs=epochs, validation_fraction=0.0)
-        projection.fit(np.concatenate([X, unlabelled[sure]]), np.concatenate([y, guessed[sure]]))
+        for _ in range(rounds):
+            guessed, shares = _guess(projection, X, y, unlabelled, voting)
+            sure = shares >= confidence
+            learnt = np.where(sure, guessed, "")
+            if not sure.any() or (last is not None and (learnt == last).all()):
+                break
+            took_part, last = sure, learnt
+            epochs = max(_LEAST_EPOCHS, round(n_drawn / (len(X) + int(sure.sum()))))
+            projection.set_params(max_epochs=epochs, validation_fraction=0.0)
+            labels = np.concatenate([y, guessed[sure]])
+            projection.fit(np.concatenate([X, unlabelled[sure]]), labels)
     finally:
         projection.set_params(**before)
-    return sure
+    return took_part
+
+
+def _guess(
+    projection: TripletProjection,
+    X: NDArray[np.float32],
+    y: NDArray[Any],
+    unlabelled: NDArray[np.float32],
+    voting: Voting,
+) -> tuple[NDArray[Any], Floats]:
+    """Labels (m,) that win the votes of labelled neighbours, and their shares of these."""
+    rows, distances = nearest_neighbors(
+        projection.transform(X), projection.transform(unlabelled), voting.k, projection.distance
+    )
+    near = y[rows].astype(str)
+    classes = [str(name) for name in projection.classes_]
+    counts = [np.sum(y == name) for name in projection.classes_]
+    shares = voting.shares(near, distances, classes, counts)
+    return projection.classes_[winners(shares, near, distances, classes)], shares.max(axis=1)
 
 
 def check_confidence(confidence: Any) -> None:
