@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mahalad import __version__, metric_cli
-from mahalad.errors import InputError, MahaladError
-from mahalad.options import (
+from mahalad.commands.options import (
     Fpr,
     decorate,
     detector_options,
@@ -31,6 +30,7 @@ from mahalad.options import (
     settle,
     threshold_option,
 )
+from mahalad.errors import InputError, MahaladError
 
 if TYPE_CHECKING:
     from mahalad.detector import AnomalyDetector

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mahalad.commands.options import Fpr, decorate, is_given, parse_levels
 from mahalad.errors import InputError, MahaladError, ModelFileError
-from mahalad.options import Fpr, _is_given, _parse_levels, decorate
 
 if TYPE_CHECKING:
     from mahalad.index.contract import VectorIndex
@@ -216,7 +216,7 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
     own = ("backbone", "weights", "device", "loss", "margin", "stages", "epochs", "learning_rate",
            "any_orientation", "validation_fraction")  # fmt: skip
     tuner = FineTuner(
-        levels=_parse_levels(options["levels"]),
+        levels=parse_levels(options["levels"]),
         input_size=options["size"],
         random_state=options["seed"],
         **{name: options[name] for name in own},
@@ -321,7 +321,7 @@ def _search(
     from mahalad.metric.search import SEARCHED, search_parameters
 
     option_of = {"margin": "margin", "n_neighbors": "neighbors", "class_weight": "balanced"}
-    over = [n for n in SEARCHED if n not in option_of or not _is_given(option_of[n])]
+    over = [n for n in SEARCHED if n not in option_of or not is_given(option_of[n])]
     found = search_parameters(
         classifier,
         paths,
@@ -372,7 +372,7 @@ def _make_encoder(options: dict[str, Any]) -> Any:
     return BackboneFeatures(
         options["backbone"],
         weights=options["weights"],
-        levels=_parse_levels(options["levels"]),
+        levels=parse_levels(options["levels"]),
         input_size=options["size"],
         orientations=int(options["orientations"]),
         batch_size=options["batch_size"],
@@ -438,7 +438,7 @@ def _refuse_unused(options: dict[str, Any], *switches: str) -> None:
     """Options that another one makes void are usage errors, not silence."""
     for switch in switches:
         names = {"encoder": _NETWORK, "no_projection": _LEARNING}[switch]
-        given = [name for name in names if _is_given(name)]
+        given = [name for name in names if is_given(name)]
         if options[switch] and given:
             raise click.UsageError(
                 f"--{given[0]} has no effect with --{switch.replace('_', '-')}: leave one out"
