@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ from mahalad.commands.options import (
     settle,
     threshold_option,
 )
+from mahalad.commands.paths import check_output, names_of
+from mahalad.commands.progress import progress_bar, with_progress
 from mahalad.errors import InputError, MahaladError
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ def fit(
     **options: Any,
 ) -> None:
     """Fit a detector to good IMAGES (folders, globs, files) and write it to a file."""
-    _check_output(output)
+    check_output(output)
     detector = make_detector(settle(options), fpr)
     groups = None
     sources: Any = list(images)
@@ -115,9 +117,9 @@ def fit(
         from mahalad.datasets import grouping
 
         group_of = grouping(group)
-        sources = _names_of(sources)
+        sources = names_of(sources)
         groups = [group_of(str(Path(name))) for name in sources]
-    _fit(detector, _with_progress(sources, "fit"), groups=groups, calibration=calibration)
+    _fit(detector, with_progress(sources, "fit"), groups=groups, calibration=calibration)
     detector.save(
         output, include_features=not without_features, include_weights=not without_weights
     )
@@ -186,14 +188,14 @@ def score(
 
     _check_source(options)
     if output is not None:
-        _check_output(output)
+        check_output(output)
     X: Any = list(images)
     if maps is not None:
-        X = _names_of(X)
+        X = names_of(X)
         _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
     detector, unreadable_normals = _read_detector(options, maps is None)
     folder = None if maps is None else _map_folder(detector, Path(maps), map_format, images, X)
-    results = Counted(detector.inspect(_with_progress(X, "score"), maps=folder is not None))
+    results = Counted(detector.inspect(with_progress(X, "score"), maps=folder is not None))
     _write_rows(_rows(results, folder), style, output, with_maps=folder is not None)
     code = _summary(results.n_scored, results.n_flagged, results.unreadable, unreadable_normals)
     if fail_on_anomaly and code == 0 and results.n_flagged:
@@ -226,14 +228,14 @@ def report(images: tuple[str, ...], output: str, title: str, **options: Any) -> 
     from mahalad.reporting import facts_of, make_page, picture_results
 
     _check_source(options)
-    _check_output(output)
-    names = _names_of(list(images))
+    check_output(output)
+    names = names_of(list(images))
     if os.path.realpath(output) in map(os.path.realpath, names):
         raise click.BadParameter(f"{output} is one of the images", param_hint="-o")
     detector, unreadable_normals = _read_detector(options, False)
     units = _units_of_overlays(detector)
     threshold = None if units is None else units.threshold
-    results = detector.inspect(_with_progress(names, "judge"), maps=threshold is not None)
+    results = detector.inspect(with_progress(names, "judge"), maps=threshold is not None)
     kinds = kinds_of(common_folder(images, names), names)
     pictured, errors = picture_results(results, kinds, threshold)
     source = options["model"] or f"fitted to {options['normals']}"
@@ -340,7 +342,7 @@ def demo(output: str) -> None:
     """Render parts with defects, find them, and write a page that shows the result."""
     from mahalad.demo import run_demo
 
-    click.echo(run_demo(Path(output), progress=_bar("demo")))
+    click.echo(run_demo(Path(output), progress=progress_bar("demo")))
 
 
 @main.group()
@@ -393,7 +395,7 @@ def bench_mvtec(**options: Any) -> None:
     """Accuracy: AUROC, average precision, F1-max, and FPR/TPR at the threshold."""
     from mahalad.bench_mvtec import run
 
-    click.echo(run(progress=_bar("features"), **_bench_arguments(options)))
+    click.echo(run(progress=progress_bar("features"), **_bench_arguments(options)))
 
 
 @bench.command("fpr")
@@ -425,7 +427,7 @@ def bench_fpr(**options: Any) -> None:
     """Validity: asked against achieved false-positive rate, for every threshold rule."""
     from mahalad.bench_fpr import run
 
-    click.echo(run(progress=_bar("features"), **_bench_arguments(options)))
+    click.echo(run(progress=progress_bar("features"), **_bench_arguments(options)))
 
 
 def _bench_arguments(options: dict[str, Any]) -> dict[str, Any]:
@@ -442,44 +444,8 @@ def _fit(detector: AnomalyDetector, images: Any, **options: Any) -> None:
     """Fit, with unreadable images reported on stderr as they are met."""
     calibration = options.get("calibration")
     if calibration is not None:
-        options["calibration"] = _with_progress(calibration, "calibrate")
+        options["calibration"] = with_progress(calibration, "calibrate")
     detector.fit(images, **options)
-
-
-def _bar(label: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
-    """Wrap an iterable of known length into a progress bar on a terminal's stderr."""
-
-    def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:
-        from tqdm import tqdm
-
-        bar: Iterable[Any] = tqdm(
-            items, total=total, desc=label, unit="img", disable=not sys.stderr.isatty()
-        )
-        return bar
-
-    return wrap
-
-
-def _with_progress(X: Any, label: str) -> Any:
-    """The sources in `X` as an iterator under a progress bar."""
-    if not sys.stderr.isatty():
-        return X
-    names = _names_of(X)
-    return iter(_bar(label)(names, len(names)))
-
-
-def _names_of(X: Any) -> list[str]:
-    """The paths in `X`, written as they are in results."""
-    from mahalad.images import iter_sources
-
-    return [source.name for source in iter_sources(X)]
-
-
-def _check_output(path: str) -> None:
-    """Refuse an output file in a folder that is missing or not writable, before the work."""
-    folder = Path(path).parent
-    if not os.access(folder, os.W_OK):
-        raise click.BadParameter(f"folder {folder} is missing or not writable", param_hint="-o")
 
 
 def _check_map_folder(folder: Path, given: Sequence[str], names: Sequence[str]) -> None:
@@ -526,7 +492,7 @@ def _read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
     detector = MahalanobisDetector(
         weights=weights, device=device or "auto", fpr=0.05 if fpr is None else fpr
     )
-    _fit(detector, _with_progress(options["normals"], "fit"))
+    _fit(detector, with_progress(options["normals"], "fit"))
     return detector, len(detector.unreadable_)
 
 

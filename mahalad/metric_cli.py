@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mahalad.commands.options import Fpr, decorate, is_given, parse_levels
+from mahalad.commands.paths import absolute, check_output
+from mahalad.commands.progress import progress_bar
 from mahalad.errors import InputError, MahaladError, ModelFileError
 
 if TYPE_CHECKING:
@@ -69,11 +71,10 @@ def pretrain(
 
     Its encoder is for `mahalad tune --encoder`. No labels are needed.
     """
-    from mahalad.cli import _bar, _check_output
     from mahalad.metric.autoencoder import Autoencoder
 
     for path in filter(None, (output, checkpoint, grid)):
-        _check_output(path)
+        check_output(path)
     autoencoder = Autoencoder(
         input_size=size,
         width=width,
@@ -82,7 +83,7 @@ def pretrain(
         device=device,
         random_state=seed,
     )
-    autoencoder.fit(list(unlabelled), checkpoint=checkpoint, progress=_bar("pretrain"))
+    autoencoder.fit(list(unlabelled), checkpoint=checkpoint, progress=progress_bar("pretrain"))
     autoencoder.save(output)
     click.echo(
         f"{output}: trained on {autoencoder.n_images_} images, loss "
@@ -203,11 +204,10 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
     the same --backbone, --levels and --size. Give those other images than LABELLED: on images that
     trained the network, thresholds and rates come out too optimistic.
     """
-    from mahalad.cli import _bar, _check_output
     from mahalad.metric.finetuning import FineTuner, check_suffix
     from mahalad.metric.labelled import draw, read_labelled
 
-    _check_output(output)
+    check_output(output)
     check_suffix(output)
     paths, labels = read_labelled(labelled)
     if options["labels"] is not None:
@@ -221,7 +221,7 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
         random_state=options["seed"],
         **{name: options[name] for name in own},
     )
-    tuner.fit(paths, labels, progress=_bar("finetune"))
+    tuner.fit(paths, labels, progress=progress_bar("finetune"))
     tuner.save_weights(output)
     what = f"trained on {len(paths) - len(tuner.unreadable_)} images"
     if options["validation_fraction"]:
@@ -277,10 +277,9 @@ def tune(labelled: str, output: str, **options: Any) -> None:
     If --precision or --recall cannot be reached, the model is written without a threshold (the
     majority decides), and the exit code is 1.
     """
-    from mahalad.cli import _check_output
     from mahalad.metric.labelled import draw, read_labelled
 
-    _check_output(output)
+    check_output(output)
     wanted = {name: options[name] for name in ("precision", "recall") if options[name]}
     if wanted and options["positive"] is None:
         raise click.UsageError(f"--{next(iter(wanted))} is about one label: give --positive LABEL")
@@ -427,11 +426,6 @@ def _check_is_empty(where: str | None) -> None:
             raise InputError(
                 f"--index {where}: holds {len(found)} vectors already; name a new or empty one"
             )
-
-
-def absolute(where: str | None) -> str | None:
-    """A folder by its whole path, so that a model finds it from anywhere; a URL as it is."""
-    return where if where is None or "://" in where else os.path.abspath(where)
 
 
 def _refuse_unused(options: dict[str, Any], *switches: str) -> None:
@@ -614,10 +608,9 @@ def _remove_strangers(
 
 def _copy(origin: VectorIndex, copy: VectorIndex, target: str) -> None:
     """Copy, and say so."""
-    from mahalad.cli import _bar
     from mahalad.index.copying import copy_index
 
-    n = copy_index(origin, copy, progress=_bar("copy"))
+    n = copy_index(origin, copy, progress=progress_bar("copy"))
     click.echo(f"{target}: {n} images copied, {len(copy)} there, checksums compared", err=True)
 
 
@@ -639,9 +632,7 @@ def _index_at(where: str) -> VectorIndex:
 @contextmanager
 def _edited(path: str) -> Iterator[MetricKNNClassifier]:
     """A model that is saved again at the end, unless another process changed it meanwhile."""
-    from mahalad.cli import _check_output
-
-    _check_output(path)
+    check_output(path)
     with _alone(path):
         yield from _edit(path)
 
@@ -753,7 +744,6 @@ def describe(header: dict[str, Any]) -> dict[str, Any]:
 def bench_knn(root: str, labels: str, **options: Any) -> None:
     """F1 from few labels: neighbours by each triplet loss, logistic regression, all labels."""
     from mahalad.bench_knn import run
-    from mahalad.cli import _bar
 
     _refuse_unused(options, "encoder")
     try:
@@ -765,7 +755,7 @@ def bench_knn(root: str, labels: str, **options: Any) -> None:
         root,
         labels=counts,
         encoder=_make_encoder(options).build(),
-        progress=_bar("knn"),
+        progress=progress_bar("knn"),
         **{
             name: options[name] for name in ("seeds", "positive", "cache", "json_file", "plot_file")
         },
