@@ -7,7 +7,6 @@ images could not be read; 4 something was flagged (only with --fail-on-anomaly).
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mahalad import __version__, metric_cli
+from mahalad.commands.info import info
 from mahalad.commands.options import (
     Fpr,
     decorate,
@@ -247,95 +247,6 @@ def report(images: tuple[str, ...], output: str, title: str, **options: Any) -> 
 
 
 @main.command()
-@click.argument("model", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="The whole header as JSON.")
-def info(model: str, as_json: bool) -> None:
-    """Show what a model file holds."""
-    from mahalad.persistence import info as read_info
-
-    header = read_info(model)
-    if as_json:
-        click.echo(json.dumps(header, indent=2))
-        return
-    if header.get("kind") == "metric-knn":
-        _echo_pairs(metric_cli.describe(header))
-        return
-    features, calibration = header["features"] or {}, header["calibration"]
-    lines = {
-        "file": f"{header['path']} ({header['size'] / 1e6:.2f} MB, "
-        f"format {header['format_version']})",
-        "detector": header["class"],
-        "images": f"{header['fit']['n_images']} (features of {header['fit']['n_stored']} kept)",
-        "unreadable": len(header["fit"]["unreadable"]) or None,
-        "backbone": features.get("backbone"),
-        "weights": features
-        and f"{features['weights_source']}: {features['weights_origin']} "
-        f"(sha256 {features['weights_sha256'][:16]}, licence {features['licence']}, "
-        f"{'embedded' if features.get('weights_embedded') else 'not embedded'})",
-        "input": features
-        and f"{features['input_size']} px, {features['resize']}{_tiles(features)}",
-        "region": features.get("region")
-        and f"{header['params'].get('roi') or 'given'} (in the model file)",
-        "autoencoder": _autoencoder(header.get("autoencoder")),
-        "scope": _scope(header),
-        "levels": _levels(header["fit"]["levels"]),
-        "neighbours": header["params"].get("n_neighbors"),
-        "reduction": header["params"].get("reduction"),
-        "threshold": header["params"]["threshold"],
-        "fpr": header["params"]["fpr"],
-        "calibration": f"{calibration['method']}, {calibration['n']} scores",
-        "made with": ", ".join(f"{n} {v}" for n, v in header["versions"].items()),
-    }
-    _echo_pairs(lines)
-
-
-def _echo_pairs(lines: dict[str, Any]) -> None:
-    for name, value in lines.items():
-        if value not in (None, {}, ""):
-            click.echo(f"{name:12} {value}")
-
-
-def _scope(header: dict[str, Any]) -> str | None:
-    """How features are scored; a header need not have the parameter (format 1, other scorers)."""
-    if header["features"] is None:
-        return None
-    params: dict[str, Any] = header["params"]
-    scope = params.get("scope", "image" if header.get("scorer") is None else "positions")
-    if scope == "positions" and "top_fraction" in params:
-        own = ("top_fraction", "image_weight")
-        more = [f"{name.replace('_', ' ')} {params[name]:g}" for name in own]
-        if params.get("neighbourhood", 0) != 0:
-            more.append(f"neighbourhood {params['neighbourhood']}")
-        return f"{scope} ({', '.join(more)})"
-    return str(scope)
-
-
-def _levels(sizes: dict[str, Any]) -> str:
-    """Levels and their sizes; where padded pictures lie travels with them, and is none."""
-    from mahalad.geometry import BOX
-
-    return ", ".join(f"{name} ({_size(size)})" for name, size in sizes.items() if name != BOX)
-
-
-def _tiles(features: dict[str, Any]) -> str:
-    """How many tiles an image has; a header has the number only where there are several."""
-    k = features.get("tiles", 1)
-    return f", {k} x {k} tiles" if k > 1 else ""
-
-
-def _autoencoder(about: dict[str, Any] | None) -> str | None:
-    if about is None:
-        return None
-    size, n = about["record"]["input_size"], about["fit"]["n_images"]
-    return f"{size} px, trained on {n} images (in the model file)"
-
-
-def _size(shape: int | list[int]) -> str:
-    """Shape of a level; a number in files of format 1."""
-    return "x".join(map(str, [shape] if isinstance(shape, int) else shape))
-
-
-@main.command()
 @click.option("-o", "--output", type=click.Path(file_okay=False), default="demo",
               show_default=True, help="Folder for the images and the page.")  # fmt: skip
 def demo(output: str) -> None:
@@ -561,6 +472,7 @@ def _summary(
     return 3 if unreadable or unreadable_normals else 0
 
 
+main.add_command(info)
 for command in (metric_cli.pretrain, metric_cli.finetune, metric_cli.tune, metric_cli.index):
     main.add_command(command)
 bench.add_command(metric_cli.bench_knn)

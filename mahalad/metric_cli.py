@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mahalad.commands.descriptions import describe_search
 from mahalad.commands.options import Fpr, decorate, is_given, parse_levels
 from mahalad.commands.paths import absolute, check_output
 from mahalad.commands.progress import progress_bar
@@ -335,18 +336,6 @@ def _search(
     )
     click.echo(f"search: {values}", err=True)
     click.echo(f"search: {describe_search(vars(found))}", err=True)
-
-
-def describe_search(search: dict[str, Any]) -> str:
-    """What a search came to, in a line."""
-    before, failed = search["default_f1"], "training failed"
-    n_failed = sum(candidate["validation_f1"] is None for candidate in search["candidates"])
-    return (
-        f"best of {len(search['candidates'])} on held-out labels: macro F1 "
-        f"{search['validation_f1']:.3f} (without a search: "
-        f"{failed if before is None else format(before, '.3f')})"
-        + (f"; {failed} for {n_failed}" if n_failed else "")
-    )
 
 
 def _set_point(classifier: MetricKNNClassifier, wanted: dict[str, float]) -> Exception | None:
@@ -692,38 +681,6 @@ def read_classifier(
         classifier.set_params(novelty_fpr=fpr)
         classifier._warn_if_uncalibrated()
     return classifier
-
-
-def describe(header: dict[str, Any]) -> dict[str, Any]:
-    """What `mahalad info` shows of such a model, by name."""
-    from mahalad.geometry import describe_input
-
-    encoder, where = header["encoder"] or {}, header["index"]
-    record = encoder.get("record") or encoder.get("state", {}).get("record") or {}
-    state, point = where.get("state"), header["operating_point"]
-    projection = header["projection"]
-    return {
-        "file": f"{header['path']} ({header['size'] / 1e6:.2f} MB, "
-        f"format {header['format_version']})",
-        "classifier": header["class"],
-        "labels": ", ".join(map(str, header["classes"])),
-        "positive": header["params"]["positive"],
-        "encoder": record.get("backbone") or encoder.get("class"),
-        "input": record.get("input_size") and describe_input(record),
-        "levels": ", ".join(f"{n} ({size})" for n, size in header["levels"].items()),
-        "projection": projection
-        and f"{projection['params']['loss']}, {projection['params']['n_components']} features",
-        "neighbours": f"{header['params']['n_neighbors']}, {header['params']['weights']} votes"
-        + (", balanced" if header["params"].get("class_weight") else ""),
-        "index": "in the model file" if state else where["where"],
-        "search": header.get("search") and describe_search(header["search"]),
-        "threshold": point
-        and f"{point['threshold']:.3g} (precision {point['precision']:.3f}, "
-        f"recall {point['recall']:.3f})",
-        "novelty fpr": header["params"]["novelty_fpr"],
-        "calibration": header["calibration"]["method"],
-        "made with": ", ".join(f"{n} {v}" for n, v in header["versions"].items()),
-    }
 
 
 @click.command("knn")
