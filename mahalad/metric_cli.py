@@ -669,20 +669,6 @@ def _version(path: str) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def read_classifier(
-    path: str, weights: str | None, device: str | None, fpr: float | None
-) -> MetricKNNClassifier:
-    """The classifier that `mahalad score` uses."""
-    from mahalad.metric.classifier import MetricKNNClassifier
-
-    classifier = MetricKNNClassifier.load(path, weights=weights, device=device)
-    click.get_current_context().call_on_close(classifier.index_.close)
-    if fpr is not None:
-        classifier.set_params(novelty_fpr=fpr)
-        classifier._warn_if_uncalibrated()
-    return classifier
-
-
 @click.command("knn")
 @click.option("--root", required=True, type=click.Path(exists=True, file_okay=False),
               help="Folder with train/CLASS and test/CLASS.")  # fmt: skip
