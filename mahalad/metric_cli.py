@@ -17,6 +17,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mahalad.commands.descriptions import describe_search
+from mahalad.commands.embedding_options import (
+    backbone_options,
+    device_option,
+    encoder_options,
+    labels_option,
+    loss_options,
+    make_encoder,
+    output_option,
+    refuse_unused,
+    seed_option,
+)
 from mahalad.commands.options import Fpr, decorate, is_given, parse_levels
 from mahalad.commands.paths import absolute, check_output
 from mahalad.commands.progress import progress_bar
@@ -26,21 +37,10 @@ if TYPE_CHECKING:
     from mahalad.index.contract import VectorIndex
     from mahalad.metric.classifier import MetricKNNClassifier
 
-LOSSES = ("batch-hard-scaled", "batch-hard", "semi-hard", "batch-all")
-_NETWORK = ("backbone", "weights", "levels", "size", "orientations")
-_LEARNING = ("loss", "margin", "hidden", "self_training")
-
-_OUTPUT = click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
-                       help="Model file to write.")  # fmt: skip
-_DEVICE = click.option("--device", default="auto", show_default=True,
-                       help="auto (CUDA where there is one), cpu, cuda, cuda:1, ...")  # fmt: skip
-_SEED = click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0,
-                     show_default=True, help="Of everything that is drawn at random.")  # fmt: skip
-
 
 @click.command()
 @click.argument("unlabelled", nargs=-1, required=True)
-@_OUTPUT
+@output_option
 @click.option("--epochs", type=click.IntRange(min=1), default=15, show_default=True,
               help="Passes over the images.")  # fmt: skip
 @click.option("--size", type=click.IntRange(min=32), default=128, show_default=True,
@@ -52,8 +52,8 @@ _SEED = click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), defaul
 @click.option("--checkpoint", type=click.Path(dir_okay=False), default=None,
               help="Keep the state of the training here after every epoch; if the file is there, "
                    "go on from it.")  # fmt: skip
-@_DEVICE
-@_SEED
+@device_option
+@seed_option
 @click.option("--grid", type=click.Path(dir_okay=False), default=None,
               help="Picture to write: images above their reconstructions.")  # fmt: skip
 def pretrain(
@@ -101,60 +101,10 @@ def pretrain(
     sys.exit(3 if autoencoder.unreadable_ else 0)
 
 
-def _network_options(command: Any) -> Any:
-    return decorate(
-        [
-            click.option("--backbone", default="tf_efficientnet_lite0", show_default=True,
-                         help="Any timm network, with a tag if wanted."),
-            click.option("--weights", metavar="FILE|hub", default=None,
-                         help="Weights file (.safetensors, .pth), or 'hub' for timm's. "
-                              "Default: from the backbone's package, else timm's hub."),
-            click.option("--levels", default=None,
-                         help="Names or indices, separated by commas. Default: all."),
-            click.option("--size", type=click.IntRange(min=8), default=None,
-                         help="Squash images to this square. Default: the network's own size."),
-            _DEVICE,
-        ],
-        command,
-    )  # fmt: skip
-
-
-def _encoder_options(command: Any) -> Any:
-    return decorate(
-        [
-            click.option("--encoder", type=click.Path(), default=None, metavar="FILE",
-                         help="Model file of `pretrain`, instead of a backbone."),
-            _network_options,
-            click.option("--orientations", type=click.Choice(["1", "4", "8"]), default="1",
-                         show_default=True,
-                         help="For things that lie anyhow: means of features over the image "
-                              "turned (4) and mirrored too (8), in as many times the time."),
-            click.option("--batch-size", type=click.IntRange(min=1), default=32,
-                         show_default=True, help="Images per pass through the network."),
-            click.option("--cache", type=click.Path(file_okay=False), default=None, metavar="DIR",
-                         help="Keep the network's features here, and compute none twice."),
-        ],
-        command,
-    )  # fmt: skip
-
-
-def _loss_options(command: Any) -> Any:
-    return decorate(
-        [
-            click.option("--loss", type=click.Choice(LOSSES), default=LOSSES[0],
-                         show_default=True, help="Triplet loss that is trained with."),
-            click.option("--margin", type=click.FloatRange(min=0, min_open=True), default=0.2,
-                         show_default=True,
-                         help="By how much other labels are to be farther away than the own."),
-        ],
-        command,
-    )  # fmt: skip
-
-
 def _learning_options(command: Any) -> Any:
     return decorate(
         [
-            _loss_options,
+            loss_options,
             click.option("--hidden", type=click.IntRange(min=0), default=0, show_default=True,
                          help="Width of a hidden layer of the projection; 0 for none."),
             click.option("--no-projection", is_flag=True,
@@ -171,17 +121,12 @@ def _learning_options(command: Any) -> Any:
     )  # fmt: skip
 
 
-_LABELS = click.option("--labels", type=click.IntRange(min=1), default=None, metavar="N",
-                       help="Use N of the labelled images, drawn at random, "
-                            "each label in proportion.")  # fmt: skip
-
-
 @click.command()
 @click.argument("labelled", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
               help="Weights file to write, .safetensors.")  # fmt: skip
-@_network_options
-@_loss_options
+@backbone_options
+@loss_options
 @click.option("--stages", type=click.IntRange(min=1), default=3, show_default=True,
               help="How many of the highest levels are trained, unfrozen one after "
                    "another.")  # fmt: skip
@@ -196,8 +141,8 @@ _LABELS = click.option("--labels", type=click.IntRange(min=1), default=None, met
               default=0.0, show_default=True, metavar="SHARE",
               help="Hold out this share of the images and keep the weights after the stage that "
                    "tells them best; 0: the last stage.")  # fmt: skip
-@_LABELS
-@_SEED
+@labels_option
+@seed_option
 def finetune(labelled: str, output: str, **options: Any) -> None:
     """Train the top of a network on LABELLED images, and write its weights.
 
@@ -239,15 +184,15 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
 
 @click.command()
 @click.argument("labelled", type=click.Path())
-@_OUTPUT
-@_encoder_options
+@output_option
+@encoder_options
 @_learning_options
 @click.option("--search", type=click.IntRange(min=1), default=None, metavar="N",
               help="Try N further settings of the projection (margin, dropout, width, learning "
                    "rate), of --neighbors and --balanced on held-out parts of the labelled images, "
                    "and take the best. --margin, --neighbors and --balanced stay if they are "
                    "given.")  # fmt: skip
-@_LABELS
+@labels_option
 @click.option("--unlabelled", metavar="IMAGES", default=None,
               help="Further images that standardise the features, and can train the projection "
                    "(--self-training).")  # fmt: skip
@@ -268,7 +213,7 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
 @click.option("--index", metavar="DIR|URL", default=None,
               help="Keep the embeddings in this folder (embedded Qdrant), or on a server "
                    "(qdrant://host:6333/collection). Default: in the model file.")  # fmt: skip
-@_SEED
+@seed_option
 def tune(labelled: str, output: str, **options: Any) -> None:
     """Learn to label images like the LABELLED ones, and write a model file.
 
@@ -348,32 +293,12 @@ def _set_point(classifier: MetricKNNClassifier, wanted: dict[str, float]) -> Exc
     return None
 
 
-def _make_encoder(options: dict[str, Any]) -> Any:
-    """The unbuilt backbone, or the autoencoder, that `_encoder_options` describe."""
-    from mahalad.features import BackboneFeatures
-
-    if options["encoder"] is not None:
-        from mahalad.metric.autoencoder import Autoencoder
-
-        encoder = Autoencoder.load(options["encoder"], device=options["device"])
-        return encoder.set_params(batch_size=options["batch_size"])
-    return BackboneFeatures(
-        options["backbone"],
-        weights=options["weights"],
-        levels=parse_levels(options["levels"]),
-        input_size=options["size"],
-        orientations=int(options["orientations"]),
-        batch_size=options["batch_size"],
-        device=options["device"],
-    )
-
-
 def _make_classifier(options: dict[str, Any]) -> MetricKNNClassifier:
     """The unfitted classifier that options of `tune` describe."""
     from mahalad.metric.classifier import MetricKNNClassifier
 
-    _refuse_unused(options, "encoder", "no_projection")
-    encoder = _make_encoder(options)
+    refuse_unused(options, "encoder", "no_projection")
+    encoder = make_encoder(options)
     projection = None
     if not options["no_projection"]:
         from mahalad.metric.projection import TripletProjection
@@ -414,17 +339,6 @@ def _check_is_empty(where: str | None) -> None:
         if len(found):
             raise InputError(
                 f"--index {where}: holds {len(found)} vectors already; name a new or empty one"
-            )
-
-
-def _refuse_unused(options: dict[str, Any], *switches: str) -> None:
-    """Options that another one makes void are usage errors, not silence."""
-    for switch in switches:
-        names = {"encoder": _NETWORK, "no_projection": _LEARNING}[switch]
-        given = [name for name in names if is_given(name)]
-        if options[switch] and given:
-            raise click.UsageError(
-                f"--{given[0]} has no effect with --{switch.replace('_', '-')}: leave one out"
             )
 
 
@@ -667,40 +581,3 @@ def _version(path: str) -> tuple[int, int] | None:
         return None
     status = os.stat(path)
     return status.st_ino, status.st_mtime_ns
-
-
-@click.command("knn")
-@click.option("--root", required=True, type=click.Path(exists=True, file_okay=False),
-              help="Folder with train/CLASS and test/CLASS.")  # fmt: skip
-@_encoder_options
-@click.option("--labels", default="50,100,200,500", show_default=True, metavar="N,...",
-              help="How many labels are drawn from train.")  # fmt: skip
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True,
-              help="Draws of each number of labels.")  # fmt: skip
-@click.option("--positive", default="defect", show_default=True, metavar="CLASS",
-              help="The class that is to be found among the others.")  # fmt: skip
-@click.option("--json", "json_file", type=click.Path(dir_okay=False), default=None,
-              help="Write all figures to a JSON file.")  # fmt: skip
-@click.option("--plot", "plot_file", type=click.Path(dir_okay=False), default=None,
-              help="Write F1 against labels, and the embeddings in 2-D, to a picture "
-                   "(PNG, SVG, PDF).")  # fmt: skip
-def bench_knn(root: str, labels: str, **options: Any) -> None:
-    """F1 from few labels: neighbours by each triplet loss, logistic regression, all labels."""
-    from mahalad.bench_knn import run
-
-    _refuse_unused(options, "encoder")
-    try:
-        counts = [int(number) for number in labels.split(",")]
-    except ValueError as error:
-        raise click.BadParameter(f"{labels!r}: numbers separated by commas",
-                                 param_hint="--labels") from error  # fmt: skip
-    text = run(
-        root,
-        labels=counts,
-        encoder=_make_encoder(options).build(),
-        progress=progress_bar("knn"),
-        **{
-            name: options[name] for name in ("seeds", "positive", "cache", "json_file", "plot_file")
-        },
-    )
-    click.echo(text)
