@@ -18,8 +18,6 @@ import click
 
 from mahalad.commands.descriptions import describe_search
 from mahalad.commands.embedding_options import (
-    backbone_options,
-    device_option,
     encoder_options,
     labels_option,
     loss_options,
@@ -28,7 +26,7 @@ from mahalad.commands.embedding_options import (
     refuse_unused,
     seed_option,
 )
-from mahalad.commands.options import Fpr, decorate, is_given, parse_levels
+from mahalad.commands.options import Fpr, decorate, is_given
 from mahalad.commands.paths import absolute, check_output
 from mahalad.commands.progress import progress_bar
 from mahalad.errors import InputError, MahaladError, ModelFileError
@@ -36,69 +34,6 @@ from mahalad.errors import InputError, MahaladError, ModelFileError
 if TYPE_CHECKING:
     from mahalad.index.contract import VectorIndex
     from mahalad.metric.classifier import MetricKNNClassifier
-
-
-@click.command()
-@click.argument("unlabelled", nargs=-1, required=True)
-@output_option
-@click.option("--epochs", type=click.IntRange(min=1), default=15, show_default=True,
-              help="Passes over the images.")  # fmt: skip
-@click.option("--size", type=click.IntRange(min=32), default=128, show_default=True,
-              help="Squash images to this square, a multiple of 32.")  # fmt: skip
-@click.option("--width", type=click.IntRange(min=1), default=32, show_default=True,
-              help="Channels of the first stage; 64 is ResNet-18.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(min=2), default=32, show_default=True,
-              help="Images per step of the training.")  # fmt: skip
-@click.option("--checkpoint", type=click.Path(dir_okay=False), default=None,
-              help="Keep the state of the training here after every epoch; if the file is there, "
-                   "go on from it.")  # fmt: skip
-@device_option
-@seed_option
-@click.option("--grid", type=click.Path(dir_okay=False), default=None,
-              help="Picture to write: images above their reconstructions.")  # fmt: skip
-def pretrain(
-    unlabelled: tuple[str, ...],
-    output: str,
-    epochs: int,
-    size: int,
-    width: int,
-    batch_size: int,
-    checkpoint: str | None,
-    device: str,
-    seed: int,
-    grid: str | None,
-) -> None:
-    """Train an autoencoder on UNLABELLED images (folders, globs, files).
-
-    Its encoder is for `mahalad tune --encoder`. No labels are needed.
-    """
-    from mahalad.metric.autoencoder import Autoencoder
-
-    for path in filter(None, (output, checkpoint, grid)):
-        check_output(path)
-    autoencoder = Autoencoder(
-        input_size=size,
-        width=width,
-        epochs=epochs,
-        batch_size=batch_size,
-        device=device,
-        random_state=seed,
-    )
-    autoencoder.fit(list(unlabelled), checkpoint=checkpoint, progress=progress_bar("pretrain"))
-    autoencoder.save(output)
-    click.echo(
-        f"{output}: trained on {autoencoder.n_images_} images, loss "
-        f"{autoencoder.history_[-1]['loss']:.4g}",
-        err=True,
-    )
-    if grid is not None:
-        from mahalad.images import iter_sources
-
-        left_out = {result.name for result in autoencoder.unreadable_}
-        names = [source.name for source in iter_sources(list(unlabelled))]
-        autoencoder.reconstruction_grid([n for n in names if n not in left_out], grid)
-        click.echo(f"{grid}: images above their reconstructions", err=True)
-    sys.exit(3 if autoencoder.unreadable_ else 0)
 
 
 def _learning_options(command: Any) -> Any:
@@ -119,67 +54,6 @@ def _learning_options(command: Any) -> Any:
         ],
         command,
     )  # fmt: skip
-
-
-@click.command()
-@click.argument("labelled", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
-              help="Weights file to write, .safetensors.")  # fmt: skip
-@backbone_options
-@loss_options
-@click.option("--stages", type=click.IntRange(min=1), default=3, show_default=True,
-              help="How many of the highest levels are trained, unfrozen one after "
-                   "another.")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(min=1), default=8, show_default=True,
-              help="Passes over the images for each of them.")  # fmt: skip
-@click.option("--learning-rate", type=click.FloatRange(min=0, min_open=True), default=5e-4,
-              show_default=True, help="Of the network's weights.")  # fmt: skip
-@click.option("--any-orientation", is_flag=True,
-              help="Parts lie in any orientation: turn and mirror the images at "
-                   "random.")  # fmt: skip
-@click.option("--validation", "validation_fraction", type=click.FloatRange(0, 1, max_open=True),
-              default=0.0, show_default=True, metavar="SHARE",
-              help="Hold out this share of the images and keep the weights after the stage that "
-                   "tells them best; 0: the last stage.")  # fmt: skip
-@labels_option
-@seed_option
-def finetune(labelled: str, output: str, **options: Any) -> None:
-    """Train the top of a network on LABELLED images, and write its weights.
-
-    LABELLED is as for `mahalad tune`. The file is for --weights of `tune`, `fit` and `bench`, with
-    the same --backbone, --levels and --size. Give those other images than LABELLED: on images that
-    trained the network, thresholds and rates come out too optimistic.
-    """
-    from mahalad.metric.finetuning import FineTuner, check_suffix
-    from mahalad.metric.labelled import draw, read_labelled
-
-    check_output(output)
-    check_suffix(output)
-    paths, labels = read_labelled(labelled)
-    if options["labels"] is not None:
-        rows = draw(labels, options["labels"], options["seed"])
-        paths, labels = [paths[i] for i in rows], [labels[i] for i in rows]
-    own = ("backbone", "weights", "device", "loss", "margin", "stages", "epochs", "learning_rate",
-           "any_orientation", "validation_fraction")  # fmt: skip
-    tuner = FineTuner(
-        levels=parse_levels(options["levels"]),
-        input_size=options["size"],
-        random_state=options["seed"],
-        **{name: options[name] for name in own},
-    )
-    tuner.fit(paths, labels, progress=progress_bar("finetune"))
-    tuner.save_weights(output)
-    what = f"trained on {len(paths) - len(tuner.unreadable_)} images"
-    if options["validation_fraction"]:
-        told = ", ".join(f"{stage['validation_f1']:.3f}" for stage in tuner.stages_)
-        what += f"; macro F1 of held-out ones before and after each stage {told}"
-        what += (
-            f"; weights after stage {tuner.best_stage_}"
-            if tuner.best_stage_
-            else ("; it did not help, these are the weights it began with")
-        )
-    click.echo(f"{output}: {what}", err=True)
-    sys.exit(3 if tuner.unreadable_ else 0)
 
 
 @click.command()
