@@ -14,15 +14,17 @@ from typing import Any
 
 import click
 
-from mahalad import __version__, metric_cli
+from mahalad import __version__
 from mahalad.commands.bench import bench
 from mahalad.commands.demo import demo
 from mahalad.commands.finetune import finetune
 from mahalad.commands.fit import fit
+from mahalad.commands.index import index
 from mahalad.commands.info import info
 from mahalad.commands.pretrain import pretrain
 from mahalad.commands.report import report
 from mahalad.commands.score import score
+from mahalad.commands.tune import tune
 from mahalad.errors import MahaladError
 
 
@@ -57,7 +59,5 @@ def _show_warning(message: Any, category: Any, *rest: Any, **options: Any) -> No
     click.echo(f"Warning: {message}", err=True)
 
 
-for command in (fit, score, report, info, demo, bench, pretrain, finetune):
-    main.add_command(command)
-for command in (metric_cli.tune, metric_cli.index):
+for command in (fit, score, report, info, demo, bench, pretrain, finetune, tune, index):
     main.add_command(command)
