@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from mahalad.commands.embedding_options import (
 from mahalad.commands.options import parse_levels
 from mahalad.commands.paths import check_output
 from mahalad.commands.progress import progress_bar
+
+if TYPE_CHECKING:
+    from mahalad.metric.finetuning import FineTuner
 
 
 @click.command()
@@ -66,8 +69,14 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
     )
     tuner.fit(paths, labels, progress=progress_bar("finetune"))
     tuner.save_weights(output)
-    what = f"trained on {len(paths) - len(tuner.unreadable_)} images"
-    if options["validation_fraction"]:
+    click.echo(f"{output}: {_outcome(tuner, len(paths) - len(tuner.unreadable_))}", err=True)
+    sys.exit(3 if tuner.unreadable_ else 0)
+
+
+def _outcome(tuner: FineTuner, n: int) -> str:
+    """What the training on n images came to, in a line."""
+    what = f"trained on {n} images"
+    if tuner.validation_fraction:
         told = ", ".join(f"{stage['validation_f1']:.3f}" for stage in tuner.stages_)
         what += f"; macro F1 of held-out ones before and after each stage {told}"
         what += (
@@ -75,5 +84,4 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
             if tuner.best_stage_
             else ("; it did not help, these are the weights it began with")
         )
-    click.echo(f"{output}: {what}", err=True)
-    sys.exit(3 if tuner.unreadable_ else 0)
+    return what

@@ -118,42 +118,45 @@ def index_copy(source: str, target: str, switch: bool, mirror: bool) -> None:
             f"{target}: no such model file; copy to a model that is there, or a folder"
         )
     if _is_model(target):
-        with edited(target) as classifier, closing(_index_at(source)) as origin:
-            # Their votes go whatever comes after: other images may get their ids.
-            classifier._forget(_remove_strangers(origin, classifier.index_, target, mirror))
-            if classifier.index is not None:  # else what was removed is in no file yet
-                classifier.save(target)
-            _copy(origin, classifier.index_, target)
-            classifier.use_index(classifier.index_)
-        return
+        _copy_to_model(source, target, mirror)
+    elif switch:
+        _copy_and_switch(source, target, mirror)
+    else:
+        with closing(_index_at(source)) as origin, closing(_open_like(origin, target)) as copy:
+            _remove_strangers(origin, copy, target, mirror)
+            _copy(origin, copy, target)
+
+
+def _copy_to_model(source: str, target: str, mirror: bool) -> None:
+    with edited(target) as classifier, closing(_index_at(source)) as origin:
+        # Their votes go whatever comes after: other images may get their ids.
+        classifier._forget(_remove_strangers(origin, classifier.index_, target, mirror))
+        if classifier.index is not None:  # else what was removed is in no file yet
+            classifier.save(target)
+        _copy(origin, classifier.index_, target)
+        classifier.use_index(classifier.index_)
+
+
+def _copy_and_switch(source: str, target: str, mirror: bool) -> None:
+    """Copy the index of a model, which uses the copy from then on."""
+    with edited(source) as classifier:
+        origin = classifier.index_
+        with closing(origin):
+            copy = _open_like(origin, target)
+            _remove_strangers(origin, copy, target, mirror)
+            _copy(origin, copy, target)
+        classifier.set_params(index=absolute(target))
+        classifier.use_index(copy)
+    click.echo(f"{source}: uses {target} from now on", err=True)
+
+
+def _open_like(origin: VectorIndex, target: str) -> VectorIndex:
+    """The index at the target, made if there is none, for vectors like those of the origin."""
     from mahalad.index.opening import open_index
 
-    if switch:
-        with edited(source) as classifier:
-            origin = classifier.index_
-            with closing(origin):
-                copy = open_index(
-                    target,
-                    n_features=origin.n_features,
-                    distance=origin.distance,
-                    about=origin.about,
-                )
-                _remove_strangers(origin, copy, target, mirror)
-                _copy(origin, copy, target)
-            classifier.set_params(index=absolute(target))
-            classifier.use_index(copy)
-        click.echo(f"{source}: uses {target} from now on", err=True)
-        return
-    with (
-        closing(_index_at(source)) as origin,
-        closing(
-            open_index(
-                target, n_features=origin.n_features, distance=origin.distance, about=origin.about
-            )
-        ) as copy,
-    ):
-        _remove_strangers(origin, copy, target, mirror)
-        _copy(origin, copy, target)
+    return open_index(
+        target, n_features=origin.n_features, distance=origin.distance, about=origin.about
+    )
 
 
 def _remove_strangers(
