@@ -298,7 +298,7 @@ def test_options_win_over_the_preset(run, picture_folder, monkeypatch, tmp_path)
     def show(options, fpr):
         raise InputError(f"{options['backbone']}, {options['scope']}")
 
-    monkeypatch.setattr("mahalad.cli.make_detector", show)
+    monkeypatch.setattr("mahalad.commands.fit.make_detector", show)
     fit = ["fit", picture_folder / "good", "-o", tmp_path / "m"]
     lite = ["--backbone", "tf_efficientnet_lite0"]  # also where it is the default
     for options, shown in (

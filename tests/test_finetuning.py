@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from test_backbones import oracle_maps
 
 from mahalad.backbones import build_backbone
+from mahalad.commands.finetune import finetune
 from mahalad.errors import (
     CollapseError,
     InputError,
@@ -32,7 +33,6 @@ from mahalad.metric.finetuning import FineTuner
 from mahalad.metric.losses import LOSSES
 from mahalad.metric.pretraining import Pictures
 from mahalad.metric.toplevels import TopLevels, turned
-from mahalad.metric_cli import finetune
 
 HEAD = {"conv_head.weight", "bn2.weight", "bn2.bias"}
 

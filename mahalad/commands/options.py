@@ -190,12 +190,12 @@ def settle(options: dict[str, Any]) -> dict[str, Any]:
     options = dict(options)
     preset = options.pop("preset", None)
     if preset is not None:
-        options |= {n: v for n, v in _preset(preset).items() if not _is_given(n)}
+        options |= {n: v for n, v in _preset(preset).items() if not is_given(n)}
     pooled = [f"--{n} {options[n]}" for n, values in _POOLED.items() if options.get(n) in values]
     if options["reduction"] is not None:
         pooled.append(f"--reduction {options['reduction']}")
     if pooled and options["scope"] == "positions":
-        if _is_given("scope"):
+        if is_given("scope"):
             raise click.UsageError(
                 f"{' '.join(pooled)} is for features pooled over the image: give --scope image, "
                 "or leave --scope out"
@@ -203,7 +203,7 @@ def settle(options: dict[str, Any]) -> dict[str, Any]:
         options["scope"] = "image"
     if options["scope"] == "image":
         for name in ("neighbourhood", "image_weight", "top_fraction"):
-            if name in options and _is_given(name):
+            if name in options and is_given(name):
                 raise click.UsageError(
                     f"--{name.replace('_', '-')} is for --scope positions, and the scope is image"
                 )
@@ -212,7 +212,7 @@ def settle(options: dict[str, Any]) -> dict[str, Any]:
             "--levels all is for --scope image; positions need maps: give levels by name, or "
             "leave --levels out"
         )
-    options["levels"] = _parse_levels(options["levels"])
+    options["levels"] = parse_levels(options["levels"])
     return options
 
 
@@ -223,13 +223,14 @@ def _preset(name: str) -> dict[str, Any]:
     return {option: params[option] for option in ("backbone", "scope")}
 
 
-def _is_given(name: str) -> bool:
+def is_given(name: str) -> bool:
     """Whether the user gave an option, rather than its default standing in."""
     source = click.get_current_context().get_parameter_source(name)
     return source not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 
 
-def _parse_levels(text: str | None) -> list[str | int] | None:
+def parse_levels(text: str | None) -> list[str | int] | None:
+    """Names and indices of levels, separated by commas; None for all, or none given."""
     if text is None or text.strip() == "all":
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,151 @@
+"""`mahalad bench`: accuracy, validity, and labels from few examples, on your own images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mahalad.commands.embedding_options import encoder_options, make_encoder, refuse_unused
+from mahalad.commands.options import (
+    Fpr,
+    decorate,
+    detector_options,
+    fpr_option,
+    network_options,
+    settle,
+    threshold_option,
+)
+from mahalad.commands.progress import progress_bar
+
+
+@click.group()
+def bench() -> None:
+    """Benchmark on images in the layout of MVTec AD, on your own disk."""
+
+
+def _root_options(command: Any) -> Any:
+    return decorate(
+        [
+            click.option("--root", "roots", multiple=True, required=True,
+                         type=click.Path(exists=True, file_okay=False),
+                         help="Folder of categories (each with train/good and test); repeatable."),
+            click.option("--category", "-C", "categories", multiple=True,
+                         help="Only this category; repeatable. Default: all that are there."),
+            click.option("--json", "json_file", type=click.Path(dir_okay=False), default=None,
+                         help="Write all figures to a JSON file."),
+            click.option("--plot", "plot_file", type=click.Path(dir_okay=False), default=None,
+                         help="Write the curves to a picture (PNG, SVG, PDF)."),
+        ],
+        command,
+    )  # fmt: skip
+
+
+@bench.command("mvtec")
+@_root_options
+@network_options
+@detector_options
+@threshold_option
+@fpr_option
+@click.option(
+    "--protocol",
+    type=click.Choice(["paper", "official"]),
+    default="official",
+    show_default=True,
+    help="paper: 5 folds, fit on 80 % of train/good; official: all of train/good.",
+)
+@click.option(
+    "--table",
+    type=click.Choice(["categories", "levels", "distances", "networks", "sizes", "thresholds"]),
+    default="categories",
+    show_default=True,
+    help="Which experiment. distances compares all scorers (instead of --scorer), networks and "
+    "sizes the networks of --network (instead of --backbone), thresholds all rules; levels and "
+    "distances imply --scope image.",
+)
+@click.option("--network", "networks", multiple=True, metavar="NAME[=WEIGHTS]",
+              help="Network for --table networks/sizes; repeatable.")  # fmt: skip
+def bench_mvtec(**options: Any) -> None:
+    """Accuracy: AUROC, average precision, F1-max, and FPR/TPR at the threshold."""
+    from mahalad.bench_mvtec import run
+
+    click.echo(run(progress=progress_bar("features"), **_bench_arguments(options)))
+
+
+@bench.command("fpr")
+@_root_options
+@network_options
+@detector_options
+@click.option(
+    "--alpha",
+    "alphas",
+    multiple=True,
+    type=Fpr(),
+    default=(0.01, 0.05, 0.1),
+    show_default=True,
+    help="Target rate; repeatable.",
+)
+@click.option(
+    "--splits",
+    type=click.IntRange(min=2),
+    default=40,
+    show_default=True,
+    help="Random re-splits of the pooled good images.",
+)
+@click.option("--group", "groups", multiple=True, metavar="[CATEGORY=]REGEX|FILE.csv",
+              help="Images whose path gives the same match (its first group, if any), or that "
+                   "have the same group in a file with the columns path and group, show the "
+                   "same part: kept on one side of every split, and left out together in "
+                   "calibration. For all categories, or for one; repeatable.")  # fmt: skip
+def bench_fpr(**options: Any) -> None:
+    """Validity: asked against achieved false-positive rate, for every threshold rule."""
+    from mahalad.bench_fpr import run
+
+    click.echo(run(progress=progress_bar("features"), **_bench_arguments(options)))
+
+
+@bench.command("knn")
+@click.option("--root", required=True, type=click.Path(exists=True, file_okay=False),
+              help="Folder with train/CLASS and test/CLASS.")  # fmt: skip
+@encoder_options
+@click.option("--labels", default="50,100,200,500", show_default=True, metavar="N,...",
+              help="How many labels are drawn from train.")  # fmt: skip
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True,
+              help="Draws of each number of labels.")  # fmt: skip
+@click.option("--positive", default="defect", show_default=True, metavar="CLASS",
+              help="The class that is to be found among the others.")  # fmt: skip
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), default=None,
+              help="Write all figures to a JSON file.")  # fmt: skip
+@click.option("--plot", "plot_file", type=click.Path(dir_okay=False), default=None,
+              help="Write F1 against labels, and the embeddings in 2-D, to a picture "
+                   "(PNG, SVG, PDF).")  # fmt: skip
+def bench_knn(root: str, labels: str, **options: Any) -> None:
+    """F1 from few labels: neighbours by each triplet loss, logistic regression, all labels."""
+    from mahalad.bench_knn import run
+
+    refuse_unused(options, "encoder")
+    try:
+        counts = [int(number) for number in labels.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"{labels!r}: numbers separated by commas",
+                                 param_hint="--labels") from error  # fmt: skip
+    text = run(
+        root,
+        labels=counts,
+        encoder=make_encoder(options).build(),
+        progress=progress_bar("knn"),
+        **{
+            name: options[name] for name in ("seeds", "positive", "cache", "json_file", "plot_file")
+        },
+    )
+    click.echo(text)
+
+
+def _bench_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Rename and parse command-line options into the benchmarks' arguments."""
+    options = settle(options)
+    options["input_size"] = options.pop("size")
+    options["n_augment"] = options.pop("augment")
+    if "fpr" in options and options["fpr"] is None:
+        options["fpr"] = 0.05
+    return options

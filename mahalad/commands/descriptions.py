@@ -1,0 +1,119 @@
+"""Headers of model files in words, by name: what `mahalad info` shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def describe_detector(header: dict[str, Any]) -> dict[str, Any]:
+    """What `mahalad info` shows of a detector, by name."""
+    features, calibration = header["features"] or {}, header["calibration"]
+    return {
+        "file": f"{header['path']} ({header['size'] / 1e6:.2f} MB, "
+        f"format {header['format_version']})",
+        "detector": header["class"],
+        "images": f"{header['fit']['n_images']} (features of {header['fit']['n_stored']} kept)",
+        "unreadable": len(header["fit"]["unreadable"]) or None,
+        "backbone": features.get("backbone"),
+        "weights": features
+        and f"{features['weights_source']}: {features['weights_origin']} "
+        f"(sha256 {features['weights_sha256'][:16]}, licence {features['licence']}, "
+        f"{'embedded' if features.get('weights_embedded') else 'not embedded'})",
+        "input": features
+        and f"{features['input_size']} px, {features['resize']}{_tiles(features)}",
+        "region": features.get("region")
+        and f"{header['params'].get('roi') or 'given'} (in the model file)",
+        "autoencoder": _autoencoder(header.get("autoencoder")),
+        "scope": _scope(header),
+        "levels": _levels(header["fit"]["levels"]),
+        "neighbours": header["params"].get("n_neighbors"),
+        "reduction": header["params"].get("reduction"),
+        "threshold": header["params"]["threshold"],
+        "fpr": header["params"]["fpr"],
+        "calibration": f"{calibration['method']}, {calibration['n']} scores",
+        "made with": ", ".join(f"{n} {v}" for n, v in header["versions"].items()),
+    }
+
+
+def _scope(header: dict[str, Any]) -> str | None:
+    """How features are scored; a header need not have the parameter (format 1, other scorers)."""
+    if header["features"] is None:
+        return None
+    params: dict[str, Any] = header["params"]
+    scope = params.get("scope", "image" if header.get("scorer") is None else "positions")
+    if scope == "positions" and "top_fraction" in params:
+        own = ("top_fraction", "image_weight")
+        more = [f"{name.replace('_', ' ')} {params[name]:g}" for name in own]
+        if params.get("neighbourhood", 0) != 0:
+            more.append(f"neighbourhood {params['neighbourhood']}")
+        return f"{scope} ({', '.join(more)})"
+    return str(scope)
+
+
+def _levels(sizes: dict[str, Any]) -> str:
+    """Levels and their sizes; where padded pictures lie travels with them, and is none."""
+    from mahalad.geometry import BOX
+
+    return ", ".join(f"{name} ({_size(size)})" for name, size in sizes.items() if name != BOX)
+
+
+def _tiles(features: dict[str, Any]) -> str:
+    """How many tiles an image has; a header has the number only where there are several."""
+    k = features.get("tiles", 1)
+    return f", {k} x {k} tiles" if k > 1 else ""
+
+
+def _autoencoder(about: dict[str, Any] | None) -> str | None:
+    if about is None:
+        return None
+    size, n = about["record"]["input_size"], about["fit"]["n_images"]
+    return f"{size} px, trained on {n} images (in the model file)"
+
+
+def _size(shape: int | list[int]) -> str:
+    """Shape of a level; a number in files of format 1."""
+    return "x".join(map(str, [shape] if isinstance(shape, int) else shape))
+
+
+def describe_classifier(header: dict[str, Any]) -> dict[str, Any]:
+    """What `mahalad info` shows of a classifier by nearest neighbours, by name."""
+    from mahalad.geometry import describe_input
+
+    encoder, where = header["encoder"] or {}, header["index"]
+    record = encoder.get("record") or encoder.get("state", {}).get("record") or {}
+    state, point = where.get("state"), header["operating_point"]
+    projection = header["projection"]
+    return {
+        "file": f"{header['path']} ({header['size'] / 1e6:.2f} MB, "
+        f"format {header['format_version']})",
+        "classifier": header["class"],
+        "labels": ", ".join(map(str, header["classes"])),
+        "positive": header["params"]["positive"],
+        "encoder": record.get("backbone") or encoder.get("class"),
+        "input": record.get("input_size") and describe_input(record),
+        "levels": ", ".join(f"{n} ({size})" for n, size in header["levels"].items()),
+        "projection": projection
+        and f"{projection['params']['loss']}, {projection['params']['n_components']} features",
+        "neighbours": f"{header['params']['n_neighbors']}, {header['params']['weights']} votes"
+        + (", balanced" if header["params"].get("class_weight") else ""),
+        "index": "in the model file" if state else where["where"],
+        "search": header.get("search") and describe_search(header["search"]),
+        "threshold": point
+        and f"{point['threshold']:.3g} (precision {point['precision']:.3f}, "
+        f"recall {point['recall']:.3f})",
+        "novelty fpr": header["params"]["novelty_fpr"],
+        "calibration": header["calibration"]["method"],
+        "made with": ", ".join(f"{n} {v}" for n, v in header["versions"].items()),
+    }
+
+
+def describe_search(search: dict[str, Any]) -> str:
+    """What a search came to, in a line."""
+    before, failed = search["default_f1"], "training failed"
+    n_failed = sum(candidate["validation_f1"] is None for candidate in search["candidates"])
+    return (
+        f"best of {len(search['candidates'])} on held-out labels: macro F1 "
+        f"{search['validation_f1']:.3f} (without a search: "
+        f"{failed if before is None else format(before, '.3f')})"
+        + (f"; {failed} for {n_failed}" if n_failed else "")
+    )

@@ -1,0 +1,78 @@
+"""What `score` and `report` share: the detector that judges, and the summary at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mahalad.commands.progress import with_progress
+from mahalad.errors import InputError
+
+if TYPE_CHECKING:
+    from mahalad.metric.classifier import MetricKNNClassifier
+    from mahalad.result import Result
+
+
+def check_source(options: dict[str, Any]) -> None:
+    """Refuse options that name both a model and good images, or neither."""
+    if (options["model"] is None) == (options["normals"] is None):
+        raise click.UsageError("give either a model (-m FILE) or good images (--normals DIR)")
+
+
+def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
+    """The detector that `model_options` ask for, and how many of its images were unreadable.
+
+    It may be a classifier where `labels` will do: it has neither maps nor a report.
+    """
+    weights, device, fpr = options["weights"], options["device"], options["fpr"]
+    if options["model"] is not None:
+        from mahalad.mahalanobis import load
+        from mahalad.metric.modelfiles import is_classifier
+
+        if is_classifier(options["model"]):
+            if not labels:
+                raise InputError(
+                    f"{options['model']}: a classifier by nearest neighbours has no anomaly maps, "
+                    "and no report: `mahalad score` without --maps gives its labels"
+                )
+            return _read_classifier(options["model"], weights, device, fpr), 0
+        detector = load(options["model"], weights=weights, device=device)
+        if fpr is not None:
+            detector.set_fpr(fpr)
+        return detector, 0
+    from mahalad.mahalanobis import MahalanobisDetector
+
+    detector = MahalanobisDetector(
+        weights=weights, device=device or "auto", fpr=0.05 if fpr is None else fpr
+    )
+    detector.fit(with_progress(options["normals"], "fit"))
+    return detector, len(detector.unreadable_)
+
+
+def _read_classifier(
+    path: str, weights: str | None, device: str | None, fpr: float | None
+) -> MetricKNNClassifier:
+    """The classifier that `mahalad score` uses."""
+    from mahalad.metric.classifier import MetricKNNClassifier
+
+    classifier = MetricKNNClassifier.load(path, weights=weights, device=device)
+    click.get_current_context().call_on_close(classifier.index_.close)
+    if fpr is not None:
+        classifier.set_params(novelty_fpr=fpr)
+        classifier._warn_if_uncalibrated()
+    return classifier
+
+
+def say_summary(
+    n_scored: int, n_flagged: int, unreadable: Sequence[Result], unreadable_normals: int
+) -> int:
+    """Say on stderr what happened; return the exit code."""
+    text = f"{n_scored} images scored, {n_flagged} flagged"
+    if unreadable:
+        text += f", {len(unreadable)} unreadable:"
+    click.echo(text, err=True)
+    for result in unreadable:
+        click.echo(f"  {result.error}", err=True)
+    return 3 if unreadable or unreadable_normals else 0

@@ -1,0 +1,28 @@
+"""Paths that commands are given: images by name, outputs that can be written, indexes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def names_of(X: Any) -> list[str]:
+    """The paths in `X`, written as they are in results."""
+    from mahalad.images import iter_sources
+
+    return [source.name for source in iter_sources(X)]
+
+
+def check_output(path: str) -> None:
+    """Refuse an output file in a folder that is missing or not writable, before the work."""
+    folder = Path(path).parent
+    if not os.access(folder, os.W_OK):
+        raise click.BadParameter(f"folder {folder} is missing or not writable", param_hint="-o")
+
+
+def absolute(where: str | None) -> str | None:
+    """A folder by its whole path, so that a model finds it from anywhere; a URL as it is."""
+    return where if where is None or "://" in where else os.path.abspath(where)

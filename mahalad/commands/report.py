@@ -1,0 +1,73 @@
+"""`mahalad report`: one page that shows what was found."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mahalad.commands.judging import check_source, read_detector, say_summary
+from mahalad.commands.options import model_options
+from mahalad.commands.paths import check_output, names_of
+from mahalad.commands.progress import with_progress
+from mahalad.errors import InputError
+
+if TYPE_CHECKING:
+    from mahalad.detector import AnomalyDetector
+    from mahalad.mapfiles import MapUnits
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
+              help="HTML file to write (whole or not at all).")  # fmt: skip
+@model_options
+@click.option("--title", default="Anomaly report", show_default=True, help="Heading of the page.")
+def report(images: tuple[str, ...], output: str, title: str, **options: Any) -> None:
+    """Judge IMAGES (folders, globs, files) and write one page that shows them.
+
+    The page needs no other file: thumbnails with what is abnormal in colour, a histogram of the
+    scores with the threshold, and a ROC curve where both kinds of images are known.
+
+    Images below a folder named good are good, those in sibling folders of it are defects of that
+    kind (folders from the given ones downwards count); of all others the kind is unknown.
+
+    Each image takes some 50 kB of the page. Exit codes are those of score.
+    """
+    from mahalad.layout import common_folder, kinds_of
+    from mahalad.modelfile import write_atomically
+    from mahalad.reporting import facts_of, make_page, picture_results
+
+    check_source(options)
+    check_output(output)
+    names = names_of(list(images))
+    if os.path.realpath(output) in map(os.path.realpath, names):
+        raise click.BadParameter(f"{output} is one of the images", param_hint="-o")
+    detector, unreadable_normals = read_detector(options, False)
+    units = _units_of_overlays(detector)
+    threshold = None if units is None else units.threshold
+    results = detector.inspect(with_progress(names, "judge"), maps=threshold is not None)
+    kinds = kinds_of(common_folder(images, names), names)
+    pictured, errors = picture_results(results, kinds, threshold)
+    source = options["model"] or f"fitted to {options['normals']}"
+    about = facts_of(detector, units, source)
+    page = make_page(detector, pictured, errors, title=title, about=about)
+    write_atomically(output, page.encode())
+    n_flagged = sum(image.flagged for image in pictured)
+    sys.exit(say_summary(len(pictured), n_flagged, errors, unreadable_normals))
+
+
+def _units_of_overlays(detector: AnomalyDetector) -> MapUnits | None:
+    """Units of a detector's maps, or None; why there are no overlays goes to stderr."""
+    from mahalad.mapfiles import units_of
+
+    try:
+        units = units_of(detector)
+    except InputError as error:
+        click.echo(f"no overlays: {error}", err=True)
+        return None
+    if units.threshold is None:
+        click.echo(units.no_threshold, err=True)
+    return units

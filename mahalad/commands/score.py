@@ -1,0 +1,150 @@
+"""`mahalad score`: rows, and maps if they are wanted, of images."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mahalad.commands.judging import check_source, read_detector, say_summary
+from mahalad.commands.options import model_options
+from mahalad.commands.paths import check_output, names_of
+from mahalad.commands.progress import with_progress
+
+if TYPE_CHECKING:
+    from mahalad.detector import AnomalyDetector
+    from mahalad.mapfiles import MapFolder
+    from mahalad.rows import Counted, Row
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True)
+@model_options
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["table", "csv", "jsonl"]),
+    default="table",
+    show_default=True,
+    help="How results are written.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    default=None,
+    help="Write results to a file (whole or not at all) instead of stdout.",
+)
+@click.option(
+    "--maps",
+    type=click.Path(file_okay=False),
+    default=None,
+    metavar="DIR",
+    help="Write for each image where it is abnormal: PATH.overlay.png, the image, with colour "
+    "in flagged ones where the map is above its threshold, and PATH.map.png, the raw map. PATH is "
+    "as below the folder that was given.",
+)
+@click.option(
+    "--map-format",
+    type=click.Choice(["png", "npy"]),
+    default="png",
+    show_default=True,
+    help="Of raw maps. png: 16-bit grey, white = 100 standard deviations of good images, black = "
+    "0 or less (models of --scope image: other units, in maps.json). npy: float32, unclipped.",
+)
+@click.option("--fail-on-anomaly", is_flag=True, help="Exit with 4 when anything is flagged.")
+def score(
+    images: tuple[str, ...],
+    style: str,
+    output: str | None,
+    maps: str | None,
+    map_format: str,
+    fail_on_anomaly: bool,
+    **options: Any,
+) -> None:
+    """Score IMAGES (folders, globs, files) and flag those that are not good.
+
+    A row has the path, the anomaly score (up = abnormal), the threshold, the p-value and
+    whether it is flagged. An unreadable image is a row with an error and no score.
+
+    With a model of `tune` a row also has the label, its probability and whether the image is
+    novel; the p-value is then of novelty (small = unlike all labelled images), not of the label.
+
+    With --maps, rows of csv and jsonl have the paths of both files as well, and DIR/maps.json says
+    what a map's values are. A map that cannot be written is reported, and the exit code is 1.
+    """
+    from mahalad.rows import Counted
+
+    check_source(options)
+    if output is not None:
+        check_output(output)
+    X: Any = list(images)
+    if maps is not None:
+        X = names_of(X)
+        _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
+    detector, unreadable_normals = read_detector(options, maps is None)
+    folder = None if maps is None else _map_folder(detector, Path(maps), map_format, images, X)
+    results = Counted(detector.inspect(with_progress(X, "score"), maps=folder is not None))
+    _write_rows(_rows(results, folder), style, output, with_maps=folder is not None)
+    code = say_summary(results.n_scored, results.n_flagged, results.unreadable, unreadable_normals)
+    if fail_on_anomaly and code == 0 and results.n_flagged:
+        code = 4
+    for failure in [] if folder is None else folder.failures:
+        click.echo(f"Error: {failure}", err=True)
+        code = 1
+    sys.exit(code)
+
+
+def _check_map_folder(folder: Path, given: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a folder that holds images, or could not be made or written to, before the work."""
+    from mahalad.layout import check_apart
+
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        what = "not writable" if nearest.is_dir() else "a file, not a folder"
+        raise click.BadParameter(f"{folder}: {nearest} is {what}", param_hint="--maps")
+    check_apart(folder, given, names)
+
+
+def _map_folder(
+    detector: AnomalyDetector, folder: Path, style: str, given: Sequence[str], names: Sequence[str]
+) -> MapFolder:
+    """A folder that is ready for the maps of images, with everything checked that can be."""
+    from mahalad.layout import common_folder, stems_below
+    from mahalad.mapfiles import MapFolder, units_of
+
+    _ = detector.threshold_  # too few calibration images: better before anything is written
+    units = units_of(detector)
+    maps = MapFolder(folder, stems_below(common_folder(given, names), names), units, style)
+    maps.prepare(detector.fpr)
+    if units.threshold is None:
+        click.echo(units.no_threshold, err=True)
+    return maps
+
+
+def _rows(results: Counted, folder: MapFolder | None) -> Iterator[Row]:
+    """Results as rows; their maps are written as they come."""
+    from mahalad.rows import row_of
+
+    for result in results:
+        yield row_of(result) | ({} if folder is None else folder.write(result))
+
+
+def _write_rows(rows: Iterator[Row], style: str, output: str | None, *, with_maps: bool) -> None:
+    from mahalad.rows import lines
+
+    text = lines(rows, style, more=("map", "overlay") if with_maps else ())
+    if output is None:
+        for line in text:
+            click.echo(line)
+        return
+    from mahalad.modelfile import write_atomically
+
+    whole = "".join(line + "\n" for line in text)
+    write_atomically(output, whole.encode(errors="surrogateescape"))
