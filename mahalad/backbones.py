@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mahalad.devices import no_tf32, resolve_device
 from mahalad.errors import BackboneError, WeightsError
 from mahalad.fusion import fold_batch_norms
 from mahalad.geometry import check_geometry
@@ -96,7 +96,7 @@ class Backbone:
             position averaged with its 8 neighbours.
         """
         # TF32 keeps 10 bits of a factor: whitening multiplies that error, so it stays off.
-        with torch.inference_mode(), _no_tf32():
+        with torch.inference_mode(), no_tf32():
             found = self._levels(images)
             pooled = {name: _pooled(found[name], roi) for name in self.level_names}
             maps = {MAP_PREFIX + name: self._map(name, found[name]) for name in self.map_names}
@@ -109,7 +109,7 @@ class Backbone:
 
         With a region for each image, weights are (n, h, w).
         """
-        with torch.inference_mode(), _no_tf32():
+        with torch.inference_mode(), no_tf32():
             found = self._levels(images)
             return {
                 name: (
@@ -186,16 +186,6 @@ def _pooling_weights(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
         return weights / weights.sum()
     weights = functional.adaptive_avg_pool2d(regions[:, None], (h, w))[:, 0]
     return weights / weights.sum(dim=(1, 2), keepdim=True)
-
-
-@contextmanager
-def _no_tf32() -> Iterator[None]:
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def build_backbone(
@@ -297,21 +287,6 @@ def build_backbone(
         _state=kept,
         _projections=_projections(run, map_names, size, target) if map_names else {},
     )
-
-
-def resolve_device(device: str) -> torch.device:
-    """``"auto"`` to CUDA or CPU; anything else must be there, or it is an error."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-        torch.empty(1, device=target)
-    except Exception as error:
-        first_line = (str(error).splitlines() or ["?"])[0]
-        raise BackboneError(
-            f"device {device!r} is not usable here ({first_line}); give 'auto' or 'cpu'"
-        ) from error
-    return target
 
 
 def _create(backbone: str) -> nn.Module:
