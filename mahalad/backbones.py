@@ -17,17 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mahalad.devices import no_tf32, resolve_device
-from mahalad.errors import BackboneError, WeightsError
+from mahalad.errors import BackboneError
 from mahalad.fusion import fold_batch_norms
 from mahalad.geometry import check_geometry
-from mahalad.weights import (
-    PACKAGES,
-    WeightsRecord,
-    apply_weights,
-    hash_weights,
-    load_package_weights,
-    read_weights,
-)
+from mahalad.weights import WeightsRecord, apply_weights, find_weights, hash_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -249,7 +242,7 @@ def build_backbone(
     if not chosen:
         raise BackboneError(f"no level given; {backbone} has {', '.join(names)}")
     modules = [s.module for s in stages] if stages else names
-    state, source, origin = _find_weights(network, backbone, weights)
+    state, source, origin = find_weights(network, backbone, weights)
     used = keys_up_to(network, modules[chosen[-1]])
     own = network.state_dict()
     resized = any(key in state and state[key].shape != own[key].shape for key in used)
@@ -423,37 +416,6 @@ def keys_up_to(network: nn.Module, module: str) -> list[str]:
         return keys
     below = set(names[: within[-1] + 1])
     return [key for key in keys if key.rpartition(".")[0] in below]
-
-
-def _find_weights(
-    network: nn.Module, backbone: str, weights: str | Path | dict[str, Tensor] | None
-) -> tuple[dict[str, Tensor], str, str]:
-    """State dict, kind of source and origin."""
-    if isinstance(weights, dict):
-        return weights, "embedded", "weights embedded in the model file"
-    if weights is None and backbone in PACKAGES:
-        return load_package_weights(network, backbone), "package", PACKAGES[backbone]
-    if weights is None or weights == "hub":
-        return _hub_weights(backbone), "hub", _full_name(network, backbone)
-    return read_weights(weights), "file", str(weights)
-
-
-def _full_name(network: nn.Module, backbone: str) -> str:
-    config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
-    return f"{backbone.split('.')[0]}.{config.get('tag') or 'untagged'}"
-
-
-def _hub_weights(backbone: str) -> dict[str, Tensor]:
-    try:
-        return timm.create_model(backbone, pretrained=True).state_dict()
-    except Exception as error:  # no network, no such entry, a proxy's refusal, a full disk
-        first_line = (str(error).splitlines() or ["?"])[0]
-        raise WeightsError(
-            f"{backbone}: its weights could not be loaded from timm's hub "
-            f"({type(error).__name__}: {first_line}). Without a network either use a backbone "
-            f"whose weights come with a package ({', '.join(PACKAGES)}), or give a file: "
-            "weights='model.safetensors'"
-        ) from error
 
 
 def _resize_input(network: nn.Module, size: int, backbone: str) -> None:
