@@ -239,21 +239,10 @@ def build_backbone(
     if not chosen:
         raise BackboneError(f"no level given; {backbone} has {', '.join(names)}")
     modules = [s.module for s in stages] if stages else names
-    state, source, origin = find_weights(network, backbone, weights)
     used = keys_up_to(network, modules[chosen[-1]])
-    own = network.state_dict()
-    resized = any(key in state and state[key].shape != own[key].shape for key in used)
-    if size != native and resized:  # as kept from a network of that size: position embeddings
-        _resize_input(network, size, backbone)
-    apply_weights(network, state, used, origin)
-    if size != native and not resized:
-        _resize_input(network, size, backbone)
-    loaded = network.state_dict()
-    kept = {key: loaded[key].detach().clone() for key in used}
-    sha256 = hash_weights(kept)
+    kept, record = _load_weights(network, backbone, weights, used, None if size == native else size)
     if stages and fold:
         fold_batch_norms(network)
-    stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
     network = network.float().requires_grad_(False).to(target)
     network = network.to(memory_format=torch.channels_last)
     run = runner(network, stages, names, chosen)
@@ -269,7 +258,7 @@ def build_backbone(
         std=tuple(config["std"]),
         interpolation=config["interpolation"],
         licence=config.get("license"),
-        weights=WeightsRecord(source, origin, sha256, stored),
+        weights=record,
         device=target,
         modules=tuple(modules[: chosen[-1] + 1]),
         stages=tuple(stages[: chosen[-1] + 1]),
@@ -293,6 +282,28 @@ def _create(backbone: str) -> nn.Module:
     except RuntimeError as error:  # an unknown tag behind a known name
         tags = timm.list_pretrained(backbone.split(".")[0] + ".*")
         raise BackboneError(f"{error} Known: {', '.join(tags) or 'none'}") from error
+
+
+def _load_weights(
+    network: nn.Module,
+    backbone: str,
+    weights: str | Path | dict[str, Tensor] | None,
+    used: list[str],
+    size: int | None,
+) -> tuple[dict[str, Tensor], WeightsRecord]:
+    """Put weights into a network, and the network to another input size; what was used of them."""
+    state, source, origin = find_weights(network, backbone, weights)
+    own = network.state_dict()
+    resized = any(key in state and state[key].shape != own[key].shape for key in used)
+    if size is not None and resized:  # as kept from a network of that size: position embeddings
+        _resize_input(network, size, backbone)
+    apply_weights(network, state, used, origin)
+    if size is not None and not resized:
+        _resize_input(network, size, backbone)
+    loaded = network.state_dict()
+    kept = {key: loaded[key].detach().clone() for key in used}
+    stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    return kept, WeightsRecord(source, origin, hash_weights(kept), stored)
 
 
 def _projections(
