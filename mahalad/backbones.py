@@ -28,6 +28,7 @@ from mahalad.levels import (
     runner,
     sequential_stages,
 )
+from mahalad.pooling import pool, pooling_weights, put_together
 from mahalad.weights import WeightsRecord, apply_weights, find_weights, hash_weights
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Backbone:
         # TF32 keeps 10 bits of a factor: whitening multiplies that error, so it stays off.
         with torch.inference_mode(), no_tf32():
             found = self._levels(images)
-            pooled = {name: _pooled(found[name], roi) for name in self.level_names}
+            pooled = {name: pool(found[name], roi) for name in self.level_names}
             maps = {MAP_PREFIX + name: self._map(name, found[name]) for name in self.map_names}
             return {name: x.float().cpu().numpy() for name, x in (pooled | maps).items()}
 
@@ -104,7 +105,7 @@ class Backbone:
             return {
                 name: (
                     found[name].float().cpu().numpy(),
-                    _pooling_weights(found[name], roi).cpu().numpy(),
+                    pooling_weights(found[name], roi).cpu().numpy(),
                 )
                 for name in self.level_names
             }
@@ -122,7 +123,7 @@ class Backbone:
         n, size = len(x), self.input_size
         x = x.reshape(n, 3, k, size, k, size).permute(0, 2, 4, 1, 3, 5)  # (n, k, k, 3, S, S)
         x = x.reshape(n * k * k, 3, size, size).contiguous(memory_format=torch.channels_last)
-        return {name: _put_together(maps, k) for name, maps in self.run(x).items()}
+        return {name: put_together(maps, k) for name, maps in self.run(x).items()}
 
     def normalised(self, images: NDArray[Any]) -> Tensor:
         """Images as for `extract`, as the network is given them: (n, 3, S, S), float32."""
@@ -145,37 +146,6 @@ class Backbone:
     def state(self) -> dict[str, NDArray[Any]]:
         """The weights used, name to array: what a model file embeds."""
         return {key: value.numpy() for key, value in self._state.items()}
-
-
-def _put_together(maps: Tensor, k: int) -> Tensor:
-    """Maps of tiles, (n * k * k, C, h, w), row by row, to those of images, (n, C, k * h, k * w)."""
-    _, C, h, w = maps.shape
-    grid = maps.reshape(-1, k, k, C, h, w).permute(0, 3, 1, 4, 2, 5)  # (n, C, k, h, k, w)
-    return grid.reshape(-1, C, k * h, k * w)
-
-
-def _pooled(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
-    """Mean over positions of (n, C, h, w), weighted by each one's share of the region."""
-    if roi is None:
-        return x.mean(dim=(2, 3))
-    weights = _pooling_weights(x, roi)
-    return (x * weights.view(-1, 1, *weights.shape[-2:])).sum(dim=(2, 3))
-
-
-def _pooling_weights(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
-    """Weight of each position of (n, C, h, w) in the mean, (h, w); they sum to 1.
-
-    (n, h, w) where each image has its own region.
-    """
-    h, w = x.shape[2], x.shape[3]
-    if roi is None:
-        return torch.full((h, w), 1 / (h * w), device=x.device)
-    regions = torch.from_numpy(roi.astype(np.float32)).to(x.device)
-    if roi.ndim == 2:
-        weights = functional.adaptive_avg_pool2d(regions[None, None], (h, w))[0, 0]
-        return weights / weights.sum()
-    weights = functional.adaptive_avg_pool2d(regions[:, None], (h, w))[:, 0]
-    return weights / weights.sum(dim=(1, 2), keepdim=True)
 
 
 def build_backbone(
