@@ -19,8 +19,9 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mahalad.errors import InputError
-from mahalad.report import ReportImage, encode, render_report
+from mahalad.report import render_report
 from mahalad.report_charts import Bins
+from mahalad.report_gallery import ReportImage, encode
 from mahalad.result import Result
 
 VOID = {"meta", "link", "img", "input", "br"}
