@@ -5,16 +5,23 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
-from torch.nn import functional
 
 from mahalad.errors import InputError
 from mahalad.gaussian import LedoitWolfGaussian
-from mahalad.geometry import BOX, positions_inside, repeat_edges
+from mahalad.geometry import BOX
+from mahalad.grids import (
+    CONTEXT,
+    CONTEXT_STEPS,
+    features_of,
+    group_levels,
+    inside_of,
+    one_map,
+    side_by_side,
+)
 from mahalad.moments import Floats
 from mahalad.patches import PatchGaussian
 from mahalad.protocols import Features
@@ -26,9 +33,6 @@ from mahalad.standards import (
     varying,
 )
 
-_FINER = 1.5  # weight of a finer grid in the map, where the coarsest has 1
-_CONTEXT = "(context)"  # in place of a level's name
-_CONTEXT_STEPS = 4  # positions of the coarsest grid on a side of one of the context
 _CONTEXT_WEIGHT = 0.6  # in the map, as a share of all other weights, where position tells nothing
 
 
@@ -124,10 +128,10 @@ class PatchScorer(BaseEstimator):
         """Add images. `leave_one_out_level_scores` of all images must follow before scoring."""
         self._check_parameters()
         if not hasattr(self, "groups_"):
-            self.groups_ = _groups(X)
+            self.groups_ = group_levels(X)
             self.patch_gaussians_ = {group[0]: PatchGaussian(self.floor) for group in self.groups_}
-            if X[self.groups_[-1][0]].shape[1] >= 2 * _CONTEXT_STEPS:
-                self.patch_gaussians_[_CONTEXT] = PatchGaussian(self.floor)
+            if X[self.groups_[-1][0]].shape[1] >= 2 * CONTEXT_STEPS:
+                self.patch_gaussians_[CONTEXT] = PatchGaussian(self.floor)
             self.boxed_ = BOX in X
             pooled = [n for n, values in X.items() if np.ndim(values) == 2 and n != BOX]
             self.image_gaussians_ = {name: LedoitWolfGaussian() for name in pooled}
@@ -170,7 +174,7 @@ class PatchScorer(BaseEstimator):
         check_is_fitted(self, "scale_")
         self._check_levels(X)
         coarsest = self.groups_[-1]
-        distances = self._distances(coarsest[0], _joined(X, coarsest))
+        distances = self._distances(coarsest[0], side_by_side(X, coarsest))
         inside = self._inside(X)[coarsest[0]]
         return -self._parts(distances, inside, self._image_distance(X), self.standard_)
 
@@ -277,7 +281,7 @@ class PatchScorer(BaseEstimator):
         self.map_maxima_ = arrays["map_maxima"] if self.map_standards_ else None
         self.context_weight_ = float(about.get("context_weight", 0.0))  # none in format 3
         self.patch_gaussians_, self.image_gaussians_ = {}, {}
-        context = [_CONTEXT] if _CONTEXT in self.map_standards_ else []
+        context = [CONTEXT] if CONTEXT in self.map_standards_ else []
         for name in [group[0] for group in self.groups_] + context:
             stem = f"levels/{name}"
             self.patch_gaussians_[name] = PatchGaussian(self.floor).restore_scoring(
@@ -292,10 +296,22 @@ class PatchScorer(BaseEstimator):
     def _grids(self, X: Features) -> dict[str, NDArray[Any]]:
         """Features of every grid and of the context, (n, P, D), by their names."""
         self._check_levels(X)
-        found = {group[0]: _joined(X, group) for group in self.groups_}
-        if _CONTEXT in self.patch_gaussians_:
-            found[_CONTEXT] = _context(found[self.groups_[-1][0]])
-        return found
+        return features_of(X, self.groups_, self.patch_gaussians_)
+
+    def _inside(self, X: Features) -> dict[str, NDArray[np.bool_]]:
+        """Which positions lie in the picture, (n, P), by the name of a grid's first level."""
+        return inside_of(X, self.groups_, self.patch_gaussians_)
+
+    def _maps(
+        self,
+        distances: dict[str, Floats],
+        inside: dict[str, NDArray[np.bool_]],
+        standards: dict[str, Any],
+    ) -> Floats:
+        maps = one_map(distances, inside, standards, self.groups_, self.context_weight_)
+        if self.smoothing:
+            maps = gaussian_filter(maps, (0, self.smoothing, self.smoothing), mode="nearest")
+        return np.asarray(maps)
 
     def _all_distances(self, X: Features) -> dict[str, Floats]:
         return {name: self._distances(name, values) for name, values in self._grids(X).items()}
@@ -309,7 +325,7 @@ class PatchScorer(BaseEstimator):
 
     def _context_weight(self, active: NDArray[np.bool_]) -> float:
         """Share of the coarsest grid's variance that its position does not explain, times 0.6."""
-        if _CONTEXT not in self.patch_gaussians_:
+        if CONTEXT not in self.patch_gaussians_:
             return 0.0
         if self.neighbourhood == "all":
             return _CONTEXT_WEIGHT
@@ -323,17 +339,6 @@ class PatchScorer(BaseEstimator):
     def _image_distance(self, X: Features) -> Any:
         """Sum over pooled levels, (n,); 0 where there are none or they have no weight."""
         return sum(g.distances(X[name]) for name, g in self._used_image_gaussians())
-
-    def _inside(self, X: Features) -> dict[str, NDArray[np.bool_]]:
-        """Which positions lie in the picture, (n, P), by the name of a grid's first level."""
-        sides = {name: X[name].shape[1] for name, *_ in self.groups_}
-        if _CONTEXT in self.patch_gaussians_:
-            sides[_CONTEXT] = sides[self.groups_[-1][0]] // _CONTEXT_STEPS
-        found, n = {}, len(next(iter(X.values())))
-        for name, side in sides.items():
-            whole = np.ones((n, side**2), bool)
-            found[name] = positions_inside(X[BOX], side).reshape(n, -1) if self.boxed_ else whole
-        return found
 
     def _samples(self, values: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[Any]:
         """What the Gaussians are fitted to: of each image, all features that share a position.
@@ -395,33 +400,6 @@ class PatchScorer(BaseEstimator):
             columns.append(self._weight() * image / self.scale_[1])
         return np.column_stack(columns)
 
-    def _maps(
-        self,
-        distances: dict[str, Floats],
-        inside: dict[str, NDArray[np.bool_]],
-        standards: dict[str, Any],
-    ) -> Floats:
-        side = max(round(values.shape[1] ** 0.5) for values in distances.values())
-        of_grids = 1.0 + _FINER * (len(self.groups_) - 1)
-        total: Any = 0.0
-        for name, values in distances.items():
-            offset, mean, deviation = standards[name]
-            own = round(values.shape[1] ** 0.5)
-            grid = ((np.log(values + offset) - mean) / deviation).reshape(-1, own, own)
-            if self.boxed_:
-                grid = repeat_edges(grid, inside[name].reshape(grid.shape))
-            z = torch.from_numpy(grid)[:, None]
-            if own < side:
-                z = functional.interpolate(z, (side, side), mode="bilinear", align_corners=False)
-            weight = 1.0 if name == self.groups_[-1][0] else _FINER
-            if name == _CONTEXT:
-                weight = self.context_weight_ * of_grids
-            total = total + weight * z[:, 0].numpy()
-        maps = total / (of_grids * (1 + self.context_weight_))
-        if self.smoothing:
-            maps = gaussian_filter(maps, (0, self.smoothing, self.smoothing), mode="nearest")
-        return np.asarray(maps)
-
     def _forget_standards(self) -> None:
         """Images were added: what standardizes distances is to be found again."""
         for name in ("scale_", "standard_", "map_standards_", "map_maxima_", "n_active_"):
@@ -461,41 +439,3 @@ class PatchScorer(BaseEstimator):
                 f"features of levels {', '.join(X)} given to a scorer of levels "
                 f"{', '.join(sorted(known))}"
             )
-
-
-def _groups(X: Features) -> tuple[tuple[str, ...], ...]:
-    """Names of the maps that share Gaussians, from the finest grid to the coarsest."""
-    sides = {name: values.shape[1] for name, values in X.items() if np.ndim(values) == 4}
-    for name in sides:
-        if X[name].shape[1] != X[name].shape[2] or sides[name] < 2:
-            raise InputError(
-                f"the map of level {name!r} has {X[name].shape[1]} x {X[name].shape[2]} positions:"
-                " a square of at least 2 x 2 is needed; give a larger input_size"
-            )
-    if not sides:
-        raise InputError(
-            f"no feature maps, (n, height, width, n_features), among the levels {', '.join(X)}"
-        )
-    coarsest = min(sides.values())
-    finer = [name for name, side in sides.items() if side > coarsest]
-    finer.sort(key=lambda name: -sides[name])
-    together = tuple(name for name, side in sides.items() if side == coarsest)
-    return (*((name,) for name in finer), together)
-
-
-def _joined(X: Features, group: tuple[str, ...]) -> NDArray[Any]:
-    """Levels of one grid side by side, (n, height * width, n_features)."""
-    values = [X[name] for name in group]
-    joined = values[0] if len(values) == 1 else np.concatenate(values, axis=-1)
-    return np.asarray(joined).reshape(len(joined), -1, joined.shape[-1])
-
-
-def _context(values: NDArray[Any]) -> NDArray[Any]:
-    """Means (n, P', D) of features (n, P, D) on squares of some 4 x 4 positions."""
-    side = round(values.shape[1] ** 0.5)
-    edges = np.linspace(0, side, side // _CONTEXT_STEPS + 1).round().astype(int)
-    steps = np.diff(edges)
-    places = np.arange(len(steps))
-    along = (places[:, None] == np.repeat(places, steps)) / steps[:, None]  # one axis: (k, side)
-    both = np.kron(along, along).astype(np.result_type(values.dtype, np.float32))
-    return np.asarray(both @ values)
