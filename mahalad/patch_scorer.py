@@ -25,6 +25,7 @@ from mahalad.grids import (
 from mahalad.moments import Floats
 from mahalad.patches import PatchGaussian
 from mahalad.protocols import Features
+from mahalad.sharing import distances_of, left_out_distances, samples_of
 from mahalad.standards import (
     map_standard,
     map_standard_by_others,
@@ -138,7 +139,8 @@ class PatchScorer(BaseEstimator):
         grids, inside = self._grids(X), self._inside(X)
         self._forget_standards()
         for name, values in grids.items():
-            self.patch_gaussians_[name].partial_fit(self._samples(values, inside[name]))
+            shared = samples_of(values, inside[name], self.neighbourhood)
+            self.patch_gaussians_[name].partial_fit(shared)
         for name, gaussian in self.image_gaussians_.items():
             gaussian.partial_fit(X[name])
         return self
@@ -211,7 +213,9 @@ class PatchScorer(BaseEstimator):
         check_is_fitted(self, "groups_")
         grids, insides = self._grids(X), self._inside(X)
         distances = {
-            name: self._left_out(name, values, insides[name], groups)
+            name: left_out_distances(
+                self.patch_gaussians_[name], values, insides[name], self.neighbourhood, groups
+            )
             for name, values in grids.items()
         }
         image = sum(
@@ -318,10 +322,7 @@ class PatchScorer(BaseEstimator):
 
     def _distances(self, name: str, values: NDArray[Any]) -> Floats:
         """Distances (n, P) of features (n, P, D) on a grid."""
-        n, P, D = values.shape
-        if self.neighbourhood == "all":
-            values = values.reshape(n * P, 1, D)
-        return self.patch_gaussians_[name].distances(values).reshape(n, P)
+        return distances_of(self.patch_gaussians_[name], values, self.neighbourhood)
 
     def _context_weight(self, active: NDArray[np.bool_]) -> float:
         """Share of the coarsest grid's variance that its position does not explain, times 0.6."""
@@ -339,47 +340,6 @@ class PatchScorer(BaseEstimator):
     def _image_distance(self, X: Features) -> Any:
         """Sum over pooled levels, (n,); 0 where there are none or they have no weight."""
         return sum(g.distances(X[name]) for name, g in self._used_image_gaussians())
-
-    def _samples(self, values: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[Any]:
-        """What the Gaussians are fitted to: of each image, all features that share a position.
-
-        (n, P, D) to (n * s, P', D): the image's own features first, then those of neighbours.
-        Around the picture, features are those of its repeated edge; the one Gaussian of all
-        positions is fitted to pictures only.
-        """
-        n, P, D = values.shape
-        if self.neighbourhood == "all":
-            return values.reshape(n * P, 1, D)[inside.ravel()]
-        if not self.neighbourhood:
-            return values
-        side, r = round(P**0.5), int(self.neighbourhood)
-        steps = sorted(np.ndindex(2 * r + 1, 2 * r + 1), key=lambda step: step != (r, r))
-        axis = np.arange(side)
-        grid = values.reshape(n, side, side, D)
-        moved = [
-            grid[:, np.clip(axis + dy - r, 0, side - 1)][:, :, np.clip(axis + dx - r, 0, side - 1)]
-            for dy, dx in steps
-        ]
-        return np.stack(moved, axis=1).reshape(-1, P, D)
-
-    def _left_out(
-        self, name: str, values: NDArray[Any], inside: NDArray[np.bool_], groups: Any
-    ) -> Floats:
-        """Leave-one-out distances (n, P); an image goes with all its samples."""
-        n, P, _ = values.shape
-        gaussian = self.patch_gaussians_[name]
-        if not self.neighbourhood:
-            return gaussian.leave_one_out_distances(values, groups)
-        samples = self._samples(values, inside)
-        own = np.arange(n) if groups is None else np.asarray(groups)
-        if self.neighbourhood == "all":
-            distances = np.zeros((n, P))
-            labels = np.repeat(own, inside.sum(axis=1))
-            distances[inside] = gaussian.leave_one_out_distances(samples, labels)[:, 0]
-            return distances
-        per_image = len(samples) // n
-        found = gaussian.leave_one_out_distances(samples, np.repeat(own, per_image))
-        return found.reshape(n, per_image, P)[:, 0]
 
     def _parts(
         self,
