@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from mahalad import patch_scorer_file
 from mahalad.errors import InputError
 from mahalad.gaussian import LedoitWolfGaussian
 from mahalad.geometry import BOX
@@ -247,54 +248,11 @@ class PatchScorer(BaseEstimator):
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that scoring needs, as JSON and named arrays (without the sums)."""
         check_is_fitted(self, "scale_")
-        about = {
-            "groups": [list(group) for group in self.groups_],
-            "pooled": list(self.image_gaussians_),
-            "n_active": self.n_active_,
-            "scale": list(self.scale_),
-        }
-        if self.boxed_:
-            about["boxed"] = True
-        arrays = {"joint/location": self.standard_[0], "joint/scale": self.standard_[1]}
-        if self.map_maxima_ is not None:
-            about["maps"] = {name: s[:2] for name, s in self.map_standards_.items()}
-            about["context_weight"] = self.context_weight_
-            arrays["map_maxima"] = self.map_maxima_
-            for name, (_, _, deviation) in self.map_standards_.items():
-                arrays[f"levels/{name}/map_deviation"] = deviation
-        for name, gaussian in self.patch_gaussians_.items():
-            state = gaussian.scoring_state()  # a level may have any name: below "levels/"
-            arrays |= {f"levels/{name}/{key}": value for key, value in state.items()}
-        for name, image_gaussian in self.image_gaussians_.items():
-            state = image_gaussian.scoring_state()
-            arrays |= {f"levels/{name}/{key}": value for key, value in state.items()}
-        return about, arrays
+        return patch_scorer_file.state(self)
 
     def restore(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
         """Become what `state` described."""
-        self.groups_ = tuple(tuple(group) for group in about["groups"])
-        self.boxed_ = bool(about.get("boxed", False))
-        self.n_active_ = int(about["n_active"])
-        self.scale_ = (float(about["scale"][0]), float(about["scale"][1]))
-        self.standard_ = (arrays["joint/location"], arrays["joint/scale"])
-        self.map_standards_ = {
-            name: (offset, mean, arrays[f"levels/{name}/map_deviation"])
-            for name, (offset, mean) in about.get("maps", {}).items()
-        }
-        # The maps of format 2 were others: they have no units here.
-        self.map_maxima_ = arrays["map_maxima"] if self.map_standards_ else None
-        self.context_weight_ = float(about.get("context_weight", 0.0))  # none in format 3
-        self.patch_gaussians_, self.image_gaussians_ = {}, {}
-        context = [CONTEXT] if CONTEXT in self.map_standards_ else []
-        for name in [group[0] for group in self.groups_] + context:
-            stem = f"levels/{name}"
-            self.patch_gaussians_[name] = PatchGaussian(self.floor).restore_scoring(
-                arrays[f"{stem}/location"], arrays[f"{stem}/whitening"]
-            )
-        for name in about["pooled"]:
-            keys = ("location", "eigenvalues", "basis", "scalars")
-            state = {key: arrays[f"levels/{name}/{key}"] for key in keys}
-            self.image_gaussians_[name] = LedoitWolfGaussian().restore_scoring(state)
+        patch_scorer_file.restore(self, about, arrays)
         return self
 
     def _grids(self, X: Features) -> dict[str, NDArray[Any]]:
