@@ -25,7 +25,8 @@ from mahalad.protocols import Features, Threshold
 from mahalad.reading import ReadImage
 from mahalad.result import Result, judge
 from mahalad.scorers import as_input_of, make_scorer, take
-from mahalad.store import FeatureStore, originals, own_groups, rows
+from mahalad.scoring import in_order, in_pixels, map_threshold, maps_of, score, score_with_maps
+from mahalad.store import FeatureStore, own_groups, rows
 from mahalad.thresholds import RULES, check_fpr
 
 _MAY_CHANGE = ("fpr", "device", "batch_size")
@@ -311,7 +312,7 @@ class AnomalyDetector(BaseEstimator):
             places: Any = None
             if names and maps and hasattr(self._scorer, "scores_and_maps"):
                 scores, places = self._score_with_maps(features)
-                places = self._enlarged(places, images)
+                places = in_pixels(self.features_, places, images)
             elif names:
                 scores = self._score(features)
                 places = self._maps_of(images, features)[1] if maps else None
@@ -357,18 +358,7 @@ class AnomalyDetector(BaseEstimator):
         """
         self._check_fitted()
         self._refresh()
-        maxima = getattr(self._scorer, "map_maxima_", None)
-        if maxima is None and hasattr(self._scorer, "map_maxima_"):
-            raise InputError(
-                "this model was written in format 2, whose maps were others: fit and save it again "
-                "for maps and their threshold"
-            )
-        if maxima is None:
-            raise InputError(
-                f"the maps of {self._scorer!r} have no threshold: the per-position "
-                "scorer (scope='positions') has"
-            )
-        return float(np.median(maxima))
+        return map_threshold(self._scorer)
 
     @property
     def n_images_(self) -> int:
@@ -465,7 +455,7 @@ class AnomalyDetector(BaseEstimator):
                     self._report_unreadable(image)
             if good:
                 self._level_names = self._level_names or tuple(features)
-                ordered = self._ordered(features)
+                ordered = in_order(features, self._level_names)
                 store.add(ordered, keys, labels)
                 if self._is_mergeable():
                     scorer.partial_fit(as_input_of(scorer, rows(ordered)))
@@ -487,15 +477,6 @@ class AnomalyDetector(BaseEstimator):
                 self._scorer = scorer
         self._store.merge(store)
         self._stale = True
-
-    def _ordered(self, features: Features) -> dict[str, NDArray[Any]]:
-        """The levels in the order of the fit, whatever the order they were given in."""
-        if set(features) != set(self._level_names):
-            raise InputError(
-                f"features of levels {', '.join(features)} given to a detector of levels "
-                f"{', '.join(self._level_names)}"
-            )
-        return {name: features[name] for name in self._level_names}
 
     def _report_unreadable(self, image: ReadImage) -> None:
         self.unreadable_.append(Result(image.source.name, error=str(image.error)))
@@ -571,51 +552,16 @@ class AnomalyDetector(BaseEstimator):
 
     def _score(self, features: Features) -> tuple[Floats, Floats | None]:
         """Anomaly scores (n,) and per level (n, n_levels) of features (n, copies, D)."""
-        F = as_input_of(self._scorer, originals(self._ordered(features)))
-        if hasattr(self._scorer, "level_score_samples"):
-            levels = -self._scorer.level_score_samples(F)
-            return levels.sum(axis=1), levels
-        return np.asarray(-self._scorer.score_samples(F), dtype=np.float64), None
+        return score(self._scorer, in_order(features, self._level_names))
 
     def _score_with_maps(self, features: Features) -> tuple[tuple[Floats, Floats], Floats]:
-        F = as_input_of(self._scorer, originals(self._ordered(features)))
-        levels, maps = self._scorer.scores_and_maps(F)
-        return ((-levels).sum(axis=1), -levels), maps
+        return score_with_maps(self._scorer, in_order(features, self._level_names))
 
     def _maps_of(
         self, images: list[ReadImage], features: Features
     ) -> tuple[list[dict[str, Floats]], Floats]:
         """For each readable image the maps of its levels; and all maps in image coordinates."""
-        if hasattr(self._scorer, "anomaly_maps"):
-            F = as_input_of(self._scorer, originals(self._ordered(features)))
-            maps = self._scorer.anomaly_maps(F)
-            return [{"positions": one} for one in maps], self._enlarged(maps, images)
-        from mahalad.attribution import attribute, can_attribute, enlarge_keeping_sum
-
-        if not can_attribute(self.features_, self._scorer):
-            raise InputError(
-                f"no anomaly maps from {self._scorer!r}: use the per-position scorer "
-                "(scope='positions'), or Gaussians per level of a network's features"
-            )
-        prepared = [image.prepared for image in images if image.prepared is not None]
-        shares = attribute(self.features_, self._scorer, prepared)
-        side, boxes = self.features_.backbone_.side, self.features_.boxes(prepared)
-        per_image = [
-            {name: np.asarray(values[i]) for name, values in shares.items()}
-            for i in range(len(prepared))
-        ]
-        enlarged = [enlarge_keeping_sum(values, side, boxes) for values in shares.values()]
-        return per_image, np.sum(enlarged, axis=0)
-
-    def _enlarged(self, maps: Floats, images: list[ReadImage]) -> Floats:
-        """Maps on a grid, in image coordinates."""
-        backbone = getattr(self.features_, "backbone_", None)
-        if backbone is None:
-            return maps
-        from mahalad.attribution import enlarge
-
-        prepared = [image.prepared for image in images if image.prepared is not None]
-        return enlarge(maps, backbone.side, self.features_.boxes(prepared))
+        return maps_of(self.features_, self._scorer, images, features, self._level_names)
 
     def _each_map(self, X: Any) -> Iterator[tuple[list[dict[str, Floats]], Floats]]:
         self._check_fitted()
