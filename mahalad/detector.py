@@ -27,7 +27,7 @@ from mahalad.result import Result, judge
 from mahalad.scorers import as_input_of, make_scorer, take
 from mahalad.scoring import in_order, in_pixels, map_threshold, maps_of, score, score_with_maps
 from mahalad.store import FeatureStore, own_groups, rows
-from mahalad.thresholds import RULES, check_fpr
+from mahalad.thresholds import check_fpr, check_threshold, fit_threshold
 
 _MAY_CHANGE = ("fpr", "device", "batch_size")
 _MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored")
@@ -587,19 +587,10 @@ class AnomalyDetector(BaseEstimator):
     def _fitted_threshold(self) -> Threshold:
         self._check_fitted()
         self._refresh()
-        held_out = self._calibration_method == "holdout"
-        if isinstance(self.threshold, str):
-            if (self.threshold == "holdout") != held_out and self.threshold != "chi2-nominal":
-                raise CalibrationError(
-                    f"threshold={self.threshold!r} needs another calibration than this fit has "
-                    f"({self._calibration_method}): fit again"
-                )
-            rule: Any = RULES[self.threshold]()
-        else:
-            rule = clone(self.threshold, safe=False)
         degrees = getattr(self._scorer, "degrees_of_freedom_", None)
-        fitted: Threshold = rule.fit(self._calibration_scores, degrees)
-        return fitted
+        return fit_threshold(
+            self.threshold, self._calibration_method, self._calibration_scores, degrees
+        )
 
     def _warn_if_uncalibrated(self) -> None:
         try:
@@ -609,15 +600,7 @@ class AnomalyDetector(BaseEstimator):
 
     def _check_parameters(self, calibration: Any) -> None:
         check_fpr(self.fpr)
-        if isinstance(self.threshold, str) and self.threshold not in RULES:
-            raise InputError(f"unknown threshold {self.threshold!r}; one of {', '.join(RULES)}")
-        rule = self.threshold
-        if not isinstance(rule, str) and not all(
-            hasattr(rule, name) for name in ("fit", "statistic", "p_values", "critical_value")
-        ):
-            raise InputError(
-                f"threshold must be one of {', '.join(RULES)} or a threshold object, got {rule!r}"
-            )
+        check_threshold(self.threshold)
         for name, least in (("n_augment", 0), ("n_folds", 2), ("max_stored", 2)):
             value = self._most_stored() if name == "max_stored" else getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
