@@ -23,6 +23,7 @@ from speed import bare_forward, bare_network, timed
 from mahalad import MahalanobisDetector
 from mahalad.datasets import find_categories
 from mahalad.extraction import extract
+from mahalad.fitting import add, ingest, refresh, reset
 from mahalad.images import ImageSource, open_image
 
 
@@ -41,9 +42,9 @@ def main() -> None:
     )
 
     def fit() -> None:
-        detector._reset()  # what `fit` does, without making the network again
-        detector._add(*detector._ingest(train, None, 0))
-        detector._refresh()
+        reset(detector)  # what `fit` does, without making the network again
+        add(detector, *ingest(detector, train, None, 0))
+        refresh(detector)
 
     def extract_only() -> None:
         for _ in extract(train, detector.features_, 0):

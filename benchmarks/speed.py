@@ -23,6 +23,7 @@ from PIL import Image
 
 from mahalad import MahalanobisDetector
 from mahalad.datasets import find_categories
+from mahalad.fitting import add, ingest, refresh, reset
 
 
 def bare_decode(paths: list[Path]) -> None:
@@ -64,9 +65,9 @@ def main() -> None:
     )
 
     def product() -> None:
-        detector._reset()  # what `fit` does, without making the network again
-        detector._add(*detector._ingest(train, None, detector.n_augment))
-        detector._refresh()
+        reset(detector)  # what `fit` does, without making the network again
+        add(detector, *ingest(detector, train, None, detector.n_augment))
+        refresh(detector)
         scored.append(sum(result.score or 0.0 for result in detector.inspect(test)))
 
     scored: list[float] = []

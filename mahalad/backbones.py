@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,40 +11,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import timm
 import torch
-from timm.models.efficientnet import EfficientNet
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mahalad.errors import BackboneError, WeightsError
+from mahalad.devices import no_tf32, resolve_device
+from mahalad.errors import BackboneError
 from mahalad.fusion import fold_batch_norms
 from mahalad.geometry import check_geometry
-from mahalad.weights import (
-    PACKAGES,
-    WeightsRecord,
-    apply_weights,
-    hash_weights,
-    load_package_weights,
-    read_weights,
+from mahalad.levels import (
+    Levels,
+    Stage,
+    choose_levels,
+    choose_maps,
+    intermediate_names,
+    keys_up_to,
+    runner,
+    sequential_stages,
 )
+from mahalad.pooling import pool, pooling_weights, put_together
+from mahalad.weights import WeightsRecord, apply_weights, find_weights, hash_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Levels = str | int | Sequence[str | int] | None
-MAP_STRIDES = (4, 8, 16)
 FINEST_STRIDE = 8
 MAX_MAP_FEATURES = 128
 MAP_PREFIX = "maps/"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One level: its name, the last module below it, and how to get there from the level before."""
-
-    name: str
-    module: str
-    forward: Callable[[Tensor], Tensor]
 
 
 @dataclass(eq=False)
@@ -96,9 +87,9 @@ class Backbone:
             position averaged with its 8 neighbours.
         """
         # TF32 keeps 10 bits of a factor: whitening multiplies that error, so it stays off.
-        with torch.inference_mode(), _no_tf32():
+        with torch.inference_mode(), no_tf32():
             found = self._levels(images)
-            pooled = {name: _pooled(found[name], roi) for name in self.level_names}
+            pooled = {name: pool(found[name], roi) for name in self.level_names}
             maps = {MAP_PREFIX + name: self._map(name, found[name]) for name in self.map_names}
             return {name: x.float().cpu().numpy() for name, x in (pooled | maps).items()}
 
@@ -109,12 +100,12 @@ class Backbone:
 
         With a region for each image, weights are (n, h, w).
         """
-        with torch.inference_mode(), _no_tf32():
+        with torch.inference_mode(), no_tf32():
             found = self._levels(images)
             return {
                 name: (
                     found[name].float().cpu().numpy(),
-                    _pooling_weights(found[name], roi).cpu().numpy(),
+                    pooling_weights(found[name], roi).cpu().numpy(),
                 )
                 for name in self.level_names
             }
@@ -132,7 +123,7 @@ class Backbone:
         n, size = len(x), self.input_size
         x = x.reshape(n, 3, k, size, k, size).permute(0, 2, 4, 1, 3, 5)  # (n, k, k, 3, S, S)
         x = x.reshape(n * k * k, 3, size, size).contiguous(memory_format=torch.channels_last)
-        return {name: _put_together(maps, k) for name, maps in self.run(x).items()}
+        return {name: put_together(maps, k) for name, maps in self.run(x).items()}
 
     def normalised(self, images: NDArray[Any]) -> Tensor:
         """Images as for `extract`, as the network is given them: (n, 3, S, S), float32."""
@@ -155,47 +146,6 @@ class Backbone:
     def state(self) -> dict[str, NDArray[Any]]:
         """The weights used, name to array: what a model file embeds."""
         return {key: value.numpy() for key, value in self._state.items()}
-
-
-def _put_together(maps: Tensor, k: int) -> Tensor:
-    """Maps of tiles, (n * k * k, C, h, w), row by row, to those of images, (n, C, k * h, k * w)."""
-    _, C, h, w = maps.shape
-    grid = maps.reshape(-1, k, k, C, h, w).permute(0, 3, 1, 4, 2, 5)  # (n, C, k, h, k, w)
-    return grid.reshape(-1, C, k * h, k * w)
-
-
-def _pooled(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
-    """Mean over positions of (n, C, h, w), weighted by each one's share of the region."""
-    if roi is None:
-        return x.mean(dim=(2, 3))
-    weights = _pooling_weights(x, roi)
-    return (x * weights.view(-1, 1, *weights.shape[-2:])).sum(dim=(2, 3))
-
-
-def _pooling_weights(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
-    """Weight of each position of (n, C, h, w) in the mean, (h, w); they sum to 1.
-
-    (n, h, w) where each image has its own region.
-    """
-    h, w = x.shape[2], x.shape[3]
-    if roi is None:
-        return torch.full((h, w), 1 / (h * w), device=x.device)
-    regions = torch.from_numpy(roi.astype(np.float32)).to(x.device)
-    if roi.ndim == 2:
-        weights = functional.adaptive_avg_pool2d(regions[None, None], (h, w))[0, 0]
-        return weights / weights.sum()
-    weights = functional.adaptive_avg_pool2d(regions[:, None], (h, w))[:, 0]
-    return weights / weights.sum(dim=(1, 2), keepdim=True)
-
-
-@contextmanager
-def _no_tf32() -> Iterator[None]:
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def build_backbone(
@@ -251,32 +201,21 @@ def build_backbone(
     if isinstance(size, bool) or not isinstance(size, int) or size < 8:
         raise BackboneError(f"input_size must be a whole number of pixels >= 8, got {size!r}")
     check_geometry("squash", tiles)
-    stages = _sequential_stages(network)
-    names = [s.name for s in stages] if stages else _intermediate_names(network, backbone)
-    pooled = _choose_levels(names, levels, backbone)
-    mapped = _choose_maps(network, stages, names, maps, size, backbone)
+    stages = sequential_stages(network)
+    names = [s.name for s in stages] if stages else intermediate_names(network, backbone)
+    pooled = choose_levels(names, levels, backbone)
+    mapped = choose_maps(network, stages, names, maps, size, backbone)
     chosen = sorted({*pooled, *mapped})
     if not chosen:
         raise BackboneError(f"no level given; {backbone} has {', '.join(names)}")
     modules = [s.module for s in stages] if stages else names
-    state, source, origin = _find_weights(network, backbone, weights)
     used = keys_up_to(network, modules[chosen[-1]])
-    own = network.state_dict()
-    resized = any(key in state and state[key].shape != own[key].shape for key in used)
-    if size != native and resized:  # as kept from a network of that size: position embeddings
-        _resize_input(network, size, backbone)
-    apply_weights(network, state, used, origin)
-    if size != native and not resized:
-        _resize_input(network, size, backbone)
-    loaded = network.state_dict()
-    kept = {key: loaded[key].detach().clone() for key in used}
-    sha256 = hash_weights(kept)
+    kept, record = _load_weights(network, backbone, weights, used, None if size == native else size)
     if stages and fold:
         fold_batch_norms(network)
-    stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
     network = network.float().requires_grad_(False).to(target)
     network = network.to(memory_format=torch.channels_last)
-    run = _runner(network, stages, names, chosen)
+    run = runner(network, stages, names, chosen)
     map_names = tuple(names[i] for i in mapped)
     return Backbone(
         name=backbone,
@@ -289,7 +228,7 @@ def build_backbone(
         std=tuple(config["std"]),
         interpolation=config["interpolation"],
         licence=config.get("license"),
-        weights=WeightsRecord(source, origin, sha256, stored),
+        weights=record,
         device=target,
         modules=tuple(modules[: chosen[-1] + 1]),
         stages=tuple(stages[: chosen[-1] + 1]),
@@ -297,21 +236,6 @@ def build_backbone(
         _state=kept,
         _projections=_projections(run, map_names, size, target) if map_names else {},
     )
-
-
-def resolve_device(device: str) -> torch.device:
-    """``"auto"`` to CUDA or CPU; anything else must be there, or it is an error."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-        torch.empty(1, device=target)
-    except Exception as error:
-        first_line = (str(error).splitlines() or ["?"])[0]
-        raise BackboneError(
-            f"device {device!r} is not usable here ({first_line}); give 'auto' or 'cpu'"
-        ) from error
-    return target
 
 
 def _create(backbone: str) -> nn.Module:
@@ -330,88 +254,26 @@ def _create(backbone: str) -> nn.Module:
         raise BackboneError(f"{error} Known: {', '.join(tags) or 'none'}") from error
 
 
-def _sequential_stages(network: nn.Module) -> list[Stage]:
-    """Levels of the families whose levels timm's feature API hides in part."""
-    if isinstance(network, EfficientNet):
-        n: Any = network
-        blocks = [Stage(f"blocks.{i}", f"blocks.{i}", b) for i, b in enumerate(n.blocks)]
-        stem = Stage("stem", "bn1", lambda x: n.bn1(n.conv_stem(x)))
-        return [stem, *blocks, Stage("head", "bn2", lambda x: n.bn2(n.conv_head(x)))]
-    if isinstance(network, ResNet):
-        r: Any = network
-        stem = Stage("stem", "bn1", lambda x: r.maxpool(r.act1(r.bn1(r.conv1(x)))))
-        layers = [Stage(f"layer{i}", f"layer{i}", getattr(r, f"layer{i}")) for i in range(1, 5)]
-        return [stem, *layers]
-    return []
-
-
-def _intermediate_names(network: nn.Module, backbone: str) -> list[str]:
-    info: Any = getattr(network, "feature_info", None)
-    if not hasattr(network, "forward_intermediates") or not info:
-        raise BackboneError(
-            f"{backbone}: timm offers no intermediate features of this network; choose one with "
-            "forward_intermediates (EfficientNet, ResNet, ConvNeXt, ViT, Swin, ...)"
-        )
-    return [entry["module"] for entry in info]
-
-
-def _choose_levels(names: list[str], levels: Levels, backbone: str) -> list[int]:
-    """Indices of the wanted levels, ascending and without repeats."""
-    if levels is None or (isinstance(levels, str) and levels == "all"):
-        return list(range(len(names)))
-    wanted = [levels] if isinstance(levels, (str, int)) else list(levels)
-    chosen = set()
-    for level in wanted:
-        if isinstance(level, str) and level in names:
-            chosen.add(names.index(level))
-        elif isinstance(level, (int, np.integer)) and -len(names) <= level < len(names):
-            chosen.add(int(level) % len(names))
-        else:
-            raise BackboneError(
-                f"{backbone} has no level {level!r}; it has {', '.join(names)} "
-                f"(or indices 0 to {len(names) - 1}, or 'all')"
-            )
-    return sorted(chosen)
-
-
-def _choose_maps(
+def _load_weights(
     network: nn.Module,
-    stages: list[Stage],
-    names: list[str],
-    maps: Levels,
-    size: int,
     backbone: str,
-) -> list[int]:
-    """Indices of the levels to keep as maps, ascending."""
-    if maps is not None and not (isinstance(maps, str) and maps == "auto"):
-        return _choose_levels(names, maps, backbone)
-    strides = _strides(network, stages, names)
-    chosen: list[int] = []
-    for stride in MAP_STRIDES:
-        same = [i for i, s in enumerate(strides) if s == stride]
-        if len(same) > 2:  # a ViT: all blocks have one stride; half and three quarters deep
-            same = [same[len(same) // 2], same[3 * len(same) // 4]]
-        chosen += same
-    if not chosen or size // max(strides[i] for i in chosen) < 2:
-        raise BackboneError(
-            f"{backbone} at {size} px has no feature map of at least 2 x 2 positions at the "
-            f"strides {', '.join(map(str, MAP_STRIDES))}: give a larger input_size, or levels"
-        )
-    return sorted(chosen)
-
-
-def _strides(network: nn.Module, stages: list[Stage], names: list[str]) -> list[int]:
-    """Pixels per position of each level."""
-    if not stages:
-        info: Any = network.feature_info
-        return [int(entry["reduction"]) for entry in info]
-    x = torch.zeros(1, 3, 64, 64)
-    strides = []
-    with torch.inference_mode():
-        for stage in stages:
-            x = stage.forward(x)
-            strides.append(64 // x.shape[-1])
-    return strides
+    weights: str | Path | dict[str, Tensor] | None,
+    used: list[str],
+    size: int | None,
+) -> tuple[dict[str, Tensor], WeightsRecord]:
+    """Put weights into a network, and the network to another input size; what was used of them."""
+    state, source, origin = find_weights(network, backbone, weights)
+    own = network.state_dict()
+    resized = any(key in state and state[key].shape != own[key].shape for key in used)
+    if size is not None and resized:  # as kept from a network of that size: position embeddings
+        _resize_input(network, size, backbone)
+    apply_weights(network, state, used, origin)
+    if size is not None and not resized:
+        _resize_input(network, size, backbone)
+    loaded = network.state_dict()
+    kept = {key: loaded[key].detach().clone() for key in used}
+    stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    return kept, WeightsRecord(source, origin, hash_weights(kept), stored)
 
 
 def _projections(
@@ -436,51 +298,6 @@ def _projections(
     return found
 
 
-def keys_up_to(network: nn.Module, module: str) -> list[str]:
-    """Keys of the state dict up to a module's last one, in order of definition.
-
-    Batch counters are of no use outside training.
-    """
-    keys = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
-    names = [name for name, _ in network.named_modules()]
-    within = [i for i, name in enumerate(names) if f"{name}.".startswith(f"{module}.")]
-    if not within:  # timm names no module of the network: nothing can be said to lie above it
-        return keys
-    below = set(names[: within[-1] + 1])
-    return [key for key in keys if key.rpartition(".")[0] in below]
-
-
-def _find_weights(
-    network: nn.Module, backbone: str, weights: str | Path | dict[str, Tensor] | None
-) -> tuple[dict[str, Tensor], str, str]:
-    """State dict, kind of source and origin."""
-    if isinstance(weights, dict):
-        return weights, "embedded", "weights embedded in the model file"
-    if weights is None and backbone in PACKAGES:
-        return load_package_weights(network, backbone), "package", PACKAGES[backbone]
-    if weights is None or weights == "hub":
-        return _hub_weights(backbone), "hub", _full_name(network, backbone)
-    return read_weights(weights), "file", str(weights)
-
-
-def _full_name(network: nn.Module, backbone: str) -> str:
-    config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
-    return f"{backbone.split('.')[0]}.{config.get('tag') or 'untagged'}"
-
-
-def _hub_weights(backbone: str) -> dict[str, Tensor]:
-    try:
-        return timm.create_model(backbone, pretrained=True).state_dict()
-    except Exception as error:  # no network, no such entry, a proxy's refusal, a full disk
-        first_line = (str(error).splitlines() or ["?"])[0]
-        raise WeightsError(
-            f"{backbone}: its weights could not be loaded from timm's hub "
-            f"({type(error).__name__}: {first_line}). Without a network either use a backbone "
-            f"whose weights come with a package ({', '.join(PACKAGES)}), or give a file: "
-            "weights='model.safetensors'"
-        ) from error
-
-
 def _resize_input(network: nn.Module, size: int, backbone: str) -> None:
     """Tell networks that know their input size (position embeddings, windows) the new one."""
     set_input_size: Any = getattr(network, "set_input_size", None)
@@ -489,30 +306,3 @@ def _resize_input(network: nn.Module, size: int, backbone: str) -> None:
             set_input_size((size, size))
         except Exception as error:
             raise BackboneError(f"{backbone} cannot take input_size={size}: {error}") from error
-
-
-def _runner(
-    network: Any, stages: list[Stage], names: list[str], chosen: list[int]
-) -> Callable[[Tensor], dict[str, Tensor]]:
-    """A function from normalised images (n, 3, S, S) to level name and map (n, C, h, w)."""
-
-    def run_stages(x: Tensor) -> dict[str, Tensor]:
-        kept = {}
-        for i, stage in enumerate(stages[: chosen[-1] + 1]):
-            x = stage.forward(x)
-            if i in chosen:
-                kept[stage.name] = x
-        return kept
-
-    def run_intermediates(x: Tensor) -> dict[str, Tensor]:
-        maps = network.forward_intermediates(
-            x,
-            indices=chosen,
-            intermediates_only=True,
-            norm=False,
-            stop_early=True,
-            output_fmt="NCHW",
-        )
-        return {names[i]: found for i, found in zip(chosen, maps, strict=True)}
-
-    return run_stages if stages else run_intermediates

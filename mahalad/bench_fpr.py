@@ -45,7 +45,7 @@ from mahalad.store import own_groups
 from mahalad.thresholds import RULES
 
 if TYPE_CHECKING:
-    from mahalad.backbones import Levels
+    from mahalad.levels import Levels
 
 TEST_SHARE = 0.3
 FIGURES = ("fpr", "tpr", "official_fpr")

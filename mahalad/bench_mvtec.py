@@ -40,7 +40,7 @@ from mahalad.plots import draw_mvtec, save_figure
 from mahalad.thresholds import RULES
 
 if TYPE_CHECKING:
-    from mahalad.backbones import Levels
+    from mahalad.levels import Levels
 
 TABLES = ("categories", "levels", "distances", "networks", "sizes", "thresholds")
 DISTANCES = {

@@ -11,22 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
-from mahalad import persistence
-from mahalad.calibration import (
-    choose_holdout,
-    cross_fit_scores,
-    has_leave_one_out,
-    leave_one_out_scores,
-)
-from mahalad.errors import CalibrationError, InputError, NotFittedError, UnreadableImageWarning
+from mahalad import fitting, persistence
+from mahalad.errors import CalibrationError, InputError, NotFittedError
 from mahalad.extraction import Batch, extract
 from mahalad.moments import Floats
 from mahalad.protocols import Features, Threshold
 from mahalad.reading import ReadImage
 from mahalad.result import Result, judge
-from mahalad.scorers import as_input_of, make_scorer, take
-from mahalad.store import FeatureStore, originals, own_groups, rows
-from mahalad.thresholds import RULES, check_fpr
+from mahalad.scorers import make_scorer
+from mahalad.scoring import in_order, in_pixels, map_threshold, maps_of, score, score_with_maps
+from mahalad.store import FeatureStore
+from mahalad.thresholds import check_fpr, check_threshold, fit_threshold
 
 _MAY_CHANGE = ("fpr", "device", "batch_size")
 _MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored")
@@ -165,19 +160,19 @@ class AnomalyDetector(BaseEstimator):
             All images are the same.
         """
         self._check_parameters(calibration)
-        self._reset()
+        fitting.reset(self)
         try:
             self.features_, self._scorer = self._make_parts()
             if self.features_ is not None:
                 self.features_.build()
             elif self.n_augment:
                 raise InputError("n_augment changes images; it needs a feature extractor")
-            self._add(*self._ingest(X, groups, self.n_augment))
+            fitting.add(self, *fitting.ingest(self, X, groups, self.n_augment))
             if calibration is not None:
-                self._held_out = self._ingest(calibration, None, 0)[0]
+                self._held_out = fitting.ingest(self, calibration, None, 0)[0]
                 if not self._held_out.n_seen:
                     raise InputError("none of the calibration images could be read")
-            self._refresh()
+            fitting.refresh(self)
         except BaseException:
             del self._store  # a failed fit leaves no half-fitted detector
             raise
@@ -189,7 +184,7 @@ class AnomalyDetector(BaseEstimator):
         if not hasattr(self, "_store"):
             return self.fit(X, groups=groups)
         self._check_updatable()
-        self._add(*self._ingest(X, groups, self.n_augment))
+        fitting.add(self, *fitting.ingest(self, X, groups, self.n_augment))
         return self
 
     def merge(self, other: AnomalyDetector) -> Self:
@@ -214,8 +209,8 @@ class AnomalyDetector(BaseEstimator):
                 f"cannot merge fits with different {name}: {self._fitted_params[name]} and "
                 f"{other._fitted_params[name]}"
             )
-        other._ensure_sums()
-        self._add(other._store, other._scorer)  # first: it may refuse
+        fitting.ensure_sums(other)
+        fitting.add(self, other._store, other._scorer)  # first: it may refuse
         self._held_out.merge(other._held_out)
         self._grouped |= other._grouped
         self.unreadable_ = self.unreadable_ + other.unreadable_
@@ -311,7 +306,7 @@ class AnomalyDetector(BaseEstimator):
             places: Any = None
             if names and maps and hasattr(self._scorer, "scores_and_maps"):
                 scores, places = self._score_with_maps(features)
-                places = self._enlarged(places, images)
+                places = in_pixels(self.features_, places, images)
             elif names:
                 scores = self._score(features)
                 places = self._maps_of(images, features)[1] if maps else None
@@ -327,19 +322,19 @@ class AnomalyDetector(BaseEstimator):
     @property
     def scorer_(self) -> Any:
         self._check_fitted()
-        self._refresh()
+        fitting.refresh(self)
         return self._scorer
 
     @property
     def calibration_scores_(self) -> Floats:
         self._check_fitted()
-        self._refresh()
+        fitting.refresh(self)
         return self._calibration_scores
 
     @property
     def calibration_method_(self) -> str:
         self._check_fitted()
-        self._refresh()
+        fitting.refresh(self)
         return self._calibration_method
 
     @property
@@ -356,19 +351,8 @@ class AnomalyDetector(BaseEstimator):
         then no more than a share `fpr` of good images shows any colour.
         """
         self._check_fitted()
-        self._refresh()
-        maxima = getattr(self._scorer, "map_maxima_", None)
-        if maxima is None and hasattr(self._scorer, "map_maxima_"):
-            raise InputError(
-                "this model was written in format 2, whose maps were others: fit and save it again "
-                "for maps and their threshold"
-            )
-        if maxima is None:
-            raise InputError(
-                f"the maps of {self._scorer!r} have no threshold: the per-position "
-                "scorer (scope='positions') has"
-            )
-        return float(np.median(maxima))
+        fitting.refresh(self)
+        return map_threshold(self._scorer)
 
     @property
     def n_images_(self) -> int:
@@ -400,7 +384,7 @@ class AnomalyDetector(BaseEstimator):
         """
         self._check_fitted()
         self._check_unchanged()
-        self._refresh()
+        fitting.refresh(self)
         persistence.save(
             self, path, include_features=include_features, include_weights=include_weights
         )
@@ -424,202 +408,28 @@ class AnomalyDetector(BaseEstimator):
         scorer = make_scorer("gaussian") if self.scorer is None else self.scorer
         return clone(self.features, safe=False), clone(scorer)
 
-    def _reset(self) -> None:
-        self.unreadable_ = []
-        self._grouped = False
-        self._level_names = ()
-        self._fitted_params = self._params_of_fit()
-        self._held_out = FeatureStore()
-        _, scorer = self._make_parts()
-        capacity = self._most_stored() if self._streams(scorer) else None
-        self._store = FeatureStore(capacity)
-        self._stale = True
-
     def _most_stored(self) -> int:
         return 10_000 if self.max_stored is None else self.max_stored
-
-    def _streams(self, scorer: Any) -> bool:
-        """Whether the scorer learns batch by batch, so that features need not all be kept."""
-        splits = self.threshold == "holdout"
-        return hasattr(scorer, "partial_fit") and hasattr(scorer, "merge") and not splits
-
-    def _is_mergeable(self) -> bool:
-        return self._store.capacity is not None
-
-    def _ingest(
-        self, X: Any, groups: Sequence[Any] | None, n_augment: int
-    ) -> tuple[FeatureStore, Any]:
-        """Read images into a store, and into a scorer of their own if it learns by batches."""
-        store = FeatureStore(self._store.capacity)
-        scorer = self._make_parts()[1]
-        n_read = 0
-        for images, features in extract(X, self.features_, self._salt(), n_augment):
-            good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
-            keys = [image.key for image in images if image.error is None]
-            n_read += len(images)
-            if groups is not None and n_read > len(groups):
-                raise InputError(f"groups has {len(groups)} entries, but X has more images")
-            labels = own_groups(keys) if groups is None else [str(groups[i]) for i in good]
-            for image in images:
-                if image.error is not None:
-                    self._report_unreadable(image)
-            if good:
-                self._level_names = self._level_names or tuple(features)
-                ordered = self._ordered(features)
-                store.add(ordered, keys, labels)
-                if self._is_mergeable():
-                    scorer.partial_fit(as_input_of(scorer, rows(ordered)))
-        if groups is not None:
-            self._grouped = True
-            if n_read != len(groups):
-                raise InputError(f"groups has {len(groups)} entries, but X has {n_read} images")
-        return store, scorer
-
-    def _add(self, store: FeatureStore, scorer: Any) -> None:
-        """Add images that were read: all at once, so that a failed read adds none."""
-        if not store.n_seen:
-            return
-        if self._is_mergeable():
-            if self._store.n_seen:
-                self._ensure_sums()
-                self._scorer.merge(scorer)
-            else:
-                self._scorer = scorer
-        self._store.merge(store)
-        self._stale = True
-
-    def _ordered(self, features: Features) -> dict[str, NDArray[Any]]:
-        """The levels in the order of the fit, whatever the order they were given in."""
-        if set(features) != set(self._level_names):
-            raise InputError(
-                f"features of levels {', '.join(features)} given to a detector of levels "
-                f"{', '.join(self._level_names)}"
-            )
-        return {name: features[name] for name in self._level_names}
-
-    def _report_unreadable(self, image: ReadImage) -> None:
-        self.unreadable_.append(Result(image.source.name, error=str(image.error)))
-        warnings.warn(f"left out of the fit: {image.error}", UnreadableImageWarning, stacklevel=4)
 
     def _extract(self, X: Any) -> Iterator[Batch]:
         return extract(X, self.features_, self._salt())
 
-    def _refresh(self) -> None:
-        """Bring scorer and calibration up to date with all images added."""
-        if not self._stale:
-            return
-        store = self._store
-        if store.n_seen < 2:
-            raise InputError(
-                f"a fit needs at least 2 good images that can be read, and has {store.n_seen}"
-                + (f"; {len(self.unreadable_)} could not be read" if self.unreadable_ else "")
-            )
-        if not self._is_mergeable():
-            self._fit_from_store()
-        self._calibration_method, self._calibration_scores = self._calibrate()
-        self._stale = False
-
-    def _ensure_sums(self) -> None:
-        """Sum anew what a model file keeps as features only."""
-        if not getattr(self._scorer, "has_sums_", True):
-            self._fit_from_store()
-            self._stale = True
-
-    def _fit_from_store(self) -> None:
-        self._scorer = self._make_parts()[1]
-        fitted = np.flatnonzero(~self._split_off())
-        training = take(self._store.features, fitted)
-        self._scorer.fit(as_input_of(self._scorer, rows(training)))
-        apart = _repeated(self._store.groups[fitted])
-        n_copies = next(iter(training.values())).shape[1]
-        if hasattr(self._scorer, "map_maxima_") and (apart is not None or n_copies > 1):
-            # `fit` knows neither groups nor copies, and standardized as if there were none.
-            leave_one_out_scores(self._scorer, training, apart)
-
-    def _split_off(self) -> NDArray[np.bool_]:
-        """True for the images that `fit` holds out for the threshold."""
-        store = self._store
-        if self.threshold == "holdout" and not self._held_out.n_seen:
-            return choose_holdout(store.keys, store.groups, self.holdout_fraction)
-        return np.zeros(store.n_kept, dtype=bool)
-
-    def _calibrate(self) -> tuple[str, Floats]:
-        if self.threshold == "holdout":
-            held = self._held_out.features if self._held_out.n_seen else None
-            if held is None:
-                held = take(self._store.features, np.flatnonzero(self._split_off()))
-            return "holdout", self._score(held)[0]
-        if self.threshold == "chi2-nominal":
-            if hasattr(self._scorer, "anomaly_maps"):
-                raise InputError(
-                    "threshold='chi2-nominal' is for Mahalanobis distances per level; the "
-                    "per-position scorer has none: use threshold='conformal'"
-                )
-            self._score(take(self._store.features, np.arange(1)))  # a degenerate fit shows here
-            return "none", np.empty(0)
-        features, groups = self._store.features, self._store.groups
-        # A group that is only partly in the reservoir cannot be left out of the sums.
-        whole = self._store.is_complete or not self._grouped
-        if hasattr(self._scorer, "anomaly_maps") and not whole:
-            leave_one_out_scores(self._scorer, features)  # standardizes the scorer itself
-        if has_leave_one_out(self._scorer) and whole:
-            return "leave-one-out", leave_one_out_scores(self._scorer, features, _repeated(groups))
-        scorer = self._make_parts()[1]
-        return "cross-fit", cross_fit_scores(
-            scorer, features, self._store.keys, groups, self.n_folds
-        )
-
     def _score(self, features: Features) -> tuple[Floats, Floats | None]:
         """Anomaly scores (n,) and per level (n, n_levels) of features (n, copies, D)."""
-        F = as_input_of(self._scorer, originals(self._ordered(features)))
-        if hasattr(self._scorer, "level_score_samples"):
-            levels = -self._scorer.level_score_samples(F)
-            return levels.sum(axis=1), levels
-        return np.asarray(-self._scorer.score_samples(F), dtype=np.float64), None
+        return score(self._scorer, in_order(features, self._level_names))
 
     def _score_with_maps(self, features: Features) -> tuple[tuple[Floats, Floats], Floats]:
-        F = as_input_of(self._scorer, originals(self._ordered(features)))
-        levels, maps = self._scorer.scores_and_maps(F)
-        return ((-levels).sum(axis=1), -levels), maps
+        return score_with_maps(self._scorer, in_order(features, self._level_names))
 
     def _maps_of(
         self, images: list[ReadImage], features: Features
     ) -> tuple[list[dict[str, Floats]], Floats]:
         """For each readable image the maps of its levels; and all maps in image coordinates."""
-        if hasattr(self._scorer, "anomaly_maps"):
-            F = as_input_of(self._scorer, originals(self._ordered(features)))
-            maps = self._scorer.anomaly_maps(F)
-            return [{"positions": one} for one in maps], self._enlarged(maps, images)
-        from mahalad.attribution import attribute, can_attribute, enlarge_keeping_sum
-
-        if not can_attribute(self.features_, self._scorer):
-            raise InputError(
-                f"no anomaly maps from {self._scorer!r}: use the per-position scorer "
-                "(scope='positions'), or Gaussians per level of a network's features"
-            )
-        prepared = [image.prepared for image in images if image.prepared is not None]
-        shares = attribute(self.features_, self._scorer, prepared)
-        side, boxes = self.features_.backbone_.side, self.features_.boxes(prepared)
-        per_image = [
-            {name: np.asarray(values[i]) for name, values in shares.items()}
-            for i in range(len(prepared))
-        ]
-        enlarged = [enlarge_keeping_sum(values, side, boxes) for values in shares.values()]
-        return per_image, np.sum(enlarged, axis=0)
-
-    def _enlarged(self, maps: Floats, images: list[ReadImage]) -> Floats:
-        """Maps on a grid, in image coordinates."""
-        backbone = getattr(self.features_, "backbone_", None)
-        if backbone is None:
-            return maps
-        from mahalad.attribution import enlarge
-
-        prepared = [image.prepared for image in images if image.prepared is not None]
-        return enlarge(maps, backbone.side, self.features_.boxes(prepared))
+        return maps_of(self.features_, self._scorer, images, features, self._level_names)
 
     def _each_map(self, X: Any) -> Iterator[tuple[list[dict[str, Floats]], Floats]]:
         self._check_fitted()
-        self._refresh()
+        fitting.refresh(self)
         for images, features in self._extract(X):
             _raise_first_error(images)
             yield self._maps_of(images, features)
@@ -629,7 +439,7 @@ class AnomalyDetector(BaseEstimator):
 
     def _score_all(self, X: Any) -> tuple[Floats, Floats | None]:
         self._check_fitted()
-        self._refresh()
+        fitting.refresh(self)
         parts = []
         for images, features in self._extract(X):
             _raise_first_error(images)
@@ -640,20 +450,11 @@ class AnomalyDetector(BaseEstimator):
 
     def _fitted_threshold(self) -> Threshold:
         self._check_fitted()
-        self._refresh()
-        held_out = self._calibration_method == "holdout"
-        if isinstance(self.threshold, str):
-            if (self.threshold == "holdout") != held_out and self.threshold != "chi2-nominal":
-                raise CalibrationError(
-                    f"threshold={self.threshold!r} needs another calibration than this fit has "
-                    f"({self._calibration_method}): fit again"
-                )
-            rule: Any = RULES[self.threshold]()
-        else:
-            rule = clone(self.threshold, safe=False)
+        fitting.refresh(self)
         degrees = getattr(self._scorer, "degrees_of_freedom_", None)
-        fitted: Threshold = rule.fit(self._calibration_scores, degrees)
-        return fitted
+        return fit_threshold(
+            self.threshold, self._calibration_method, self._calibration_scores, degrees
+        )
 
     def _warn_if_uncalibrated(self) -> None:
         try:
@@ -663,15 +464,7 @@ class AnomalyDetector(BaseEstimator):
 
     def _check_parameters(self, calibration: Any) -> None:
         check_fpr(self.fpr)
-        if isinstance(self.threshold, str) and self.threshold not in RULES:
-            raise InputError(f"unknown threshold {self.threshold!r}; one of {', '.join(RULES)}")
-        rule = self.threshold
-        if not isinstance(rule, str) and not all(
-            hasattr(rule, name) for name in ("fit", "statistic", "p_values", "critical_value")
-        ):
-            raise InputError(
-                f"threshold must be one of {', '.join(RULES)} or a threshold object, got {rule!r}"
-            )
+        check_threshold(self.threshold)
         for name, least in (("n_augment", 0), ("n_folds", 2), ("max_stored", 2)):
             value = self._most_stored() if name == "max_stored" else getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
@@ -724,11 +517,6 @@ class AnomalyDetector(BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_store")
-
-
-def _repeated(groups: NDArray[Any]) -> NDArray[Any] | None:
-    """Groups where they matter. Exact copies of a picture are one: they tell nothing new."""
-    return groups if len(np.unique(groups)) < len(groups) else None
 
 
 def _raise_first_error(images: Sequence[ReadImage]) -> None:

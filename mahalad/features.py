@@ -24,8 +24,9 @@ from mahalad.region import hash_region, read_region, region_on_grid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mahalad.backbones import Backbone, Levels
+    from mahalad.backbones import Backbone
     from mahalad.geometry import Boxes
+    from mahalad.levels import Levels
     from mahalad.protocols import Features
 
 

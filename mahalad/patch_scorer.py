@@ -5,19 +5,28 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
-from torch.nn import functional
 
+from mahalad import patch_scorer_file
 from mahalad.errors import InputError
 from mahalad.gaussian import LedoitWolfGaussian
-from mahalad.geometry import BOX, positions_inside, repeat_edges
+from mahalad.geometry import BOX
+from mahalad.grids import (
+    CONTEXT,
+    CONTEXT_STEPS,
+    features_of,
+    group_levels,
+    inside_of,
+    one_map,
+    side_by_side,
+)
 from mahalad.moments import Floats
 from mahalad.patches import PatchGaussian
 from mahalad.protocols import Features
+from mahalad.sharing import distances_of, left_out_distances, samples_of
 from mahalad.standards import (
     map_standard,
     map_standard_by_others,
@@ -26,9 +35,6 @@ from mahalad.standards import (
     varying,
 )
 
-_FINER = 1.5  # weight of a finer grid in the map, where the coarsest has 1
-_CONTEXT = "(context)"  # in place of a level's name
-_CONTEXT_STEPS = 4  # positions of the coarsest grid on a side of one of the context
 _CONTEXT_WEIGHT = 0.6  # in the map, as a share of all other weights, where position tells nothing
 
 
@@ -124,17 +130,18 @@ class PatchScorer(BaseEstimator):
         """Add images. `leave_one_out_level_scores` of all images must follow before scoring."""
         self._check_parameters()
         if not hasattr(self, "groups_"):
-            self.groups_ = _groups(X)
+            self.groups_ = group_levels(X)
             self.patch_gaussians_ = {group[0]: PatchGaussian(self.floor) for group in self.groups_}
-            if X[self.groups_[-1][0]].shape[1] >= 2 * _CONTEXT_STEPS:
-                self.patch_gaussians_[_CONTEXT] = PatchGaussian(self.floor)
+            if X[self.groups_[-1][0]].shape[1] >= 2 * CONTEXT_STEPS:
+                self.patch_gaussians_[CONTEXT] = PatchGaussian(self.floor)
             self.boxed_ = BOX in X
             pooled = [n for n, values in X.items() if np.ndim(values) == 2 and n != BOX]
             self.image_gaussians_ = {name: LedoitWolfGaussian() for name in pooled}
         grids, inside = self._grids(X), self._inside(X)
         self._forget_standards()
         for name, values in grids.items():
-            self.patch_gaussians_[name].partial_fit(self._samples(values, inside[name]))
+            shared = samples_of(values, inside[name], self.neighbourhood)
+            self.patch_gaussians_[name].partial_fit(shared)
         for name, gaussian in self.image_gaussians_.items():
             gaussian.partial_fit(X[name])
         return self
@@ -170,7 +177,7 @@ class PatchScorer(BaseEstimator):
         check_is_fitted(self, "scale_")
         self._check_levels(X)
         coarsest = self.groups_[-1]
-        distances = self._distances(coarsest[0], _joined(X, coarsest))
+        distances = self._distances(coarsest[0], side_by_side(X, coarsest))
         inside = self._inside(X)[coarsest[0]]
         return -self._parts(distances, inside, self._image_distance(X), self.standard_)
 
@@ -207,7 +214,9 @@ class PatchScorer(BaseEstimator):
         check_is_fitted(self, "groups_")
         grids, insides = self._grids(X), self._inside(X)
         distances = {
-            name: self._left_out(name, values, insides[name], groups)
+            name: left_out_distances(
+                self.patch_gaussians_[name], values, insides[name], self.neighbourhood, groups
+            )
             for name, values in grids.items()
         }
         image = sum(
@@ -239,77 +248,43 @@ class PatchScorer(BaseEstimator):
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that scoring needs, as JSON and named arrays (without the sums)."""
         check_is_fitted(self, "scale_")
-        about = {
-            "groups": [list(group) for group in self.groups_],
-            "pooled": list(self.image_gaussians_),
-            "n_active": self.n_active_,
-            "scale": list(self.scale_),
-        }
-        if self.boxed_:
-            about["boxed"] = True
-        arrays = {"joint/location": self.standard_[0], "joint/scale": self.standard_[1]}
-        if self.map_maxima_ is not None:
-            about["maps"] = {name: s[:2] for name, s in self.map_standards_.items()}
-            about["context_weight"] = self.context_weight_
-            arrays["map_maxima"] = self.map_maxima_
-            for name, (_, _, deviation) in self.map_standards_.items():
-                arrays[f"levels/{name}/map_deviation"] = deviation
-        for name, gaussian in self.patch_gaussians_.items():
-            state = gaussian.scoring_state()  # a level may have any name: below "levels/"
-            arrays |= {f"levels/{name}/{key}": value for key, value in state.items()}
-        for name, image_gaussian in self.image_gaussians_.items():
-            state = image_gaussian.scoring_state()
-            arrays |= {f"levels/{name}/{key}": value for key, value in state.items()}
-        return about, arrays
+        return patch_scorer_file.state(self)
 
     def restore(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
         """Become what `state` described."""
-        self.groups_ = tuple(tuple(group) for group in about["groups"])
-        self.boxed_ = bool(about.get("boxed", False))
-        self.n_active_ = int(about["n_active"])
-        self.scale_ = (float(about["scale"][0]), float(about["scale"][1]))
-        self.standard_ = (arrays["joint/location"], arrays["joint/scale"])
-        self.map_standards_ = {
-            name: (offset, mean, arrays[f"levels/{name}/map_deviation"])
-            for name, (offset, mean) in about.get("maps", {}).items()
-        }
-        # The maps of format 2 were others: they have no units here.
-        self.map_maxima_ = arrays["map_maxima"] if self.map_standards_ else None
-        self.context_weight_ = float(about.get("context_weight", 0.0))  # none in format 3
-        self.patch_gaussians_, self.image_gaussians_ = {}, {}
-        context = [_CONTEXT] if _CONTEXT in self.map_standards_ else []
-        for name in [group[0] for group in self.groups_] + context:
-            stem = f"levels/{name}"
-            self.patch_gaussians_[name] = PatchGaussian(self.floor).restore_scoring(
-                arrays[f"{stem}/location"], arrays[f"{stem}/whitening"]
-            )
-        for name in about["pooled"]:
-            keys = ("location", "eigenvalues", "basis", "scalars")
-            state = {key: arrays[f"levels/{name}/{key}"] for key in keys}
-            self.image_gaussians_[name] = LedoitWolfGaussian().restore_scoring(state)
+        patch_scorer_file.restore(self, about, arrays)
         return self
 
     def _grids(self, X: Features) -> dict[str, NDArray[Any]]:
         """Features of every grid and of the context, (n, P, D), by their names."""
         self._check_levels(X)
-        found = {group[0]: _joined(X, group) for group in self.groups_}
-        if _CONTEXT in self.patch_gaussians_:
-            found[_CONTEXT] = _context(found[self.groups_[-1][0]])
-        return found
+        return features_of(X, self.groups_, self.patch_gaussians_)
+
+    def _inside(self, X: Features) -> dict[str, NDArray[np.bool_]]:
+        """Which positions lie in the picture, (n, P), by the name of a grid's first level."""
+        return inside_of(X, self.groups_, self.patch_gaussians_)
+
+    def _maps(
+        self,
+        distances: dict[str, Floats],
+        inside: dict[str, NDArray[np.bool_]],
+        standards: dict[str, Any],
+    ) -> Floats:
+        maps = one_map(distances, inside, standards, self.groups_, self.context_weight_)
+        if self.smoothing:
+            maps = gaussian_filter(maps, (0, self.smoothing, self.smoothing), mode="nearest")
+        return np.asarray(maps)
 
     def _all_distances(self, X: Features) -> dict[str, Floats]:
         return {name: self._distances(name, values) for name, values in self._grids(X).items()}
 
     def _distances(self, name: str, values: NDArray[Any]) -> Floats:
         """Distances (n, P) of features (n, P, D) on a grid."""
-        n, P, D = values.shape
-        if self.neighbourhood == "all":
-            values = values.reshape(n * P, 1, D)
-        return self.patch_gaussians_[name].distances(values).reshape(n, P)
+        return distances_of(self.patch_gaussians_[name], values, self.neighbourhood)
 
     def _context_weight(self, active: NDArray[np.bool_]) -> float:
         """Share of the coarsest grid's variance that its position does not explain, times 0.6."""
-        if _CONTEXT not in self.patch_gaussians_:
+        if CONTEXT not in self.patch_gaussians_:
             return 0.0
         if self.neighbourhood == "all":
             return _CONTEXT_WEIGHT
@@ -323,58 +298,6 @@ class PatchScorer(BaseEstimator):
     def _image_distance(self, X: Features) -> Any:
         """Sum over pooled levels, (n,); 0 where there are none or they have no weight."""
         return sum(g.distances(X[name]) for name, g in self._used_image_gaussians())
-
-    def _inside(self, X: Features) -> dict[str, NDArray[np.bool_]]:
-        """Which positions lie in the picture, (n, P), by the name of a grid's first level."""
-        sides = {name: X[name].shape[1] for name, *_ in self.groups_}
-        if _CONTEXT in self.patch_gaussians_:
-            sides[_CONTEXT] = sides[self.groups_[-1][0]] // _CONTEXT_STEPS
-        found, n = {}, len(next(iter(X.values())))
-        for name, side in sides.items():
-            whole = np.ones((n, side**2), bool)
-            found[name] = positions_inside(X[BOX], side).reshape(n, -1) if self.boxed_ else whole
-        return found
-
-    def _samples(self, values: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[Any]:
-        """What the Gaussians are fitted to: of each image, all features that share a position.
-
-        (n, P, D) to (n * s, P', D): the image's own features first, then those of neighbours.
-        Around the picture, features are those of its repeated edge; the one Gaussian of all
-        positions is fitted to pictures only.
-        """
-        n, P, D = values.shape
-        if self.neighbourhood == "all":
-            return values.reshape(n * P, 1, D)[inside.ravel()]
-        if not self.neighbourhood:
-            return values
-        side, r = round(P**0.5), int(self.neighbourhood)
-        steps = sorted(np.ndindex(2 * r + 1, 2 * r + 1), key=lambda step: step != (r, r))
-        axis = np.arange(side)
-        grid = values.reshape(n, side, side, D)
-        moved = [
-            grid[:, np.clip(axis + dy - r, 0, side - 1)][:, :, np.clip(axis + dx - r, 0, side - 1)]
-            for dy, dx in steps
-        ]
-        return np.stack(moved, axis=1).reshape(-1, P, D)
-
-    def _left_out(
-        self, name: str, values: NDArray[Any], inside: NDArray[np.bool_], groups: Any
-    ) -> Floats:
-        """Leave-one-out distances (n, P); an image goes with all its samples."""
-        n, P, _ = values.shape
-        gaussian = self.patch_gaussians_[name]
-        if not self.neighbourhood:
-            return gaussian.leave_one_out_distances(values, groups)
-        samples = self._samples(values, inside)
-        own = np.arange(n) if groups is None else np.asarray(groups)
-        if self.neighbourhood == "all":
-            distances = np.zeros((n, P))
-            labels = np.repeat(own, inside.sum(axis=1))
-            distances[inside] = gaussian.leave_one_out_distances(samples, labels)[:, 0]
-            return distances
-        per_image = len(samples) // n
-        found = gaussian.leave_one_out_distances(samples, np.repeat(own, per_image))
-        return found.reshape(n, per_image, P)[:, 0]
 
     def _parts(
         self,
@@ -394,33 +317,6 @@ class PatchScorer(BaseEstimator):
         if self._weight():
             columns.append(self._weight() * image / self.scale_[1])
         return np.column_stack(columns)
-
-    def _maps(
-        self,
-        distances: dict[str, Floats],
-        inside: dict[str, NDArray[np.bool_]],
-        standards: dict[str, Any],
-    ) -> Floats:
-        side = max(round(values.shape[1] ** 0.5) for values in distances.values())
-        of_grids = 1.0 + _FINER * (len(self.groups_) - 1)
-        total: Any = 0.0
-        for name, values in distances.items():
-            offset, mean, deviation = standards[name]
-            own = round(values.shape[1] ** 0.5)
-            grid = ((np.log(values + offset) - mean) / deviation).reshape(-1, own, own)
-            if self.boxed_:
-                grid = repeat_edges(grid, inside[name].reshape(grid.shape))
-            z = torch.from_numpy(grid)[:, None]
-            if own < side:
-                z = functional.interpolate(z, (side, side), mode="bilinear", align_corners=False)
-            weight = 1.0 if name == self.groups_[-1][0] else _FINER
-            if name == _CONTEXT:
-                weight = self.context_weight_ * of_grids
-            total = total + weight * z[:, 0].numpy()
-        maps = total / (of_grids * (1 + self.context_weight_))
-        if self.smoothing:
-            maps = gaussian_filter(maps, (0, self.smoothing, self.smoothing), mode="nearest")
-        return np.asarray(maps)
 
     def _forget_standards(self) -> None:
         """Images were added: what standardizes distances is to be found again."""
@@ -461,41 +357,3 @@ class PatchScorer(BaseEstimator):
                 f"features of levels {', '.join(X)} given to a scorer of levels "
                 f"{', '.join(sorted(known))}"
             )
-
-
-def _groups(X: Features) -> tuple[tuple[str, ...], ...]:
-    """Names of the maps that share Gaussians, from the finest grid to the coarsest."""
-    sides = {name: values.shape[1] for name, values in X.items() if np.ndim(values) == 4}
-    for name in sides:
-        if X[name].shape[1] != X[name].shape[2] or sides[name] < 2:
-            raise InputError(
-                f"the map of level {name!r} has {X[name].shape[1]} x {X[name].shape[2]} positions:"
-                " a square of at least 2 x 2 is needed; give a larger input_size"
-            )
-    if not sides:
-        raise InputError(
-            f"no feature maps, (n, height, width, n_features), among the levels {', '.join(X)}"
-        )
-    coarsest = min(sides.values())
-    finer = [name for name, side in sides.items() if side > coarsest]
-    finer.sort(key=lambda name: -sides[name])
-    together = tuple(name for name, side in sides.items() if side == coarsest)
-    return (*((name,) for name in finer), together)
-
-
-def _joined(X: Features, group: tuple[str, ...]) -> NDArray[Any]:
-    """Levels of one grid side by side, (n, height * width, n_features)."""
-    values = [X[name] for name in group]
-    joined = values[0] if len(values) == 1 else np.concatenate(values, axis=-1)
-    return np.asarray(joined).reshape(len(joined), -1, joined.shape[-1])
-
-
-def _context(values: NDArray[Any]) -> NDArray[Any]:
-    """Means (n, P', D) of features (n, P, D) on squares of some 4 x 4 positions."""
-    side = round(values.shape[1] ** 0.5)
-    edges = np.linspace(0, side, side // _CONTEXT_STEPS + 1).round().astype(int)
-    steps = np.diff(edges)
-    places = np.arange(len(steps))
-    along = (places[:, None] == np.repeat(places, steps)) / steps[:, None]  # one axis: (k, side)
-    both = np.kron(along, along).astype(np.result_type(values.dtype, np.float32))
-    return np.asarray(both @ values)

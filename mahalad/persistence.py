@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import clone
 
+from mahalad import fitting
 from mahalad.errors import ImageValueError, InputError, MahaladError, ModelFileError
 from mahalad.features import BackboneFeatures
 from mahalad.gaussian import LedoitWolfGaussian
@@ -248,7 +249,7 @@ def _restore(
     weights: str | Path | None,
 ) -> None:
     detector._check_parameters(None)
-    detector._reset()
+    fitting.reset(detector)
     _restore_autoencoder(detector, path, header.get("autoencoder"), arrays)
     detector.features_, detector._scorer = detector._make_parts()
     if header["features"] is not None:
@@ -281,7 +282,7 @@ def _restore(
         }
         _restore_sums(detector._scorer.estimators_, arrays)
     else:
-        detector._fit_from_store()
+        fitting.fit_from_store(detector)
     detector._stale = False
 
 

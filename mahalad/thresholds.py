@@ -8,13 +8,15 @@ same as a p-value of at most `fpr`.
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from scipy import stats
+from sklearn.base import clone
 
 from mahalad.errors import CalibrationError, InputError
 from mahalad.moments import Floats
+from mahalad.protocols import Threshold
 
 
 def check_fpr(fpr: float) -> float:
@@ -191,3 +193,49 @@ RULES = {
     "chi2-nominal": NominalChiSquareThreshold,
 }
 """Threshold rules by name. "holdout" is the conformal rule on images that were held out."""
+
+
+def check_threshold(threshold: str | Threshold) -> None:
+    """Raise `InputError` unless it is the name of a rule or an object that can be one."""
+    if isinstance(threshold, str) and threshold not in RULES:
+        raise InputError(f"unknown threshold {threshold!r}; one of {', '.join(RULES)}")
+    if not isinstance(threshold, str) and not all(
+        hasattr(threshold, name) for name in ("fit", "statistic", "p_values", "critical_value")
+    ):
+        raise InputError(
+            f"threshold must be one of {', '.join(RULES)} or a threshold object, got {threshold!r}"
+        )
+
+
+def fit_threshold(
+    threshold: str | Threshold, method: str, scores: Floats, degrees_of_freedom: int | None
+) -> Threshold:
+    """Fit the rule of that name, or a copy of that one, to calibration scores.
+
+    Parameters
+    ----------
+    threshold : str or threshold object
+    method : {"leave-one-out", "cross-fit", "holdout", "none"}
+        How the scores were made.
+    scores : ndarray of shape (n_calibration,)
+        Up = abnormal.
+    degrees_of_freedom : int or None
+        Number of features scored, if it is known.
+
+    Raises
+    ------
+    CalibrationError
+        The rule needs scores that were made in another way.
+    """
+    if isinstance(threshold, str):
+        held_out = method == "holdout"
+        if (threshold == "holdout") != held_out and threshold != "chi2-nominal":
+            raise CalibrationError(
+                f"threshold={threshold!r} needs another calibration than this fit has "
+                f"({method}): fit again"
+            )
+        rule: Any = RULES[threshold]()
+    else:
+        rule = clone(threshold, safe=False)
+    fitted: Threshold = rule.fit(scores, degrees_of_freedom)
+    return fitted

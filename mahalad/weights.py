@@ -50,6 +50,39 @@ class WeightsRecord:
     dtype: str
 
 
+def find_weights(
+    network: nn.Module, backbone: str, weights: str | Path | dict[str, Tensor] | None
+) -> tuple[dict[str, Tensor], str, str]:
+    """State dict, kind of source and origin."""
+    if isinstance(weights, dict):
+        return weights, "embedded", "weights embedded in the model file"
+    if weights is None and backbone in PACKAGES:
+        return load_package_weights(network, backbone), "package", PACKAGES[backbone]
+    if weights is None or weights == "hub":
+        return _hub_weights(backbone), "hub", _full_name(network, backbone)
+    return read_weights(weights), "file", str(weights)
+
+
+def _full_name(network: nn.Module, backbone: str) -> str:
+    config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    return f"{backbone.split('.')[0]}.{config.get('tag') or 'untagged'}"
+
+
+def _hub_weights(backbone: str) -> dict[str, Tensor]:
+    import timm
+
+    try:
+        return timm.create_model(backbone, pretrained=True).state_dict()
+    except Exception as error:  # no network, no such entry, a proxy's refusal, a full disk
+        first_line = (str(error).splitlines() or ["?"])[0]
+        raise WeightsError(
+            f"{backbone}: its weights could not be loaded from timm's hub "
+            f"({type(error).__name__}: {first_line}). Without a network either use a backbone "
+            f"whose weights come with a package ({', '.join(PACKAGES)}), or give a file: "
+            "weights='model.safetensors'"
+        ) from error
+
+
 def load_package_weights(network: nn.Module, backbone: str) -> dict[str, Tensor]:
     """Read the weights that come with a package and give them timm's names.
 

@@ -411,13 +411,13 @@ def test_another_precision_is_found_out(fitted, tmp_path, monkeypatch):
     import torch
 
     fitted.save(tmp_path / "m")
-    runner = backbones._runner
+    runner = backbones.runner
 
     def in_bfloat16(*options):
         run = runner(*options)
         return lambda x: {k: v.to(torch.bfloat16).float() for k, v in run(x).items()}
 
-    monkeypatch.setattr(backbones, "_runner", in_bfloat16)
+    monkeypatch.setattr(backbones, "runner", in_bfloat16)
     with pytest.raises(ModelFileError, match="does not score here"):
         load(tmp_path / "m")
 

@@ -203,8 +203,8 @@ def test_bfloat16_is_found_out(detector, tmp_path, monkeypatch):
 
         return rounded
 
-    runner = backbones._runner
-    monkeypatch.setattr(backbones, "_runner", in_bfloat16)
+    runner = backbones.runner
+    monkeypatch.setattr(backbones, "runner", in_bfloat16)
     with pytest.raises(ModelFileError, match="does not score here"):
         load(tmp_path / "m")
 

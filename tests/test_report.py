@@ -19,7 +19,9 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mahalad.errors import InputError
-from mahalad.report import ReportImage, _Bins, encode, render_report
+from mahalad.report import render_report
+from mahalad.report_charts import Bins
+from mahalad.report_gallery import ReportImage, encode
 from mahalad.result import Result
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -334,7 +336,7 @@ def test_the_histogram_shows_every_image_on_its_side_of_the_threshold() -> None:
 def test_bins_hold_what_a_loop_puts_into_them(power: int, threshold: float | None) -> None:
     scores = np.append(np.random.default_rng(2).uniform(1, 20, 300), 10.0) ** power
     threshold = None if threshold is None else threshold**power
-    bins = _Bins.of(scores, threshold)
+    bins = Bins.of(scores, threshold)
     ends = scores if threshold is None else np.append(scores, threshold)
     assert bins.is_log == (max(ends) > 30 * min(ends)) == (power == 6 or threshold in (0.5, 40.0))
     expected = [0] * bins.n_bins

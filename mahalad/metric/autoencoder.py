@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator
 
-from mahalad.backbones import _no_tf32, resolve_device
+from mahalad.devices import no_tf32, resolve_device
 from mahalad.errors import InputError, NotFittedError, UnreadableImageWarning
 from mahalad.images import resize_square
 from mahalad.metric import autoencoder_file
@@ -256,7 +256,7 @@ class Autoencoder(BaseEstimator):
     def transform(self, prepared: Sequence[NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Embeddings of prepared images: ``{"bottleneck": (n, bottleneck)}``, float32."""
         network = self._fitted()
-        with torch.inference_mode(), _no_tf32():
+        with torch.inference_mode(), no_tf32():
             embeddings = network.encoder(as_batch(prepared, self._device))
         return {"bottleneck": embeddings.cpu().numpy()}
 
@@ -331,7 +331,7 @@ class Autoencoder(BaseEstimator):
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Prepared images and their reconstructions, each (n, S, S, 3) in [0, 1]."""
         network = self._fitted()
-        with torch.inference_mode(), _no_tf32():
+        with torch.inference_mode(), no_tf32():
             x = as_batch(prepared, self._device)
             both = torch.stack((x, network(x))).permute(0, 1, 3, 4, 2)  # (2, n, S, S, 3)
         originals, drawn = both.cpu().numpy()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.backbones import resolve_device
+from mahalad.devices import resolve_device
 from mahalad.errors import InputError, MahaladError, ModelFileError
 from mahalad.metric.networks import SIZES, get_weights, make_network, set_weights
 from mahalad.modelfile import read_model, write_model

@@ -16,9 +16,10 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from mahalad.backbones import Backbone, Levels, build_backbone
+from mahalad.backbones import Backbone, build_backbone
 from mahalad.errors import InputError, UnreadableImageWarning
 from mahalad.images import resize_square
+from mahalad.levels import Levels
 from mahalad.metric.batches import hold_out
 from mahalad.metric.losses import LOSSES
 from mahalad.metric.pretraining import Pictures, Progress, no_progress

@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from mahalad.backbones import resolve_device
+from mahalad.devices import resolve_device
 from mahalad.errors import CollapseError, DegenerateDataError, InputError
 from mahalad.metric.batches import BalancedBatches, Indices, hold_out
 from mahalad.metric.losses import DISTANCES, LOSSES

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mahalad.backbones import Backbone, keys_up_to
+from mahalad.backbones import Backbone
 from mahalad.errors import InputError
+from mahalad.levels import keys_up_to
 from mahalad.metric.pretraining import Pictures
 
 MAX_CACHED = 2 * 2**30

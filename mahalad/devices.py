@@ -1,0 +1,36 @@
+"""Where networks run: the device, and the precision of what is computed on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from mahalad.errors import BackboneError
+
+
+def resolve_device(device: str) -> torch.device:
+    """``"auto"`` to CUDA or CPU; anything else must be there, or it is an error."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(1, device=target)
+    except Exception as error:
+        first_line = (str(error).splitlines() or ["?"])[0]
+        raise BackboneError(
+            f"device {device!r} is not usable here ({first_line}); give 'auto' or 'cpu'"
+        ) from error
+    return target
+
+
+@contextmanager
+def no_tf32() -> Iterator[None]:
+    """Full float32 products in cuDNN: TF32 keeps 10 bits of a factor."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -1,0 +1,152 @@
+"""The levels of a network: what they are called, which are wanted, and how to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from timm.models.efficientnet import EfficientNet
+from timm.models.resnet import ResNet
+from torch import Tensor, nn
+
+from mahalad.errors import BackboneError
+
+Levels = str | int | Sequence[str | int] | None
+MAP_STRIDES = (4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One level: its name, the last module below it, and how to get there from the level before."""
+
+    name: str
+    module: str
+    forward: Callable[[Tensor], Tensor]
+
+
+def sequential_stages(network: nn.Module) -> list[Stage]:
+    """Levels of the families whose levels timm's feature API hides in part."""
+    if isinstance(network, EfficientNet):
+        n: Any = network
+        blocks = [Stage(f"blocks.{i}", f"blocks.{i}", b) for i, b in enumerate(n.blocks)]
+        stem = Stage("stem", "bn1", lambda x: n.bn1(n.conv_stem(x)))
+        return [stem, *blocks, Stage("head", "bn2", lambda x: n.bn2(n.conv_head(x)))]
+    if isinstance(network, ResNet):
+        r: Any = network
+        stem = Stage("stem", "bn1", lambda x: r.maxpool(r.act1(r.bn1(r.conv1(x)))))
+        layers = [Stage(f"layer{i}", f"layer{i}", getattr(r, f"layer{i}")) for i in range(1, 5)]
+        return [stem, *layers]
+    return []
+
+
+def intermediate_names(network: nn.Module, backbone: str) -> list[str]:
+    info: Any = getattr(network, "feature_info", None)
+    if not hasattr(network, "forward_intermediates") or not info:
+        raise BackboneError(
+            f"{backbone}: timm offers no intermediate features of this network; choose one with "
+            "forward_intermediates (EfficientNet, ResNet, ConvNeXt, ViT, Swin, ...)"
+        )
+    return [entry["module"] for entry in info]
+
+
+def choose_levels(names: list[str], levels: Levels, backbone: str) -> list[int]:
+    """Indices of the wanted levels, ascending and without repeats."""
+    if levels is None or (isinstance(levels, str) and levels == "all"):
+        return list(range(len(names)))
+    wanted = [levels] if isinstance(levels, (str, int)) else list(levels)
+    chosen = set()
+    for level in wanted:
+        if isinstance(level, str) and level in names:
+            chosen.add(names.index(level))
+        elif isinstance(level, (int, np.integer)) and -len(names) <= level < len(names):
+            chosen.add(int(level) % len(names))
+        else:
+            raise BackboneError(
+                f"{backbone} has no level {level!r}; it has {', '.join(names)} "
+                f"(or indices 0 to {len(names) - 1}, or 'all')"
+            )
+    return sorted(chosen)
+
+
+def choose_maps(
+    network: nn.Module,
+    stages: list[Stage],
+    names: list[str],
+    maps: Levels,
+    size: int,
+    backbone: str,
+) -> list[int]:
+    """Indices of the levels to keep as maps, ascending."""
+    if maps is not None and not (isinstance(maps, str) and maps == "auto"):
+        return choose_levels(names, maps, backbone)
+    strides = _strides(network, stages, names)
+    chosen: list[int] = []
+    for stride in MAP_STRIDES:
+        same = [i for i, s in enumerate(strides) if s == stride]
+        if len(same) > 2:  # a ViT: all blocks have one stride; half and three quarters deep
+            same = [same[len(same) // 2], same[3 * len(same) // 4]]
+        chosen += same
+    if not chosen or size // max(strides[i] for i in chosen) < 2:
+        raise BackboneError(
+            f"{backbone} at {size} px has no feature map of at least 2 x 2 positions at the "
+            f"strides {', '.join(map(str, MAP_STRIDES))}: give a larger input_size, or levels"
+        )
+    return sorted(chosen)
+
+
+def _strides(network: nn.Module, stages: list[Stage], names: list[str]) -> list[int]:
+    """Pixels per position of each level."""
+    if not stages:
+        info: Any = network.feature_info
+        return [int(entry["reduction"]) for entry in info]
+    x = torch.zeros(1, 3, 64, 64)
+    strides = []
+    with torch.inference_mode():
+        for stage in stages:
+            x = stage.forward(x)
+            strides.append(64 // x.shape[-1])
+    return strides
+
+
+def runner(
+    network: Any, stages: list[Stage], names: list[str], chosen: list[int]
+) -> Callable[[Tensor], dict[str, Tensor]]:
+    """A function from normalised images (n, 3, S, S) to level name and map (n, C, h, w)."""
+
+    def run_stages(x: Tensor) -> dict[str, Tensor]:
+        kept = {}
+        for i, stage in enumerate(stages[: chosen[-1] + 1]):
+            x = stage.forward(x)
+            if i in chosen:
+                kept[stage.name] = x
+        return kept
+
+    def run_intermediates(x: Tensor) -> dict[str, Tensor]:
+        maps = network.forward_intermediates(
+            x,
+            indices=chosen,
+            intermediates_only=True,
+            norm=False,
+            stop_early=True,
+            output_fmt="NCHW",
+        )
+        return {names[i]: found for i, found in zip(chosen, maps, strict=True)}
+
+    return run_stages if stages else run_intermediates
+
+
+def keys_up_to(network: nn.Module, module: str) -> list[str]:
+    """Keys of the state dict up to a module's last one, in order of definition.
+
+    Batch counters are of no use outside training.
+    """
+    keys = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
+    names = [name for name, _ in network.named_modules()]
+    within = [i for i, name in enumerate(names) if f"{name}.".startswith(f"{module}.")]
+    if not within:  # timm names no module of the network: nothing can be said to lie above it
+        return keys
+    below = set(names[: within[-1] + 1])
+    return [key for key in keys if key.rpartition(".")[0] in below]

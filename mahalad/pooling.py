@@ -1,0 +1,44 @@
+"""A network's maps: those of tiles put together, and means over positions or over a region."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def put_together(maps: Tensor, k: int) -> Tensor:
+    """Maps of tiles, (n * k * k, C, h, w), row by row, to those of images, (n, C, k * h, k * w)."""
+    _, C, h, w = maps.shape
+    grid = maps.reshape(-1, k, k, C, h, w).permute(0, 3, 1, 4, 2, 5)  # (n, C, k, h, k, w)
+    return grid.reshape(-1, C, k * h, k * w)
+
+
+def pool(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
+    """Mean over positions of (n, C, h, w), weighted by each one's share of the region."""
+    if roi is None:
+        return x.mean(dim=(2, 3))
+    weights = pooling_weights(x, roi)
+    return (x * weights.view(-1, 1, *weights.shape[-2:])).sum(dim=(2, 3))
+
+
+def pooling_weights(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
+    """Weight of each position of (n, C, h, w) in the mean, (h, w); they sum to 1.
+
+    (n, h, w) where each image has its own region.
+    """
+    h, w = x.shape[2], x.shape[3]
+    if roi is None:
+        return torch.full((h, w), 1 / (h * w), device=x.device)
+    regions = torch.from_numpy(roi.astype(np.float32)).to(x.device)
+    if roi.ndim == 2:
+        weights = functional.adaptive_avg_pool2d(regions[None, None], (h, w))[0, 0]
+        return weights / weights.sum()
+    weights = functional.adaptive_avg_pool2d(regions[:, None], (h, w))[:, 0]
+    return weights / weights.sum(dim=(1, 2), keepdim=True)

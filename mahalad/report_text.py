@@ -1,0 +1,18 @@
+"""Words and numbers as a report's HTML has them."""
+
+from __future__ import annotations
+
+import html
+
+
+def text(value: object) -> str:
+    """Escape for HTML; bytes of a file name that are not text become question marks."""
+    return html.escape(str(value).encode("utf-8", "replace").decode("utf-8"))
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}".removesuffix(".0") + "&nbsp;%"
+
+
+def number(score: float) -> str:
+    return f"{score:.4g}" if abs(score) < 1e4 else f"{score:.0f}"
