@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mahalad.bench_features import CategoryImages, extract_categories, format_table, no_progress
+from mahalad.bench.features import CategoryImages, extract_categories
+from mahalad.bench.tables import format_table, no_progress
 from mahalad.datasets import find_categories
 from mahalad.features import BackboneFeatures
 from mahalad.metrics import roc_auc

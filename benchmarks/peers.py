@@ -40,8 +40,9 @@ from typing import Any
 
 import numpy as np
 
-from mahalad.bench_features import format_table, percent, versions, write_json
-from mahalad.bench_pixels import FPR_LIMIT, PixelTruth, enlarge_to_truth, read_truth
+from mahalad.bench.outputs import versions, write_json
+from mahalad.bench.pixels import FPR_LIMIT, PixelTruth, enlarge_to_truth, read_truth
+from mahalad.bench.tables import format_table, percent
 from mahalad.datasets import Category, find_categories
 from mahalad.localization import pixel_figures
 from mahalad.metrics import roc_auc

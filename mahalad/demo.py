@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from mahalad.bench_features import Progress, format_table, no_progress, percent
+from mahalad.bench.tables import Progress, format_table, no_progress, percent
 from mahalad.errors import InputError
 from mahalad.mahalanobis import MahalanobisDetector
 from mahalad.modelfile import write_atomically

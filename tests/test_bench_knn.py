@@ -7,9 +7,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from mahalad import bench_knn, bench_knn_methods
-from mahalad.bench_knn import differences, judge
-from mahalad.bench_knn_methods import (
+from mahalad.bench import knn as bench_knn
+from mahalad.bench import knn_methods as bench_knn_methods
+from mahalad.bench.knn import differences, judge
+from mahalad.bench.knn_methods import (
     ENCODER,
     LOGISTIC,
     SCALED,

@@ -20,17 +20,13 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit, KFold
 
-from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector, bench_fpr, bench_mvtec
-from mahalad.bench_features import (
-    CategoryImages,
-    Recipe,
-    Target,
-    evaluate,
-    extract_categories,
-    format_table,
-    no_progress,
-)
-from mahalad.bench_pixels import compare_maps, read_truth
+from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector
+from mahalad.bench import fpr as bench_fpr
+from mahalad.bench import mvtec as bench_mvtec
+from mahalad.bench.evaluation import Recipe, Target, evaluate
+from mahalad.bench.features import CategoryImages, extract_categories
+from mahalad.bench.pixels import compare_maps, read_truth
+from mahalad.bench.tables import format_table, no_progress
 from mahalad.cli import main
 from mahalad.datasets import Category, find_categories
 from mahalad.errors import InputError, WeightsError

@@ -336,7 +336,7 @@ def test_groups_come_from_a_csv_file(run, picture_folder, tmp_path):
 )
 def test_benchmarks_get_the_scope(run, picture_folder, monkeypatch, options, scope, levels):
     given = []
-    for name in ("bench_mvtec", "bench_fpr"):
+    for name in ("bench.mvtec", "bench.fpr"):
         monkeypatch.setattr(f"mahalad.{name}.run", lambda **arguments: given.append(arguments))
     for command in ("mvtec", "fpr"):
         if command == "mvtec" or "--table" not in options:

@@ -19,9 +19,9 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mahalad.errors import InputError
-from mahalad.report import render_report
-from mahalad.report_charts import Bins
-from mahalad.report_gallery import ReportImage, encode
+from mahalad.report.charts import Bins
+from mahalad.report.gallery import ReportImage, encode
+from mahalad.report.page import render_report
 from mahalad.result import Result
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -405,5 +405,5 @@ def test_encode_writes_a_jpeg_of_the_picture() -> None:
 
 
 def test_neither_module_imports_torch() -> None:
-    program = "import sys, mahalad.pictures, mahalad.report; sys.exit('torch' in sys.modules)"
+    program = "import sys, mahalad.pictures, mahalad.report.page; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -67,7 +67,7 @@ def _root_options(command: Any) -> Any:
               help="Network for --table networks/sizes; repeatable.")  # fmt: skip
 def bench_mvtec(**options: Any) -> None:
     """Accuracy: AUROC, average precision, F1-max, and FPR/TPR at the threshold."""
-    from mahalad.bench_mvtec import run
+    from mahalad.bench.mvtec import run
 
     click.echo(run(progress=progress_bar("features"), **_bench_arguments(options)))
 
@@ -99,7 +99,7 @@ def bench_mvtec(**options: Any) -> None:
                    "calibration. For all categories, or for one; repeatable.")  # fmt: skip
 def bench_fpr(**options: Any) -> None:
     """Validity: asked against achieved false-positive rate, for every threshold rule."""
-    from mahalad.bench_fpr import run
+    from mahalad.bench.fpr import run
 
     click.echo(run(progress=progress_bar("features"), **_bench_arguments(options)))
 
@@ -121,7 +121,7 @@ def bench_fpr(**options: Any) -> None:
                    "(PNG, SVG, PDF).")  # fmt: skip
 def bench_knn(root: str, labels: str, **options: Any) -> None:
     """F1 from few labels: neighbours by each triplet loss, logistic regression, all labels."""
-    from mahalad.bench_knn import run
+    from mahalad.bench.knn import run
 
     refuse_unused(options, "encoder")
     try:

@@ -38,7 +38,7 @@ def report(images: tuple[str, ...], output: str, title: str, **options: Any) -> 
     """
     from mahalad.layout import common_folder, kinds_of
     from mahalad.modelfile import write_atomically
-    from mahalad.reporting import facts_of, make_page, picture_results
+    from mahalad.report.results import facts_of, make_page, picture_results
 
     check_source(options)
     check_output(output)

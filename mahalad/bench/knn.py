@@ -20,16 +20,7 @@ from scipy import stats
 from sklearn.decomposition import PCA
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-from mahalad.bench_features import (
-    Progress,
-    check_outputs,
-    format_table,
-    no_progress,
-    percent,
-    versions,
-    write_json,
-)
-from mahalad.bench_knn_methods import (
+from mahalad.bench.knn_methods import (
     EPOCHS,
     LOGISTIC,
     METHODS,
@@ -38,6 +29,8 @@ from mahalad.bench_knn_methods import (
     choose,
     fit_and_predict,
 )
+from mahalad.bench.outputs import check_outputs, versions, write_json
+from mahalad.bench.tables import Progress, format_table, no_progress, percent
 from mahalad.errors import InputError
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.labelled import draw, read_labelled
@@ -72,7 +65,7 @@ def run(
     positive : str
         The class against all others in the first task; the second tells all classes.
     methods : sequence of str
-        Of `mahalad.bench_knn_methods.METHODS`: votes on the encoder's features; on a projection by
+        Of `mahalad.bench.knn_methods.METHODS`: votes on the encoder's features; on a projection by
         each triplet loss; on one by the scaled loss that saw all other images of ``train`` too,
         without their labels; logistic regression on the same features and labels.
     encoder : feature extractor
@@ -151,8 +144,8 @@ def run(
     if json_file is not None:
         write_json(report, json_file)
     if plot_file is not None:
-        from mahalad.plots import save_figure
-        from mahalad.plots_knn import draw_knn
+        from mahalad.bench.plots import save_figure
+        from mahalad.bench.plots_knn import draw_knn
 
         views = _views(train, test, names, names_test, max(labels))
         save_figure(draw_knn(report, views), plot_file)

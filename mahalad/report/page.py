@@ -1,7 +1,7 @@
 """Many results as one HTML page that needs no other file and no network.
 
-The page is a `string.Template` in ``report.html``. Whatever comes from outside (file names,
-kinds, reasons, titles) goes through `report_text.text`.
+The page is a `string.Template` in ``page.html``. Whatever comes from outside (file names,
+kinds, reasons, titles) goes through `mahalad.report.text.text`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from mahalad.errors import InputError
 from mahalad.metrics import rates_at, roc_auc
 from mahalad.moments import Floats
-from mahalad.report_charts import histogram, roc
-from mahalad.report_gallery import GOOD, ReportImage, gallery
-from mahalad.report_text import percent, text
+from mahalad.report.charts import histogram, roc
+from mahalad.report.gallery import GOOD, ReportImage, gallery
+from mahalad.report.text import percent, text
 from mahalad.result import Result
 
 
@@ -64,7 +64,7 @@ def render_report(
     Examples
     --------
     >>> from PIL import Image
-    >>> from mahalad.report_gallery import encode
+    >>> from mahalad.report.gallery import encode
     >>> picture = encode(Image.new("RGB", (8, 8)))
     >>> image = ReportImage(Result("a.png", score=1.0, p_value=0.5, anomaly=False), picture)
     >>> page = render_report([image], [], title="A <test>", about={}, threshold=2.0, fpr=0.05)
@@ -77,7 +77,7 @@ def render_report(
         raise InputError(f"{np.sum(~np.isfinite(calibration))} calibration scores are not finite")
     if threshold is not None and not math.isfinite(threshold):
         threshold = None
-    template = Template(resources.files("mahalad").joinpath("report.html").read_text("utf-8"))
+    template = Template(resources.files("mahalad.report").joinpath("page.html").read_text("utf-8"))
     return template.substitute(
         title=text(title),
         about=_about(about),

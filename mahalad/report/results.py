@@ -9,8 +9,8 @@ from mahalad.errors import ImageReadError, ImageValueError
 from mahalad.geometry import describe_input
 from mahalad.mapfiles import MapUnits, reopen
 from mahalad.pictures import overlay, thumbnail
-from mahalad.report import render_report
-from mahalad.report_gallery import ReportImage, encode
+from mahalad.report.gallery import ReportImage, encode
+from mahalad.report.page import render_report
 from mahalad.result import Result
 
 if TYPE_CHECKING:

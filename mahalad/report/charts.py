@@ -12,7 +12,7 @@ from sklearn.metrics import roc_curve
 
 from mahalad.metrics import rates_at, roc_auc
 from mahalad.moments import Floats
-from mahalad.report_text import number, percent
+from mahalad.report.text import number, percent
 
 _LOG_FROM = 30.0  # scores whose highest is over so many times the lowest get a logarithmic axis
 

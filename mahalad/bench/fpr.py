@@ -16,31 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupShuffleSplit
 
-from mahalad.bench_features import (
-    CategoryImages,
-    Evaluation,
+from mahalad.bench.evaluation import Evaluation, Recipe, Target, evaluate
+from mahalad.bench.features import CategoryImages, check_scope, extract_categories, make_features
+from mahalad.bench.outputs import check_outputs, versions, write_json
+from mahalad.bench.plots import draw_fpr, save_figure
+from mahalad.bench.tables import (
     Progress,
-    Recipe,
-    Target,
-    check_outputs,
-    check_scope,
     describe_scorer,
-    evaluate,
-    extract_categories,
     footnotes,
     format_table,
-    make_features,
     no_progress,
     not_available,
     percent,
-    versions,
-    write_json,
 )
 from mahalad.datasets import Category, find_categories, grouping
 from mahalad.errors import InputError
 from mahalad.geometry import describe_input
 from mahalad.metrics import mean_and_deviation, mean_and_sem, rates_at
-from mahalad.plots import draw_fpr, save_figure
 from mahalad.store import own_groups
 from mahalad.thresholds import RULES
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, _figure
+from mahalad.bench.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, _figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

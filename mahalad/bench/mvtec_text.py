@@ -7,7 +7,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
-from mahalad.bench_features import (
+from mahalad.bench.pixels import FPR_LIMIT
+from mahalad.bench.tables import (
     WIDTH,
     describe_scorer,
     footnotes,
@@ -15,7 +16,6 @@ from mahalad.bench_features import (
     not_available,
     percent,
 )
-from mahalad.bench_pixels import FPR_LIMIT
 from mahalad.geometry import describe_input
 
 METRICS = {

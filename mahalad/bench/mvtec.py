@@ -15,28 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
-from mahalad.bench_features import (
+from mahalad.bench.evaluation import Evaluation, Recipe, Target, evaluate
+from mahalad.bench.features import (
     CategoryImages,
-    Evaluation,
-    Progress,
-    Recipe,
     Rows,
-    Target,
-    check_outputs,
     check_scope,
-    evaluate,
     extract_categories,
     make_features,
-    no_progress,
-    versions,
-    write_json,
 )
-from mahalad.bench_mvtec_text import METRICS, PIXEL_METRICS, PROTOCOLS, as_text
-from mahalad.bench_pixels import PixelTruth, read_truth
+from mahalad.bench.mvtec_text import METRICS, PIXEL_METRICS, PROTOCOLS, as_text
+from mahalad.bench.outputs import check_outputs, versions, write_json
+from mahalad.bench.pixels import PixelTruth, read_truth
+from mahalad.bench.plots import draw_mvtec, save_figure
+from mahalad.bench.tables import Progress, no_progress
 from mahalad.datasets import Category, find_categories
 from mahalad.errors import BackboneError, InputError, MissingExtraError, WeightsError
 from mahalad.metrics import average_precision, f1_max, mean_and_sem, rates_at, roc_auc
-from mahalad.plots import draw_mvtec, save_figure
 from mahalad.thresholds import RULES
 
 if TYPE_CHECKING:

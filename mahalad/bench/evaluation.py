@@ -1,0 +1,144 @@
+"""Fits judged on images, through `AnomalyDetector`, so that figures are what users get."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mahalad.bench.features import CategoryImages, Rows
+from mahalad.bench.pixels import PixelTruth, compare_maps
+from mahalad.detector import AnomalyDetector
+from mahalad.errors import CalibrationError
+from mahalad.localization import PixelFigures
+from mahalad.mahalanobis import MahalanobisDetector
+from mahalad.moments import Floats
+from mahalad.scorers import make_scorer
+from mahalad.thresholds import RULES
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How features are scored: scope, `make_scorer`'s arguments, augmentation, salt, and the
+    neighbourhood of positions."""
+
+    scope: str = "positions"
+    scorer: str = "gaussian"
+    reduction: str | None = None
+    n_augment: int = 0
+    seed: int = 0
+    neighbourhood: int | str = 0
+
+    def make_scorer(self) -> Any:
+        """The unfitted scorer."""
+        if self.scope == "image":
+            return make_scorer(self.scorer, self.reduction)
+        return MahalanobisDetector(neighbourhood=self.neighbourhood)._make_parts()[1]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A threshold rule, and the false-positive rate asked of it."""
+
+    rule: str
+    fpr: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one fit says of test images under one rule.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n_tested,)
+        Raw anomaly scores, up = abnormal.
+    threshold : float or None
+        Scores above it are flagged; None where the rule is about another statistic.
+    flagged : ndarray of bool, shape (n_tested,), or None
+        None where the rule cannot give a threshold; `reason` says why.
+    reason : str or None
+    pixels : PixelFigures or None
+        Of the anomaly maps; None without masks.
+    """
+
+    scores: Floats
+    threshold: float | None = None
+    flagged: NDArray[np.bool_] | None = None
+    reason: str | None = None
+    pixels: PixelFigures | None = None
+
+
+def evaluate(
+    images: CategoryImages,
+    fitted: Rows,
+    tested: Rows,
+    recipe: Recipe,
+    targets: Sequence[Target],
+    groups: Sequence[str] | None = None,
+    truth: PixelTruth | None = None,
+) -> dict[Target, Evaluation]:
+    """Fit to some images and judge others, at several targets.
+
+    One fit serves all rules and rates but "holdout", which fits to fewer images.
+
+    Parameters
+    ----------
+    images : CategoryImages
+    fitted, tested : ndarray of int
+        Rows of `images`.
+    recipe : Recipe
+    targets : sequence of Target
+    groups : sequence of str of length n_fitted, optional
+        Images that calibration leaves out together.
+    truth : PixelTruth, optional
+        Masks that the anomaly maps are compared with, where `tested` are all test images.
+
+    Notes
+    -----
+    Scores are those of a fit to the images themselves. Calibration folds and hold-out splits are
+    drawn by hashes of what is fitted, here the features, so they are other, equally random ones.
+    """
+    found: dict[Target, Evaluation] = {}
+    for held_out in (False, True):
+        wanted = [target for target in targets if (target.rule == "holdout") == held_out]
+        if not wanted:
+            continue
+        # A fit for "chi2-nominal" has no calibration scores, one for the others serves it too
+        # (and positions are standardized by calibration scores).
+        rules = sorted({target.rule for target in wanted}, key=lambda r: r == "chi2-nominal")
+        nominal = recipe.scope == "positions" and rules[0] == "chi2-nominal"
+        detector = AnomalyDetector(
+            images.extractor,
+            recipe.make_scorer(),
+            "conformal" if nominal else rules[0],
+            n_augment=recipe.n_augment,
+            max_stored=MahalanobisDetector(scope=recipe.scope)._most_stored(),
+            random_state=recipe.seed,
+        )
+        with warnings.catch_warnings():  # reported as "n/a" instead
+            warnings.filterwarnings("ignore", "images can be scored but not judged")
+            detector.fit(images.select(fitted), groups=groups)
+        level_scores = detector.level_scores(images.select(tested))
+        pixels = None
+        if truth is not None:
+            pixels = compare_maps(truth, detector.scorer_, images.features, tested)
+        for target in wanted:
+            found[target] = replace(_judge(detector, level_scores, target), pixels=pixels)
+    return {target: found[target] for target in targets}
+
+
+def _judge(detector: AnomalyDetector, level_scores: Floats, target: Target) -> Evaluation:
+    scores = level_scores.sum(axis=1)
+    detector.set_params(threshold=target.rule).set_fpr(target.fpr)
+    try:
+        critical = detector.threshold_
+    except CalibrationError as error:
+        return Evaluation(scores, reason=str(error))
+    rule: Any = RULES[target.rule]()
+    statistic = rule.statistic(scores, level_scores)
+    shown = critical if np.allclose(statistic, scores, rtol=1e-12) else None
+    return Evaluation(scores, shown, statistic > critical)

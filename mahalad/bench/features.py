@@ -1,0 +1,196 @@
+"""Data sets to features, extracted once by the product's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mahalad.bench.tables import Progress
+from mahalad.datasets import Category
+from mahalad.errors import InputError
+from mahalad.extraction import extract
+from mahalad.mahalanobis import SCOPES, MahalanobisDetector
+from mahalad.protocols import FeatureExtractor, Features
+from mahalad.reading import content_key
+from mahalad.scorers import take
+from mahalad.store import originals
+
+Rows = NDArray[np.intp]
+
+
+def check_scope(scope: str, scorer: str, reduction: Any) -> None:
+    """Refuse what a scope does not have, before the work.
+
+    Raises
+    ------
+    InputError
+        An unknown scope; or another scorer than the Gaussian, or a reduction, per position.
+    """
+    if scope not in SCOPES:
+        raise InputError(f"unknown scope {scope!r}; one of {', '.join(SCOPES)}")
+    for name, value, default in (("scorer", scorer, "gaussian"), ("reduction", reduction, None)):
+        if scope == "positions" and value != default:
+            raise InputError(
+                f"{name}={value!r} is for features pooled over the image: it needs scope='image'"
+            )
+
+
+def make_features(scope: str, backbone: str, levels: Any, **options: Any) -> Any:
+    """The unbuilt feature extractor of `MahalanobisDetector`.
+
+    Parameters
+    ----------
+    scope, backbone, levels
+        As of `MahalanobisDetector`.
+    **options
+        Its `weights`, `input_size`, `resize`, `tiles`, `device` and `batch_size`.
+    """
+    detector = MahalanobisDetector(backbone, scope=scope, levels=levels, **options)
+    return detector._make_parts()[0]
+
+
+class CachedExtractor:
+    """A built feature extractor that passes every picture through the network once.
+
+    Augmented copies need the images at every fit, and most fits share most images.
+    """
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        levels: tuple[str, ...] = (),
+        cache: dict[tuple[Any, int], dict[str, NDArray[Any]]] | None = None,
+    ) -> None:
+        self.batch_size = extractor.batch_size
+        self._extractor = extractor
+        self._levels = levels
+        self._cache = {} if cache is None else cache
+
+    def at_levels(self, levels: tuple[str, ...]) -> CachedExtractor:
+        """The same extractor and cache, for some levels only."""
+        return CachedExtractor(self._extractor, levels, self._cache)
+
+    def __sklearn_clone__(self) -> Self:
+        return self
+
+    def build(self) -> Self:
+        """Nothing is left to build."""
+        return self
+
+    def prepare(self, image: Any) -> NDArray[Any]:
+        """Prepare a decoded image as the extractor does."""
+        return self._extractor.prepare(image)
+
+    def transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
+        """Pooled features of prepared images, each level (n, n_features)."""
+        keys = [(image.shape, content_key(image, 0)) for image in prepared]
+        missing = {
+            key: image for key, image in zip(keys, prepared, strict=True) if key not in self._cache
+        }
+        if missing:
+            new = self._extractor.transform(list(missing.values()))
+            for i, key in enumerate(missing):
+                self._cache[key] = {name: values[i] for name, values in new.items()}
+        levels = self._levels or tuple(self._cache[keys[0]])
+        return {name: np.stack([self._cache[key][name] for key in keys]) for name in levels}
+
+
+@dataclass(frozen=True)
+class CategoryImages:
+    """All images of one category, training images first, with their features.
+
+    Attributes
+    ----------
+    category : Category
+    features : dict of str to ndarray of shape (n_images, n_features)
+        Or maps, (n_images, height, width, n_features).
+    keys : tuple of int
+        Hash of each image's pixels.
+    extractor : CachedExtractor or None
+        For fits to augmented copies.
+    """
+
+    category: Category
+    features: dict[str, NDArray[Any]]
+    keys: tuple[int, ...]
+    extractor: CachedExtractor | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (*self.category.train, *self.category.test)
+
+    @property
+    def n_train(self) -> int:
+        return len(self.category.train)
+
+    @property
+    def is_anomaly(self) -> NDArray[np.bool_]:
+        test = [kind != "good" for kind in self.category.kinds]
+        return np.array([False] * self.n_train + test)
+
+    def at_levels(self, *levels: str) -> CategoryImages:
+        """The same images with the features of some levels only."""
+        features = {name: self.features[name] for name in levels}
+        extractor = None if self.extractor is None else self.extractor.at_levels(levels)
+        return replace(self, features=features, extractor=extractor)
+
+    def select(self, rows: Rows) -> Any:
+        """What `AnomalyDetector` is given: features, or paths where copies must be made."""
+        if self.extractor is None:
+            return take(self.features, rows)
+        return [self.paths[i] for i in rows]
+
+
+def extract_categories(
+    categories: Sequence[Category], extractor: Any, n_augment: int, progress: Progress
+) -> list[CategoryImages]:
+    """Extract the features of all images of some categories, each image once.
+
+    Parameters
+    ----------
+    categories : sequence of Category
+    extractor : feature extractor, built
+    n_augment : int
+        With copies to come, the extractor is kept with the images.
+    progress : callable
+        Wraps the images (an iterable, and how many).
+
+    Raises
+    ------
+    InputError
+        Images that cannot be read: a benchmark leaves none out. All are named.
+
+    Notes
+    -----
+    The features of all images are held, once: maps take some 0.8 MB an image at 320 pixels.
+    Those of a category are views.
+    """
+    cached = CachedExtractor(extractor) if n_augment else None
+    paths = [path for category in categories for path in (*category.train, *category.test)]
+    levels: dict[str, NDArray[Any]] = {}
+    keys: list[int] = []
+    errors: list[str] = []
+    sources = iter(progress(paths, len(paths)))
+    for images, features in extract(sources, cached or extractor, salt=0):
+        errors += [str(image.error) for image in images if image.error is not None]
+        for name, values in originals(features).items() if not errors else ():
+            levels.setdefault(name, np.empty((len(paths), *values.shape[1:]), values.dtype))
+            levels[name][len(keys) : len(keys) + len(images)] = values
+        keys += [image.key for image in images]
+    if errors:
+        raise InputError(
+            f"{len(errors)} of {len(paths)} images cannot be read, and a benchmark leaves none "
+            f"out: {'; '.join(errors)}"
+        )
+    found, start = [], 0
+    for category in categories:
+        stop = start + len(category.train) + len(category.test)
+        own = {name: values[start:stop] for name, values in levels.items()}
+        found.append(CategoryImages(category, own, tuple(keys[start:stop]), cached))
+        start = stop
+    return found
