@@ -10,7 +10,7 @@ from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
-from mahalad.metric.votes import LabelledResult
+from mahalad.metric.answers import LabelledResult
 from mahalad.result import Result
 
 STYLES = ("table", "csv", "jsonl")

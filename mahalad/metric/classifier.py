@@ -15,32 +15,16 @@ from mahalad.errors import CalibrationError, InputError, NotFittedError
 from mahalad.index.contract import Distance, Neighbors, VectorIndex
 from mahalad.index.opening import open_index
 from mahalad.metric import modelfiles
+from mahalad.metric.answers import Answers, LabelledResult, decide
 from mahalad.metric.copies import describe_copies
 from mahalad.metric.embedding import Embedding
+from mahalad.metric.held_out import HeldOut, cross_fit, draw_folds, held_out_votes, train
+from mahalad.metric.label_arrays import as_type_of, labels_array, repeated_names
 from mahalad.metric.labelled import check_labels
-from mahalad.metric.operating import (
-    Curve,
-    HeldOut,
-    OperatingPoint,
-    choose,
-    cross_fit,
-    draw_folds,
-    held_out_votes,
-    precision_recall_curve,
-    train,
-)
+from mahalad.metric.operating import Curve, OperatingPoint, choose, precision_recall_curve
 from mahalad.metric.search import Search
 from mahalad.metric.self_training import check_confidence
-from mahalad.metric.votes import (
-    CLASS_WEIGHTS,
-    DISTANCES,
-    WEIGHTS,
-    LabelledResult,
-    Neighbour,
-    Voting,
-    label_codes,
-    winners,
-)
+from mahalad.metric.votes import CLASS_WEIGHTS, DISTANCES, WEIGHTS, Voting, label_codes
 from mahalad.moments import Floats
 from mahalad.result import Result
 from mahalad.thresholds import ConformalThreshold, check_fpr
@@ -214,7 +198,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         self._check_parameters()
         if self.self_training is not None and (unlabelled is None or self.projection is None):
             raise InputError("self_training needs unlabelled images, and a projection to train")
-        y = _checked_labels(y)
+        y = labels_array(y)
         if not self.__dict__.pop("_search_is_new", False):
             self.__dict__.pop("search_", None)  # it was for another fit
         self.__dict__.pop("index_", None)  # a failed fit leaves no half-fitted classifier
@@ -292,7 +276,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         self._check_fitted()
         labels = self._known_labels(y, new_label)
         read, F = self.embedding_.read_strictly(X)
-        names = _repeated(labels, len(read))
+        names = repeated_names(labels, len(read))
         shown = read if paths is None else [str(path) for path in paths]
         if not len(names) == len(shown) == len(read):
             raise InputError(
@@ -325,7 +309,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         """
         self._check_fitted()
         known = self._known_labels(labels, new_label)
-        self.index_.relabel(ids, _repeated(known, len(ids)))
+        self.index_.relabel(ids, repeated_names(known, len(ids)))
         self._index_changed(known)
 
     def use_index(self, index: VectorIndex) -> None:
@@ -333,18 +317,17 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         self.index_ = index
         known = set(self.classes_.astype(str))
         found = [name for name in index.counts() if name not in known]
-        self._index_changed(_as_type_of(found, self.classes_))
+        self._index_changed(as_type_of(found, self.classes_))
 
     # -- asking ----------------------------------------------------------------------------
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Label of each image, shape (n,), by the operating point if one is set."""
-        codes = self._decide(self.kneighbors(X))[1]
-        return np.asarray(self.classes_[codes])
+        return np.asarray(self.classes_[self._decide(self.kneighbors(X)).codes])
 
     def predict_proba(self, X: Any) -> Floats:
         """Shares of the votes, shape (n, n_classes), in the order of `classes_`."""
-        return self._decide(self.kneighbors(X))[0]
+        return self._decide(self.kneighbors(X)).shares
 
     def kneighbors(self, X: Any, k: int | None = None) -> Neighbors:
         """Ids, distances, labels and paths of the k nearest stored images, (n, k) each."""
@@ -375,8 +358,11 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         self._check_fitted()
         novelty = self._novelty()
         for images, F in self.embedding_.read(X):
+            good: Iterator[LabelledResult] = iter(())
             names = [image.source.name for image in images if image.error is None]
-            good = iter(self._results(names, F, *novelty) if names else [])
+            if names:
+                found = self.index_.query(self.embedding_.embed(F), self.n_neighbors)
+                good = self._decide(found).results(names, *novelty)
             for image in images:
                 if image.error is None:
                     yield next(good)
@@ -593,6 +579,16 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             self_training=self.self_training,
         )
 
+    def _decide(self, found: Neighbors) -> Answers:
+        classes = self.classes_.astype(str).tolist()
+        if self._counts is None:
+            counts = self.index_.counts()
+            self._counts = np.array([counts.get(name, 0) for name in classes])
+        self._check_point()
+        code, point = self._positive_code(), self.operating_point_
+        threshold = None if code is None or point is None else point.threshold
+        return decide(found, classes, self._voting(), self._counts, code, threshold)
+
     def _new_index(self, n_features: int) -> VectorIndex:
         index = open_index(
             self.index,
@@ -605,23 +601,6 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             index.close()
             raise InputError(f"{self.index}: holds {n} vectors already; a fit needs an empty index")
         return index
-
-    def _decide(self, found: Neighbors) -> tuple[Floats, NDArray[np.intp]]:
-        """Shares of the votes (n, n_classes), and the number of the class that wins (n,)."""
-        classes = self.classes_.astype(str).tolist()
-        if self._counts is None:
-            counts = self.index_.counts()
-            self._counts = np.array([counts.get(name, 0) for name in classes])
-        shares = self._voting().shares(found.labels, found.distances, classes, self._counts)
-        self._check_point()
-        code = self._positive_code()
-        if self.operating_point_ is None or code is None:
-            return shares, winners(shares, found.labels, found.distances, classes)
-        others = shares.copy()
-        others[:, code] = -1
-        among_others = winners(others, found.labels, found.distances, classes)
-        reached = shares[:, code] >= self.operating_point_.threshold * (1 - 1e-12)
-        return shares, np.where(reached, code, among_others)
 
     def _novelty(self) -> tuple[ConformalThreshold | None, float | None]:
         """Rule and critical distance; None where there are too few images for them."""
@@ -643,37 +622,6 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
                 stacklevel=3,
             )
 
-    def _results(
-        self, names: list[str], F: Floats, rule: ConformalThreshold | None, critical: float | None
-    ) -> Iterator[LabelledResult]:
-        found = self.index_.query(self.embedding_.embed(F), self.n_neighbors)
-        shares, codes = self._decide(found)
-        code = self._positive_code()
-        score = 1 - shares.max(axis=1) if code is None else shares[:, code]
-        kth = found.distances[:, -1]
-        p_values = None if rule is None else rule.p_values(kth)
-        point = None if code is None else self.operating_point_
-        for i, name in enumerate(names):
-            novel = None if critical is None else bool(kth[i] > critical)
-            near = zip(
-                found.ids[i], found.paths[i], found.labels[i], found.distances[i], strict=True
-            )
-            yield LabelledResult(
-                name,
-                score=float(score[i]),
-                threshold=None if point is None else point.threshold,
-                p_value=None if p_values is None else float(p_values[i]),
-                anomaly=novel if code is None else bool(codes[i] == code),
-                label=str(self.classes_[codes[i]]),
-                probability=float(shares[i, codes[i]]),
-                novel=novel,
-                distance=float(kth[i]),
-                neighbours=tuple(
-                    Neighbour(int(id_), str(path), str(label), float(distance))
-                    for id_, path, label, distance in near
-                ),
-            )
-
     def _positive_code(self) -> int | None:
         """Number of the positive class; None if no label is positive."""
         if self.positive is None:
@@ -687,7 +635,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
 
     def _known_labels(self, y: Any, new_label: bool) -> NDArray[Any]:
         """Labels of images to add, as an array of the type of `classes_`."""
-        labels = _checked_labels([y] if isinstance(y, (str, int, np.integer)) else y)
+        labels = labels_array([y] if isinstance(y, (str, int, np.integer)) else y)
         known = self.classes_.astype(str).tolist()
         unknown = sorted(set(labels.astype(str).tolist()) - set(known))
         if unknown and not new_label:
@@ -695,7 +643,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
                 f"unknown label {', '.join(map(repr, unknown))}; known are "
                 f"{', '.join(map(repr, known))} (new_label=True, or --new-label, allows new ones)"
             )
-        return _as_type_of(labels.astype(str).tolist(), self.classes_)
+        return as_type_of(labels.astype(str).tolist(), self.classes_)
 
     def _distance(self) -> Distance:
         default = "euclidean" if self.projection is None else self.projection.distance
@@ -732,34 +680,3 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "index_")
-
-
-def _checked_labels(y: Any) -> NDArray[Any]:
-    """Labels as an array (n,) of str or int."""
-    labels = np.asarray(y)
-    if labels.dtype == object and all(isinstance(label, str) for label in labels.ravel()):
-        labels = labels.astype(str)
-    if labels.ndim != 1 or labels.dtype.kind not in "Uiu":
-        raise InputError(
-            "labels must be one text or whole number per image, got an array of shape "
-            f"{labels.shape} and type {labels.dtype}; none may be missing"
-        )
-    if labels.dtype.kind == "U" and not all(label.strip() for label in labels):
-        raise InputError(f"image {int(np.argmin(labels != ''))} has an empty label")
-    return labels
-
-
-def _as_type_of(names: list[str], classes: NDArray[Any]) -> NDArray[Any]:
-    """Names of labels as the caller has them: numbers, if those of `classes` are."""
-    if classes.dtype.kind == "U" or not names:
-        return np.array(names, dtype=str) if names else classes[:0]
-    try:
-        return np.array([int(name) for name in names])
-    except ValueError as error:
-        raise InputError(f"labels are numbers here, got {', '.join(map(repr, names))}") from error
-
-
-def _repeated(labels: NDArray[Any], n: int) -> list[str]:
-    """Names of labels, one for all repeated."""
-    names: list[str] = labels.astype(str).tolist()
-    return names * n if len(names) == 1 else names

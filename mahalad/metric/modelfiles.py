@@ -18,7 +18,8 @@ from mahalad.index.memory import MemoryIndex
 from mahalad.index.opening import open_index
 from mahalad.metric.cache import hash_record
 from mahalad.metric.embedding import Arrays, Embedding
-from mahalad.metric.operating import HeldOut, OperatingPoint
+from mahalad.metric.held_out import HeldOut
+from mahalad.metric.operating import OperatingPoint
 from mahalad.metric.search import Search, record_of
 from mahalad.metric.votes import Voting
 from mahalad.modelfile import read_header, read_model, write_model

@@ -1,0 +1,158 @@
+"""From neighbours to answers: the label that wins, how sure it is, and who voted for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mahalad.index.contract import Neighbors
+from mahalad.metric.votes import Voting, winners
+from mahalad.moments import Floats
+from mahalad.result import Result
+from mahalad.thresholds import ConformalThreshold
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One stored image near an image that was asked about.
+
+    Attributes
+    ----------
+    id : int
+    path, label : str
+    distance : float
+        Cosine: (1 - cos) / 2, in [0, 1]. Euclidean: the distance itself.
+    """
+
+    id: int
+    path: str
+    label: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class LabelledResult(Result):
+    """What a classifier by nearest neighbours says of one image.
+
+    Attributes
+    ----------
+    score : float or None
+        Probability of the positive label, or, without one, 1 - the largest probability;
+        up = abnormal.
+    threshold : float or None
+        The operating point: an image whose score reaches it gets the positive label. None where
+        the majority decides.
+    p_value : float or None
+        Of novelty, small = unlike all that is stored.
+    anomaly : bool or None
+        The label is the positive one; without a positive label the same as `novel`.
+    label : str or None
+    probability : float or None
+        Share of the votes that the label got.
+    novel : bool or None
+        Farther from its neighbours than a share of 1 - `novelty_fpr` of the stored images are
+        from theirs; None where there are too few images to say.
+    distance : float or None
+        To the k-th neighbour.
+    neighbours : tuple of Neighbour
+        Those that voted, nearest first.
+    """
+
+    label: str | None = None
+    probability: float | None = None
+    novel: bool | None = None
+    distance: float | None = None
+    neighbours: tuple[Neighbour, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the neighbours of n images say.
+
+    Attributes
+    ----------
+    found : Neighbors
+    classes : list of str
+    shares : ndarray of shape (n, n_classes)
+        Of the votes.
+    codes : ndarray of int, shape (n,)
+        Number of the class that wins.
+    positive : int or None
+        Number of the positive class.
+    threshold : float or None
+        On its share; None where the majority decides.
+    """
+
+    found: Neighbors
+    classes: list[str]
+    shares: Floats
+    codes: NDArray[np.intp]
+    positive: int | None
+    threshold: float | None
+
+    def results(
+        self, names: list[str], novelty: ConformalThreshold | None, critical: float | None
+    ) -> Iterator[LabelledResult]:
+        """One result for each image, by its name; novel beyond the `critical` distance."""
+        found, positive = self.found, self.positive
+        score = 1 - self.shares.max(axis=1) if positive is None else self.shares[:, positive]
+        kth = found.distances[:, -1]
+        p_values = None if novelty is None else novelty.p_values(kth)
+        for i, name in enumerate(names):
+            code = self.codes[i]
+            novel = None if critical is None else bool(kth[i] > critical)
+            near = zip(
+                found.ids[i], found.paths[i], found.labels[i], found.distances[i], strict=True
+            )
+            yield LabelledResult(
+                name,
+                score=float(score[i]),
+                threshold=self.threshold,
+                p_value=None if p_values is None else float(p_values[i]),
+                anomaly=novel if positive is None else bool(code == positive),
+                label=self.classes[code],
+                probability=float(self.shares[i, code]),
+                novel=novel,
+                distance=float(kth[i]),
+                neighbours=tuple(
+                    Neighbour(int(id_), str(path), str(label), float(distance))
+                    for id_, path, label, distance in near
+                ),
+            )
+
+
+def decide(
+    found: Neighbors,
+    classes: list[str],
+    voting: Voting,
+    counts: ArrayLike,
+    positive: int | None = None,
+    threshold: float | None = None,
+) -> Answers:
+    """Count the votes of neighbours (n, k), and name the winners.
+
+    Parameters
+    ----------
+    found : Neighbors
+    classes : list of str
+    voting : Voting
+    counts : array of int, shape (n_classes,)
+        How many images of each class are stored.
+    positive : int, optional
+        Number of the positive class.
+    threshold : float, optional
+        On its share: where that is reached it wins, else the largest of the others.
+    """
+    shares = voting.shares(found.labels, found.distances, classes, counts)
+    if positive is None or threshold is None:
+        codes = winners(shares, found.labels, found.distances, classes)
+    else:
+        others = shares.copy()
+        others[:, positive] = -1
+        among_others = winners(others, found.labels, found.distances, classes)
+        reached = shares[:, positive] >= threshold * (1 - 1e-12)
+        codes = np.where(reached, positive, among_others)
+    return Answers(found, classes, shares, codes, positive, threshold)

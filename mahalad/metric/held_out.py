@@ -1,0 +1,191 @@
+"""Answers to labelled images by votes that had not seen them: cross-fits, and leave-one-out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.model_selection import KFold, StratifiedKFold
+
+from mahalad.errors import CalibrationError
+from mahalad.index.contract import VectorIndex
+from mahalad.metric.embedding import Embedding
+from mahalad.metric.self_training import fit_with_unlabelled
+from mahalad.metric.votes import Voting, label_codes, leave_one_out_votes, nearest_neighbors
+from mahalad.moments import Floats
+
+MAX_HELD_OUT = 5000
+"""Stored images that are left out in turn; of more, so many are drawn at random."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Answers to stored images by votes that had not seen them.
+
+    Attributes
+    ----------
+    ids : ndarray of int64, shape (n,)
+    probabilities : ndarray of shape (n, n_classes)
+    distances : ndarray of shape (n,)
+        To the k-th neighbour.
+    """
+
+    ids: NDArray[np.int64]
+    probabilities: Floats
+    distances: Floats
+
+
+Folds = list[tuple[NDArray[np.intp], NDArray[np.intp]]]
+"""Rows to fit to and rows held out, of each fold."""
+
+
+def draw_folds(
+    codes: NDArray[np.intp], wanted: int, k: int, seed: int, *, trains: bool = True
+) -> Folds:
+    """Split labelled rows into folds.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n,)
+        The class of each row.
+    wanted : int
+        At most that many folds.
+    k : int
+        Neighbours that every fit must leave to choose from.
+    trains : bool, default=True
+        Whether something is trained with the labels: then folds are stratified, and a fit needs 3
+        rows of every class, a pair to train with and one to validate with.
+
+    Returns
+    -------
+    list of (rows to fit to, rows held out); empty if there are too few rows
+    """
+    n, smallest = len(codes), int(np.bincount(codes).min())
+    n_folds = min(wanted, smallest if trains else n)
+    if n_folds < 2 or n - -(-n // n_folds) < k:
+        return []
+    if trains and smallest - -(-smallest // n_folds) < 3:
+        return []
+    kind = StratifiedKFold if trains else KFold
+    return list(kind(n_folds, shuffle=True, random_state=seed).split(codes, codes))
+
+
+def cross_fit(
+    embedding: Embedding,
+    projection: Any,
+    F: Floats,
+    labels: NDArray[Any],
+    classes: list[str],
+    folds: Folds,
+    *,
+    standardize: bool,
+    voting: Voting,
+    distance: str,
+    further: NDArray[np.float32] | None = None,
+    self_training: float | None = None,
+) -> tuple[Floats, Floats]:
+    """Votes on each image by fits that have not seen it.
+
+    A projection pulls the images it was trained on towards their own class, so their votes in its
+    embedding are far better than those of new images; and an image that is among those that
+    standardise the features lies nearer to them. Here each fold is standardised and projected as
+    the others demand, and has its neighbours among these.
+
+    Parameters
+    ----------
+    embedding : Embedding
+        Its mean and deviation are used unless `standardize` is set.
+    projection : estimator or None
+        Cloned for every fold.
+    F : ndarray of shape (n, n_features)
+        Not standardised.
+    labels : ndarray of str, shape (n,)
+    standardize : bool
+        Each fold by the mean and deviation of the others.
+    further, self_training
+        See `train`.
+
+    Returns
+    -------
+    probabilities : ndarray of shape (n, n_classes)
+    distances : ndarray of shape (n,)
+        To the k-th neighbour. There are fewer to choose from than the final index has, so they
+        are a little too large on average.
+    """
+    probabilities, distances = np.empty((len(F), len(classes))), np.empty(len(F))
+    for rows, held_out in folds:
+        fold = Embedding(None, clone(projection, safe=False))
+        fold.mean, fold.scale = embedding.mean, embedding.scale
+        if standardize:
+            fold.standardize_as([F[rows]])
+        Z = fold.standardized(F)
+        if fold.projection is not None:
+            train(
+                fold.projection, Z[rows], labels[rows], further, self_training, voting.class_weight
+            )
+        stored, asked = fold.project(Z[rows]), fold.project(Z[held_out])
+        indices, found = nearest_neighbors(stored, asked, voting.k, distance)
+        counts = np.bincount(label_codes(labels[rows], classes), minlength=len(classes))
+        probabilities[held_out] = voting.shares(labels[rows][indices], found, classes, counts)
+        distances[held_out] = found[:, -1]
+    return probabilities, distances
+
+
+def train(
+    projection: Any,
+    Z: NDArray[np.float32],
+    labels: NDArray[Any],
+    further: NDArray[np.float32] | None,
+    self_training: float | None,
+    class_weight: str | None,
+) -> int:
+    """Fit a projection, to unlabelled features as well if wanted; how many of these took part."""
+    if further is None or self_training is None:
+        projection.fit(Z, labels)
+        return 0
+    took_part = fit_with_unlabelled(
+        projection, Z, labels, further, confidence=self_training, class_weight=class_weight
+    )
+    return int(took_part.sum())
+
+
+def held_out_votes(
+    index: VectorIndex, cross_fitted: HeldOut, classes: list[str], voting: Voting
+) -> tuple[HeldOut, NDArray[Any]]:
+    """Answers to stored images by votes that had not seen them, and their labels (n,).
+
+    Those that are known from `cross_fitted` are taken from there, all others are left out of the
+    index one at a time. Distances are the same there and here up to training: see `cross_fit`.
+
+    Raises
+    ------
+    CalibrationError
+        The index holds no more than k images.
+    """
+    if len(index) <= voting.k:
+        raise CalibrationError(
+            f"{voting.k} neighbours besides the image itself are needed, and {len(index)} images "
+            "are stored: label more images, or take a smaller n_neighbors"
+        )
+    records = list(index.records())
+    ids = np.concatenate([r.ids for r in records])
+    labels = np.concatenate([r.labels for r in records])
+    rows = np.arange(len(ids))
+    if len(rows) > MAX_HELD_OUT:
+        rows = np.sort(np.random.default_rng(0).choice(rows, MAX_HELD_OUT, replace=False))
+    shares, distances = np.zeros((len(rows), len(classes))), np.empty(len(rows))
+    row_of = {id_: row for row, id_ in enumerate(cross_fitted.ids.tolist())}
+    known = np.array([row_of.get(id_, -1) for id_ in ids[rows].tolist()])
+    done = known >= 0
+    # Classes that came later got no votes then.
+    shares[done, : cross_fitted.probabilities.shape[1]] = cross_fitted.probabilities[known[done]]
+    distances[done] = cross_fitted.distances[known[done]]
+    if not done.all():
+        vectors = np.concatenate([r.vectors for r in records])
+        shares[~done], distances[~done] = leave_one_out_votes(
+            vectors, labels, classes, voting, index.distance, rows[~done]
+        )
+    return HeldOut(ids[rows], shares, distances), labels[rows]

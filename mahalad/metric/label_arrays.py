@@ -1,0 +1,41 @@
+"""Labels of images as arrays: texts, or whole numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mahalad.errors import InputError
+
+
+def labels_array(y: Any) -> NDArray[Any]:
+    """Labels as an array (n,) of str or int."""
+    labels = np.asarray(y)
+    if labels.dtype == object and all(isinstance(label, str) for label in labels.ravel()):
+        labels = labels.astype(str)
+    if labels.ndim != 1 or labels.dtype.kind not in "Uiu":
+        raise InputError(
+            "labels must be one text or whole number per image, got an array of shape "
+            f"{labels.shape} and type {labels.dtype}; none may be missing"
+        )
+    if labels.dtype.kind == "U" and not all(label.strip() for label in labels):
+        raise InputError(f"image {int(np.argmin(labels != ''))} has an empty label")
+    return labels
+
+
+def as_type_of(names: list[str], classes: NDArray[Any]) -> NDArray[Any]:
+    """Names of labels as the caller has them: numbers, if those of `classes` are."""
+    if classes.dtype.kind == "U" or not names:
+        return np.array(names, dtype=str) if names else classes[:0]
+    try:
+        return np.array([int(name) for name in names])
+    except ValueError as error:
+        raise InputError(f"labels are numbers here, got {', '.join(map(repr, names))}") from error
+
+
+def repeated_names(labels: NDArray[Any], n: int) -> list[str]:
+    """Names of labels, one for all repeated."""
+    names: list[str] = labels.astype(str).tolist()
+    return names * n if len(names) == 1 else names
