@@ -323,7 +323,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Label of each image, shape (n,), by the operating point if one is set."""
-        return np.asarray(self.classes_[self._decide(self.kneighbors(X)).codes])
+        codes = self._decide(self.kneighbors(X)).codes
+        return np.asarray(self.classes_[codes])
 
     def predict_proba(self, X: Any) -> Floats:
         """Shares of the votes, shape (n, n_classes), in the order of `classes_`."""
