@@ -61,6 +61,7 @@ def ingest(
     """Read images into a store, and into a scorer of their own if it learns by batches."""
     store = FeatureStore(detector._store.capacity)
     scorer = detector._make_parts()[1]
+    unreadable: list[Result] = []
     n_read = 0
     for images, features in extract(X, detector.features_, detector._salt(), n_augment):
         good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
@@ -71,17 +72,18 @@ def ingest(
         labels = own_groups(keys) if groups is None else [str(groups[i]) for i in good]
         for image in images:
             if image.error is not None:
-                _report_unreadable(detector, image)
+                unreadable.append(_reported(image))
         if good:
             detector._level_names = detector._level_names or tuple(features)
             ordered = in_order(features, detector._level_names)
             store.add(ordered, keys, labels)
             if _is_mergeable(detector):
                 scorer.partial_fit(as_input_of(scorer, rows(ordered)))
-    if groups is not None:
-        detector._grouped = True
-        if n_read != len(groups):
-            raise InputError(f"groups has {len(groups)} entries, but X has {n_read} images")
+    if groups is not None and n_read != len(groups):
+        raise InputError(f"groups has {len(groups)} entries, but X has {n_read} images")
+    # Last: what failed until here has changed nothing.
+    detector._grouped |= groups is not None
+    detector.unreadable_.extend(unreadable)
     return store, scorer
 
 
@@ -99,9 +101,9 @@ def add(detector: AnomalyDetector, store: FeatureStore, scorer: Any) -> None:
     detector._stale = True
 
 
-def _report_unreadable(detector: AnomalyDetector, image: ReadImage) -> None:
-    detector.unreadable_.append(Result(image.source.name, error=str(image.error)))
+def _reported(image: ReadImage) -> Result:
     warnings.warn(f"left out of the fit: {image.error}", UnreadableImageWarning, stacklevel=4)
+    return Result(image.source.name, error=str(image.error))
 
 
 def refresh(detector: AnomalyDetector) -> None:

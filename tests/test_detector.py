@@ -580,6 +580,12 @@ def test_a_failed_update_adds_nothing(rng):
     with pytest.raises(InputError, match="groups has 11 entries, but X has 10 images"):
         detector.partial_fit(X[:10], groups=range(11))
     assert detector.n_images_ == 60
+    # Nor is a reservoir, which holds some of the images, calibrated as if they had groups.
+    few = AnomalyDetector(fpr=0.1, max_stored=40).fit(X)
+    with pytest.raises(InputError, match="groups has 11 entries"):
+        few.partial_fit(X[:10], groups=range(11))
+    few.partial_fit(X[:10])
+    assert few.calibration_method_ == "leave-one-out"
     assert detector.scorer_.estimators_["features"].n_samples_seen_ == 60
     failed = AnomalyDetector()
     with pytest.raises(InputError, match="at least 2"):
