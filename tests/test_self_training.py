@@ -40,7 +40,8 @@ def test_sure_ones_take_part_with_the_label_that_won(beans, rounds, class_weight
     again = TripletProjection(**OPTIONS, **PLAIN).fit(F, y)
     worth = {n: 1 / np.sum(y == n) if class_weight else 1 for n in ("bad", "good")}
     for _ in range(rounds):
-        knn = KNeighborsClassifier(15, algorithm="brute").fit(again.transform(F), y)
+        # Half as many as there are bad ones vote.
+        knn = KNeighborsClassifier(4, algorithm="brute").fit(again.transform(F), y)
         shares = knn.predict_proba(again.transform(further)) * [worth["bad"], worth["good"]]
         shares /= shares.sum(axis=1, keepdims=True)
         now = shares.max(axis=1) >= 0.7
@@ -52,6 +53,21 @@ def test_sure_ones_take_part_with_the_label_that_won(beans, rounds, class_weight
     assert 20 < sure.sum() < 200
     np.testing.assert_array_equal(projection.transform(further), again.transform(further))
     assert projection.get_params()["max_epochs"] == 12  # as it was given
+
+
+def test_a_rare_label_can_win(rng):
+    """Of 15 voters 8 images of a label could never be 95 %: only the other label would grow."""
+    y = np.repeat(["bad", "good"], [8, 32])
+    F, further = (rng.normal(size=(n, 8)).astype(np.float32) for n in (40, 200))
+    F[:8, 2] += 8
+    further[:100, 2] += 8
+    projection = TripletProjection(**OPTIONS, **PLAIN)
+    sure = fit_with_unlabelled(projection, F, y, further)
+    assert sure[:100].mean() > 0.8 and sure[100:].mean() > 0.8
+    knn = KNeighborsClassifier(4).fit(projection.transform(F), y)
+    assert (knn.predict(projection.transform(further)) == "bad").tolist() == [True] * 100 + [
+        False
+    ] * 100
 
 
 def test_rounds_end_where_nothing_changes(beans, monkeypatch):
@@ -100,7 +116,7 @@ def test_honest_votes_are_of_projections_that_saw_the_unlabelled_too(beans):
     F, y, further = beans
     options = {"n_neighbors": 3, "novelty_fpr": 0.1, "calibration_folds": 3}
     found = {}
-    for share in (None, 0.6):  # of 20 labels, 10 of the 15 voters can agree
+    for share in (None, 0.6):
         knn = MetricKNNClassifier(
             projection=TripletProjection(**OPTIONS, **PLAIN), self_training=share, **options
         ).fit(F, y, unlabelled=further)

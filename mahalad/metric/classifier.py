@@ -70,9 +70,10 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         cheap, at least 20 times), each time without a part of the images, for honest votes on
         that part. None: leave-one-out in the final embedding, far too optimistic.
     self_training : float in (0.5, 1] or None, default=None
-        With unlabelled images, and a projection: those on whose label this share of 15 labelled
-        neighbours agree, 0.95 say, train the projection too, with that label; three times over,
-        each time as the projection before told them. They are not stored, and have no vote.
+        With unlabelled images, and a projection: those on whose label this share of their labelled
+        neighbours agree (up to 15), 0.95 say, train the projection too, with that label; three
+        times over, each time as the projection before told them. They are not stored, and have no
+        vote.
     cache : str, Path or None, default=None
         Folder in which the encoder's features are kept.
     random_state : int or None, default=None
