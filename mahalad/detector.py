@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
 from mahalad import fitting, persistence
-from mahalad.errors import CalibrationError, InputError, NotFittedError
+from mahalad.errors import CalibrationError, InputError
 from mahalad.extraction import Batch, extract
 from mahalad.moments import Floats
 from mahalad.protocols import Features, Threshold
@@ -22,6 +22,7 @@ from mahalad.scorers import make_scorer
 from mahalad.scoring import in_order, in_pixels, map_threshold, maps_of, score, score_with_maps
 from mahalad.store import FeatureStore
 from mahalad.thresholds import check_fpr, check_threshold, fit_threshold
+from mahalad.unfitted import NotFittedError
 
 _MAY_CHANGE = ("fpr", "device", "batch_size")
 _MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored")

@@ -14,15 +14,13 @@ Every error is a `MahaladError` and also the builtin that a caller would expect:
     ├── ModelFileError (OSError)         a model file that cannot be written, read or trusted
     ├── CollapseError (RuntimeError)     training failed: embeddings in one point, no finite loss
     ├── IndexUnavailableError (ConnectionError, in `mahalad.index.contract`)  a store out of reach
-    ├── NotFittedError (sklearn's)       a question asked before `fit`
+    ├── NotFittedError (sklearn's, in `mahalad.unfitted`)  a question asked before `fit`
     └── MissingExtraError (ImportError)  an optional dependency that is not installed
 
 `UnreadableImageWarning` is what `fit` gives for each image it had to leave out.
 """
 
 from __future__ import annotations
-
-from sklearn.exceptions import NotFittedError as SklearnNotFittedError
 
 
 class MahaladError(Exception):
@@ -67,10 +65,6 @@ class ModelFileError(MahaladError, OSError):
 
 class CollapseError(MahaladError, RuntimeError):
     """Training has failed: all embeddings fell into one point, or the loss is not finite."""
-
-
-class NotFittedError(MahaladError, SklearnNotFittedError):
-    """A detector was asked for results before `fit`."""
 
 
 class MissingExtraError(MahaladError, ImportError):

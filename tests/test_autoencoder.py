@@ -29,7 +29,6 @@ from mahalad.errors import (
     ImageReadError,
     InputError,
     ModelFileError,
-    NotFittedError,
     UnreadableImageWarning,
 )
 from mahalad.metric import pretraining
@@ -39,6 +38,7 @@ from mahalad.metric.pretraining import Pictures, Training, as_batch, shuffled_ba
 from mahalad.metric.reconstruction import AsIs, ReconstructionError
 from mahalad.modelfile import read_header, read_model, write_model
 from mahalad.protocols import FeatureExtractor
+from mahalad.unfitted import NotFittedError
 
 SMALL = {"bottleneck": 8, "width": 4, "input_size": 32, "batch_size": 8, "device": "cpu"}
 small = partial(Autoencoder, **SMALL)

@@ -26,12 +26,12 @@ from mahalad.errors import (
     ImageReadError,
     ImageValueError,
     InputError,
-    NotFittedError,
     UnreadableImageWarning,
 )
 from mahalad.reduction import PrincipalComponents
 from mahalad.scorers import SCORERS, make_scorer
 from mahalad.thresholds import ChiSquareThreshold
+from mahalad.unfitted import NotFittedError
 
 ignore_unreadable = pytest.mark.filterwarnings("ignore::mahalad.errors.UnreadableImageWarning")
 

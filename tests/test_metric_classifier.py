@@ -19,7 +19,6 @@ from mahalad.errors import (
     ImageReadError,
     InputError,
     ModelFileError,
-    NotFittedError,
     UnreadableImageWarning,
 )
 from mahalad.index.opening import open_index
@@ -28,6 +27,7 @@ from mahalad.metric.modelfiles import is_classifier, read_index
 from mahalad.metric.operating import choose, precision_recall_curve
 from mahalad.metric.projection import TripletProjection
 from mahalad.modelfile import read_model, write_model
+from mahalad.unfitted import NotFittedError
 
 FEW = "ignore:.*too few to tell:UserWarning"
 QUICK = TripletProjection(n_components=8, max_epochs=15, learning_rate=1e-2)

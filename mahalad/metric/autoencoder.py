@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.base import BaseEstimator
 
 from mahalad.devices import no_tf32, resolve_device
-from mahalad.errors import InputError, NotFittedError, UnreadableImageWarning
+from mahalad.errors import InputError, UnreadableImageWarning
 from mahalad.images import resize_square
 from mahalad.metric import autoencoder_file
 from mahalad.metric.checkpoints import check_checkpoint, resume, write_checkpoint
@@ -25,6 +25,7 @@ from mahalad.metric.pretraining import Pictures, Progress, Training, as_batch, n
 from mahalad.moments import Floats
 from mahalad.reading import read_batches
 from mahalad.result import Result
+from mahalad.unfitted import NotFittedError
 from mahalad.weights import hash_weights
 
 INTERPOLATION = "bicubic"
