@@ -91,8 +91,10 @@ def test_balanced_votes_follow_what_is_stored(tmp_path):
     np.testing.assert_allclose(knn.predict_proba([[2.5]]), [[1 / 3, 2 / 3]])
     held_out, labels = knn.held_out()
     assert labels.tolist() == ["good"] * 4 + ["bad"] * 2
-    # Without itself: 3 good and 2 bad, 1 to each label; or 4 good and 1 bad.
-    np.testing.assert_allclose(held_out.probabilities, np.full((6, 2), 0.5))
+    # A good one has 3 good neighbours of 1/4 and 2 bad ones of 1/2, a bad one 4 and 1: a vote is
+    # worth what it is for a new image, or a threshold would mean something else for it.
+    bad, good = [1 / (1 + 3 / 4)] * 4 + [1 / 3] * 2, [3 / 4 / (1 + 3 / 4)] * 4 + [2 / 3] * 2
+    np.testing.assert_allclose(held_out.probabilities, np.transpose([bad, good]))
     knn.save(tmp_path / "m")
     knn.add([[30.0], [31.0]], "bad")  # farther away: the same five vote, each bad one less
     for ask, n_bad in ((knn, 4), (MetricKNNClassifier.load(tmp_path / "m"), 2)):
@@ -254,6 +256,31 @@ def test_what_cannot_be_reached_names_the_best():
         precision_recall_curve([0, 1], [False, False])
 
 
+@pytest.mark.parametrize("calibration_folds", [None, 5])
+def test_balanced_votes_keep_the_recall_that_was_asked_for(rng, calibration_folds):
+    """A threshold must mean the same for held-out and for new images, also after corrections."""
+
+    def draw(n_bad, n_good):
+        y = np.repeat(["bad", "good"], [n_bad, n_good])
+        return rng.normal(size=(len(y), 2)) + 1.5 * (y == "bad")[:, None], y
+
+    told, new, corrected = [], [], []
+    for _ in range(15):
+        knn = MetricKNNClassifier(
+            n_neighbors=9, class_weight="balanced", positive="bad",
+            calibration_folds=calibration_folds,
+        ).fit(*draw(30, 300))  # fmt: skip
+        point = knn.set_operating_point(recall=0.7).operating_point_
+        asked, _ = draw(400, 0)
+        told.append(point.recall)
+        new.append(np.mean(knn.predict(asked) == "bad"))
+        knn.add([[50.0, 50.0]], "bad")  # far away: it votes on nothing here
+        corrected.append(np.mean(knn.predict(asked) == "bad"))
+    # One vote more or less is 0.12 of recall; the standard error of the differences is 0.03.
+    assert np.mean(new) == pytest.approx(np.mean(told), abs=0.06)
+    assert corrected == new
+
+
 def test_operating_point_decides_and_survives(beans, tmp_path):
     F, y, asked, _ = beans
     knn = MetricKNNClassifier(n_neighbors=9, positive="bad").fit(F, y)
@@ -261,7 +288,9 @@ def test_operating_point_decides_and_survives(beans, tmp_path):
     knn.set_operating_point(recall=0.95)
     point, curve = knn.operating_point_, knn.precision_recall_curve()
     assert point.recall >= 0.95
-    assert point.threshold in curve.thresholds
+    # Midway between the value that was chosen and the next one below.
+    at = np.searchsorted(curve.thresholds, point.threshold)
+    assert point.threshold == pytest.approx(curve.thresholds[at - 1 : at + 1].mean())
     assert set(curve.thresholds) <= set(np.arange(10) / 9)  # k + 1 different probabilities
     labels, shares = knn.predict(asked), knn.predict_proba(asked)
     assert (labels == "bad").tolist() == (shares[:, 0] >= point.threshold).tolist()
@@ -299,7 +328,7 @@ def test_cross_fitted_votes_are_honest_about_noise(rng):
     assert found[None] > 0.9
     assert 0.3 < found[4] < 0.7
     assert knn.calibration_method_ == "cross-fit"
-    with pytest.raises(InputError, match=r"were by Voting\(k=5, .*, and now they are by.*\(k=3"):
+    with pytest.raises(InputError, match=r"n_neighbors and weights were \(5, 'uniform'\)"):
         knn.set_params(n_neighbors=3).held_out()
 
 

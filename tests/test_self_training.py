@@ -40,8 +40,7 @@ def test_sure_ones_take_part_with_the_label_that_won(beans, rounds, class_weight
     again = TripletProjection(**OPTIONS, **PLAIN).fit(F, y)
     worth = {n: 1 / np.sum(y == n) if class_weight else 1 for n in ("bad", "good")}
     for _ in range(rounds):
-        # Half as many as there are bad ones vote.
-        knn = KNeighborsClassifier(4, algorithm="brute").fit(again.transform(F), y)
+        knn = KNeighborsClassifier(5, algorithm="brute").fit(again.transform(F), y)
         shares = knn.predict_proba(again.transform(further)) * [worth["bad"], worth["good"]]
         shares /= shares.sum(axis=1, keepdims=True)
         now = shares.max(axis=1) >= 0.7

@@ -66,15 +66,6 @@ def test_balanced_votes_equal_each_image_stored_as_often_as_its_label_is_rare(rn
         np.testing.assert_allclose(vote([repeated], [far], CLASSES, weights)[0], shares)
 
 
-def test_balanced_leave_one_out_counts_the_others_alone():
-    X = np.array([[0.0], [1], [2], [10], [11]])
-    y = np.array(["good", "good", "good", "bad", "bad"])
-    shares, _ = leave_one_out_votes(X, y, ["bad", "good"], Voting(4, "uniform", "balanced"),
-                                    "euclidean")  # fmt: skip
-    # Of a good image: 2 good votes of 1/2 and 2 bad ones of 1/2; of a bad one: 3 of 1/3, 1 of 1.
-    np.testing.assert_allclose(shares, np.full((5, 2), 0.5))
-
-
 def test_ties_go_to_the_nearest_neighbour():
     labels = [["good", "bad", "bad", "good"], ["bad", "good", "odd", "odd"], ["odd", "bad"] * 2]
     distances = np.array([[1.0, 2, 3, 4]] * 3)
@@ -103,7 +94,7 @@ def test_neighbours_equal_brute_force(data, distance, cells, monkeypatch):
 @pytest.mark.parametrize("weights", ["uniform", "distance"])
 def test_leave_one_out_equals_n_refits(rng, weights):
     X, y = rng.normal(size=(40, 4)), rng.choice(CLASSES, 40)
-    found, kth = leave_one_out_votes(X, y, CLASSES, Voting(5, weights), "euclidean")
+    found, kth = leave_one_out_votes(X, y, CLASSES, 5, weights, "euclidean")
     for i in range(40):
         others = np.arange(40) != i
         oracle = KNeighborsClassifier(5, weights=weights).fit(X[others], y[others])
@@ -121,6 +112,10 @@ def test_leave_one_out_equals_n_refits(rng, weights):
     [
         (lambda: vote([["ugly"]], [[1]], CLASSES), "unknown label 'ugly'; known are 'bad', 'good'"),
         (lambda: vote([["bad"]], [[1]], CLASSES, "rank"), "unknown weights 'rank'"),
+        (
+            lambda: Voting(1, class_weight="even").shares([["bad"]], [[1]], CLASSES, [1, 1, 1]),
+            "unknown class_weight 'even'",
+        ),
         (lambda: nearest_neighbors(np.eye(3), np.eye(3), 4), "there are 3 vectors to choose"),
         (lambda: leave_one_out_neighbors(np.eye(3), 3), "there are 2 vectors to choose from"),
         (lambda: nearest_neighbors(np.eye(3), np.eye(3), 0), "0 neighbours asked for"),

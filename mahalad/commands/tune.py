@@ -63,8 +63,8 @@ def _learning_options(command: Any) -> Any:
                    "(--self-training).")  # fmt: skip
 @click.option("--self-training", type=click.FloatRange(0.5, 1, min_open=True), default=None,
               metavar="SHARE",
-              help="Images of --unlabelled on whose label this share of neighbours agree, 0.95 "
-                   "say, train the projection too.")  # fmt: skip
+              help="Images of --unlabelled with this share of their neighbours' votes for one "
+                   "label, 0.95 say, train the projection too.")  # fmt: skip
 @click.option("--positive", metavar="LABEL", default=None,
               help="The label that is to be found, the defect.")  # fmt: skip
 @click.option("--precision", type=click.FloatRange(0, 1, min_open=True), default=None,

@@ -54,7 +54,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         ``"distance"``: a vote counts 1/distance.
     class_weight : {None, "balanced"}, default=None
         ``"balanced"``: a vote counts 1 / (number of stored images with that label), which finds
-        more of the rare labels. Counted anew after `add`, `remove` and `relabel`.
+        more of the rare labels. Counted anew after `add`, `remove` and `relabel`; after changes
+        that others made to the same store, by `use_index`.
     distance : {"cosine", "euclidean"} or None, default=None
         None: that of the projection, or Euclidean without one.
     index : str or None, default=None
@@ -71,10 +72,10 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         cheap, at least 20 times), each time without a part of the images, for honest votes on
         that part. None: leave-one-out in the final embedding, far too optimistic.
     self_training : float in (0.5, 1] or None, default=None
-        With unlabelled images, and a projection: those on whose label this share of their labelled
-        neighbours agree (up to 15), 0.95 say, train the projection too, with that label; three
-        times over, each time as the projection before told them. They are not stored, and have no
-        vote.
+        With unlabelled images, and a projection: those that get this share of the votes of their
+        labelled neighbours for one label, 0.95 say, train the projection too, with that label;
+        three times over, each time as the projection before told them. They are not stored, and
+        have no vote.
     cache : str, Path or None, default=None
         Folder in which the encoder's features are kept.
     random_state : int or None, default=None
@@ -131,7 +132,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     _search_is_new: bool
     _cross_fitted: HeldOut
     _point_for: tuple[str, Voting]
-    _cross_fitted_for: Voting
+    _cross_fitted_for: tuple[int, str]
     _held_out: tuple[Voting, HeldOut, NDArray[Any]] | None
     _counts: NDArray[np.int64] | None
 
@@ -237,7 +238,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         paths = [image.source.name for image in images if image.error is None]
         ids = index.add(E, names.tolist(), paths)
         self._cross_fitted = HeldOut(ids[: len(distances)], probabilities, distances)
-        self._cross_fitted_for = self._voting()
+        self._cross_fitted_for = self.n_neighbors, self.weights
         self.operating_point_ = None
         self.use_index(index)
         self._warn_if_uncalibrated()
@@ -286,6 +287,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             )
         E = self.embedding_.embed(F)
         copies = describe_copies(self.index_, E, names)
+        self._index_changed()  # also if the store fails half-way
         ids = self.index_.add(E, names, shown)
         self._forget(ids)  # a store may give the ids of removed images again
         self._index_changed(labels)
@@ -296,6 +298,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     def remove(self, ids: Sequence[int]) -> int:
         """Remove stored images by their ids; returns how many of them there were."""
         self._check_fitted()
+        self._index_changed()
         n = self.index_.remove(ids)
         self._forget(ids)
         self._index_changed()
@@ -311,6 +314,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         """
         self._check_fitted()
         known = self._known_labels(labels, new_label)
+        self._index_changed()
         self.index_.relabel(ids, repeated_names(known, len(ids)))
         self._index_changed(known)
 
@@ -389,14 +393,15 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         CalibrationError
             No more images are stored than there are neighbours.
         InputError
-            After a cross-fit, parameters of the votes were changed by set_params.
+            After a cross-fit, `n_neighbors` or `weights` were changed by set_params.
         """
         self._check_fitted()
         asked = self._voting()
-        if len(self._cross_fitted.ids) and asked != self._cross_fitted_for:
+        now = self.n_neighbors, self.weights
+        if len(self._cross_fitted.ids) and now != self._cross_fitted_for:
             raise InputError(
-                f"the votes of the cross-fit were by {self._cross_fitted_for}, and now they are by "
-                f"{asked}: fit again"
+                f"n_neighbors and weights were {self._cross_fitted_for} in the cross-fit and are "
+                f"{now} now: set them back, or fit again"
             )
         if self._held_out is None or self._held_out[0] != asked:
             classes = self.classes_.astype(str).tolist()
@@ -508,7 +513,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         now = str(self.positive), self._voting()
         if self.operating_point_ is not None and self._point_for != now:
             raise InputError(
-                "the operating point is for positive={!r} and {}; now they are {!r} and {}: "
+                "the operating point is for positive={!r}, {}, and now there are {!r}, {}: "
                 "set_operating_point again".format(*self._point_for, *now)
             )
 
@@ -576,10 +581,12 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             classes,
             folds,
             standardize=own,
-            voting=self._voting(),
+            k=self.n_neighbors,
+            weights=self.weights,
             distance=self._distance(),
             further=further,
             self_training=self.self_training,
+            class_weight=self.class_weight,
         )
 
     def _decide(self, found: Neighbors) -> Answers:

@@ -14,7 +14,13 @@ from mahalad.errors import CalibrationError
 from mahalad.index.contract import VectorIndex
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.self_training import fit_with_unlabelled
-from mahalad.metric.votes import Voting, label_codes, leave_one_out_votes, nearest_neighbors
+from mahalad.metric.votes import (
+    Voting,
+    label_codes,
+    leave_one_out_votes,
+    nearest_neighbors,
+    vote,
+)
 from mahalad.moments import Floats
 
 MAX_HELD_OUT = 5000
@@ -82,10 +88,12 @@ def cross_fit(
     folds: Folds,
     *,
     standardize: bool,
-    voting: Voting,
+    k: int,
+    weights: str,
     distance: str,
     further: NDArray[np.float32] | None = None,
     self_training: float | None = None,
+    class_weight: str | None = None,
 ) -> tuple[Floats, Floats]:
     """Votes on each image by fits that have not seen it.
 
@@ -105,12 +113,13 @@ def cross_fit(
     labels : ndarray of str, shape (n,)
     standardize : bool
         Each fold by the mean and deviation of the others.
-    further, self_training
+    further, self_training, class_weight
         See `train`.
 
     Returns
     -------
     probabilities : ndarray of shape (n, n_classes)
+        Not balanced: that is for the counts of all that is stored.
     distances : ndarray of shape (n,)
         To the k-th neighbour. There are fewer to choose from than the final index has, so they
         are a little too large on average.
@@ -123,13 +132,10 @@ def cross_fit(
             fold.standardize_as([F[rows]])
         Z = fold.standardized(F)
         if fold.projection is not None:
-            train(
-                fold.projection, Z[rows], labels[rows], further, self_training, voting.class_weight
-            )
+            train(fold.projection, Z[rows], labels[rows], further, self_training, class_weight)
         stored, asked = fold.project(Z[rows]), fold.project(Z[held_out])
-        indices, found = nearest_neighbors(stored, asked, voting.k, distance)
-        counts = np.bincount(label_codes(labels[rows], classes), minlength=len(classes))
-        probabilities[held_out] = voting.shares(labels[rows][indices], found, classes, counts)
+        indices, found = nearest_neighbors(stored, asked, k, distance)
+        probabilities[held_out] = vote(labels[rows][indices], found, classes, weights)
         distances[held_out] = found[:, -1]
     return probabilities, distances
 
@@ -159,6 +165,8 @@ def held_out_votes(
 
     Those that are known from `cross_fitted` are taken from there, all others are left out of the
     index one at a time. Distances are the same there and here up to training: see `cross_fit`.
+    Votes are balanced by what is stored now, the image itself as well, as they are for new images:
+    a threshold must mean the same for both.
 
     Raises
     ------
@@ -186,6 +194,7 @@ def held_out_votes(
     if not done.all():
         vectors = np.concatenate([r.vectors for r in records])
         shares[~done], distances[~done] = leave_one_out_votes(
-            vectors, labels, classes, voting, index.distance, rows[~done]
+            vectors, labels, classes, voting.k, voting.weights, index.distance, rows[~done]
         )
-    return HeldOut(ids[rows], shares, distances), labels[rows]
+    counts = np.bincount(label_codes(labels, classes), minlength=len(classes))
+    return HeldOut(ids[rows], voting.balanced(shares, counts), distances), labels[rows]

@@ -21,7 +21,6 @@ from mahalad.metric.embedding import Arrays, Embedding
 from mahalad.metric.held_out import HeldOut
 from mahalad.metric.operating import OperatingPoint
 from mahalad.metric.search import Search, record_of
-from mahalad.metric.votes import Voting
 from mahalad.modelfile import read_header, read_model, write_model
 from mahalad.persistence import (
     _VERSIONED,
@@ -111,9 +110,8 @@ def save(classifier: MetricKNNClassifier, path: str | Path, *, include_weights: 
         "operating_point": None if point is None else vars(point),
         "calibration": {
             "method": classifier.calibration_method_,
-            "n_neighbors": int(classifier._cross_fitted_for.k),
-            "weights": classifier._cross_fitted_for.weights,
-            "class_weight": classifier._cross_fitted_for.class_weight,
+            "n_neighbors": int(classifier._cross_fitted_for[0]),
+            "weights": classifier._cross_fitted_for[1],
         },
         "n_self_trained": classifier.n_self_trained_,
         "unreadable": [{"name": r.name, "error": r.error} for r in classifier.unreadable_],
@@ -195,9 +193,7 @@ def _restore(
     calibration = header["calibration"]
     classifier.calibration_method_ = calibration["method"]
     classifier._cross_fitted = HeldOut(*held_out)
-    classifier._cross_fitted_for = Voting(
-        calibration["n_neighbors"], calibration["weights"], calibration.get("class_weight")
-    )
+    classifier._cross_fitted_for = calibration["n_neighbors"], calibration["weights"]
     classifier.n_self_trained_ = int(header.get("n_self_trained", 0))
     classifier.unreadable_ = [Result(r["name"], error=r["error"]) for r in header["unreadable"]]
     if "state" in header["index"]:

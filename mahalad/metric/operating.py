@@ -117,4 +117,7 @@ def choose(
     # The last key sorts first; at equal figures the highest threshold.
     order = np.lexsort((curve.thresholds, second, first))
     at = order[kept[order]][-1]
-    return OperatingPoint(float(curve.thresholds[at]), float(p[at]), float(r[at]))
+    # Midway to the next value below: what votes are worth changes a little with every image added.
+    below = curve.thresholds[at - 1] if at else 0.0
+    threshold = (below + curve.thresholds[at]) / 2
+    return OperatingPoint(float(threshold), float(p[at]), float(r[at]))

@@ -13,7 +13,7 @@ from mahalad.metric.votes import Voting, nearest_neighbors, winners
 from mahalad.moments import Floats
 
 ROUNDS = 3
-_MOST_VOTERS = 15
+_MOST_VOTERS, _LEAST_VOTERS = 15, 5
 _PASSES = 4  # samples drawn in each further training, as a multiple of those of the first
 _LEAST_EPOCHS = 10
 
@@ -31,7 +31,8 @@ def fit_with_unlabelled(
     """Fit a projection to labelled features, then anew to them and to unlabelled ones as well.
 
     After the first fit the nearest labelled neighbours vote on each unlabelled sample: 15 of them,
-    or half as many as there are of the rarest label, so that each label can win all votes. A sample
+    or half as many as there are of the rarest label (all of them, up to 5), so that each label can
+    win all votes. A sample
     takes part in the next fit, with the winner as its label, if that has at least a share
     `confidence` of the votes. In the projection that comes of it they vote again, and so on: what
     has been guessed in one round is forgotten in the next. Each further fit draws 4 times as many
@@ -67,7 +68,8 @@ def fit_with_unlabelled(
         return took_part
     n_drawn = _PASSES * projection.best_epoch_ * len(X)
     rarest = int(np.unique(y, return_counts=True)[1].min())
-    voting = Voting(max(1, min(_MOST_VOTERS, rarest // 2)), class_weight=class_weight)
+    k = min(_MOST_VOTERS, max(rarest // 2, min(rarest, _LEAST_VOTERS)))
+    voting = Voting(k, class_weight=class_weight)
     before = {name: getattr(projection, name) for name in ("max_epochs", "validation_fraction")}
     last = None
     try:

@@ -36,6 +36,9 @@ class Voting:
     weights: str = "uniform"
     class_weight: str | None = None
 
+    def __str__(self) -> str:
+        return f"n_neighbors={self.k}, weights={self.weights!r}, class_weight={self.class_weight!r}"
+
     def shares(
         self,
         labels: ArrayLike,
@@ -43,15 +46,26 @@ class Voting:
         classes: Sequence[str],
         counts: ArrayLike,
     ) -> Floats:
-        """Shares of the votes (n, n_classes), as `vote` counts them.
+        """Shares of the votes (n, n_classes), as `vote` counts them, and balanced if wanted.
 
-        `counts`, of shape (n_classes,) or (n, n_classes), says how many images of each class are
-        stored, or stored for each image that is asked about.
+        `counts`, of shape (n_classes,), says how many images of each class are stored.
         """
-        of_class = None
-        if self.class_weight is not None:
-            of_class = 1 / np.maximum(np.asarray(counts, dtype=np.float64), 1)
-        return vote(labels, distances, classes, self.weights, of_class)
+        return self.balanced(vote(labels, distances, classes, self.weights), counts)
+
+    def balanced(self, shares: Floats, counts: ArrayLike) -> Floats:
+        """Shares of votes (n, n_classes) that count by class as `class_weight` says.
+
+        Raises
+        ------
+        InputError
+            Unknown `class_weight`.
+        """
+        if self.class_weight not in CLASS_WEIGHTS:
+            raise InputError(f"unknown class_weight {self.class_weight!r}; None or 'balanced'")
+        if self.class_weight is None:
+            return shares
+        worth = shares / np.maximum(np.asarray(counts, dtype=np.float64), 1)
+        return np.asarray(worth / worth.sum(axis=1, keepdims=True))
 
 
 def vote(
@@ -59,7 +73,6 @@ def vote(
     distances: ArrayLike,
     classes: Sequence[str],
     weights: str = "uniform",
-    class_weights: ArrayLike | None = None,
 ) -> Floats:
     """Count the votes of neighbours.
 
@@ -73,13 +86,11 @@ def vote(
         All labels there are.
     weights : {"uniform", "distance"}
         ``"distance"``: a vote counts 1/distance; neighbours at distance 0 outvote all others.
-    class_weights : array of shape (n_classes,) or (n, n_classes), optional
-        Positive: what a vote for each class counts besides.
 
     Returns
     -------
     ndarray of shape (n, n_classes)
-        Shares of the votes. With uniform weights, and two classes, k + 1 different ones.
+        Shares of the votes. With uniform weights there are k + 1 different ones.
 
     Raises
     ------
@@ -93,9 +104,6 @@ def vote(
     """
     codes = label_codes(labels, classes)
     cast = _vote_weights(np.asarray(distances, dtype=np.float64), weights)
-    if class_weights is not None:
-        of_class = np.broadcast_to(np.asarray(class_weights), (len(codes), len(classes)))
-        cast = cast * np.take_along_axis(of_class, codes, axis=1)
     shares = np.zeros((len(codes), len(classes)))
     np.add.at(shares, (np.arange(len(codes))[:, None], codes), cast)
     return np.asarray(shares / cast.sum(axis=1, keepdims=True))
@@ -212,7 +220,8 @@ def leave_one_out_votes(
     vectors: NDArray[Any],
     labels: NDArray[Any],
     classes: Sequence[str],
-    voting: Voting,
+    k: int,
+    weights: str = "uniform",
     distance: str = "cosine",
     rows: NDArray[np.intp] | None = None,
 ) -> tuple[Floats, Floats]:
@@ -225,12 +234,9 @@ def leave_one_out_votes(
     distances : ndarray of shape (n,)
         To the k-th of them.
     """
-    rows = np.arange(len(vectors)) if rows is None else rows
-    indices, distances = leave_one_out_neighbors(vectors, voting.k, distance, rows)
-    codes = label_codes(labels, classes)
-    counts = np.bincount(codes, minlength=len(classes)) - np.eye(len(classes))[codes[rows]]
+    indices, distances = leave_one_out_neighbors(vectors, k, distance, rows)
     near = np.asarray(labels, dtype=object)[indices]
-    return voting.shares(near, distances, classes, counts), distances[:, -1]
+    return vote(near, distances, classes, weights), distances[:, -1]
 
 
 def _comparable(vectors: NDArray[Any], distance: str) -> Floats:
