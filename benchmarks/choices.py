@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from mahalad.arrays import take
 from mahalad.bench.features import CategoryImages, extract_categories
-from mahalad.bench.tables import format_table, no_progress
-from mahalad.datasets import find_categories
-from mahalad.features import BackboneFeatures
-from mahalad.metrics import roc_auc
-from mahalad.patch_scorer import PatchScorer
-from mahalad.scorers import take
+from mahalad.evaluation.images import roc_auc
+from mahalad.features.extractor import BackboneFeatures
+from mahalad.images.mvtec import find_categories
+from mahalad.progress import no_progress
+from mahalad.report.tables import format_table
+from mahalad.scorers.positions.scorer import PatchScorer
 
 
 def variants(names: list[str]) -> list[tuple[str, list[str], dict[str, Any]]]:

@@ -25,10 +25,10 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
+from mahalad.files.container import read_model, write_model  # noqa: E402
 from mahalad.index.contract import VectorIndex  # noqa: E402
 from mahalad.index.edge import EdgeIndex  # noqa: E402
 from mahalad.index.memory import MemoryIndex  # noqa: E402
-from mahalad.modelfile import read_model, write_model  # noqa: E402
 
 
 def milliseconds(function: Callable[[], object]) -> float:

@@ -21,10 +21,11 @@ import torch
 from speed import bare_forward, bare_network, timed
 
 from mahalad import MahalanobisDetector
-from mahalad.datasets import find_categories
-from mahalad.extraction import extract
-from mahalad.fitting import add, ingest, refresh, reset
-from mahalad.images import ImageSource, open_image
+from mahalad.detectors.fitting import add, ingest, refresh, reset
+from mahalad.features.extraction import extract
+from mahalad.images.decoding import open_image
+from mahalad.images.mvtec import find_categories
+from mahalad.images.sources import ImageSource
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from mahalad import MahalanobisDetector
-from mahalad.images import iter_sources
+from mahalad.images.sources import iter_sources
 
 
 def many(folder: Path, count: int) -> Iterator[Image.Image]:

@@ -42,10 +42,10 @@ import numpy as np
 
 from mahalad.bench.outputs import versions, write_json
 from mahalad.bench.pixels import FPR_LIMIT, PixelTruth, enlarge_to_truth, read_truth
-from mahalad.bench.tables import format_table, percent
-from mahalad.datasets import Category, find_categories
-from mahalad.localization import pixel_figures
-from mahalad.metrics import roc_auc
+from mahalad.evaluation.images import roc_auc
+from mahalad.evaluation.pixels import pixel_figures
+from mahalad.images.mvtec import Category, find_categories
+from mahalad.report.tables import format_table, percent
 
 TITLES = {"padim": "PaDiM", "patchcore": "PatchCore"}
 LAYERS = "blocks.2,blocks.4"
@@ -58,7 +58,11 @@ def run_mahalad(job: dict[str, Any]) -> dict[str, Any]:
 
     from mahalad import MahalanobisDetector
 
-    for lazy in ("mahalad.backbones", "mahalad.patch_scorer", "mahalad.attribution"):
+    for lazy in (
+        "mahalad.features.backbones",
+        "mahalad.scorers.positions.scorer",
+        "mahalad.detectors.attribution",
+    ):
         importlib.import_module(lazy)
     started, at_start = time.perf_counter(), peak_mib()
     detector = MahalanobisDetector(

@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from mahalad import MahalanobisDetector
-from mahalad.datasets import find_categories
-from mahalad.fitting import add, ingest, refresh, reset
+from mahalad.detectors.fitting import add, ingest, refresh, reset
+from mahalad.images.mvtec import find_categories
 
 
 def bare_decode(paths: list[Path]) -> None:

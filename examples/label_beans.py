@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 from mahalad import BackboneFeatures, MetricKNNClassifier, TripletProjection, copy_index, open_index
+from mahalad.demo.rendered import write_dataset
 from mahalad.metric.labelled import read_labelled
-from mahalad.rendered import write_dataset
 
 
 def main(labelled: Path, new: Path, folder: Path) -> None:

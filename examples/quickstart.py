@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from mahalad import MahalanobisDetector, load
-from mahalad.rendered import write_dataset
+from mahalad.demo.rendered import write_dataset
 
 
 def main(good: Path, new: Path, model: Path) -> None:

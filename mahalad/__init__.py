@@ -8,36 +8,37 @@ The public names below are loaded on first use: `import mahalad` does not import
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from mahalad.lazy import hand_on
 
 __version__ = "0.1.0"
 
 _HOME_OF = {
-    "AnomalyDetector": "mahalad.detector",
-    "Autoencoder": "mahalad.metric.autoencoder",
-    "BackboneFeatures": "mahalad.features",
-    "ChiSquareThreshold": "mahalad.thresholds",
+    "AnomalyDetector": "mahalad.detectors.detector",
+    "Autoencoder": "mahalad.metric.autoencoder.autoencoder",
+    "BackboneFeatures": "mahalad.features.extractor",
+    "ChiSquareThreshold": "mahalad.thresholds.rules",
     "CollapseError": "mahalad.errors",
-    "ConformalThreshold": "mahalad.thresholds",
-    "FineTuner": "mahalad.metric.finetuning",
-    "KNNDetector": "mahalad.knn_detector",
-    "LedoitWolfGaussian": "mahalad.gaussian",
-    "LevelSum": "mahalad.scorers",
+    "ConformalThreshold": "mahalad.thresholds.rules",
+    "FineTuner": "mahalad.metric.finetuning.finetuning",
+    "KNNDetector": "mahalad.detectors.knn",
+    "LedoitWolfGaussian": "mahalad.scorers.gaussian",
+    "LevelSum": "mahalad.scorers.level_sum",
     "MahaladError": "mahalad.errors",
-    "MahalanobisDetector": "mahalad.mahalanobis",
-    "MeanDistance": "mahalad.scorers",
+    "MahalanobisDetector": "mahalad.detectors.mahalanobis",
+    "MeanDistance": "mahalad.scorers.baselines",
     "MetricKNNClassifier": "mahalad.metric.classifier",
-    "NearestNeighborDistance": "mahalad.scorers",
-    "NominalChiSquareThreshold": "mahalad.thresholds",
-    "PatchGaussian": "mahalad.patches",
-    "PatchScorer": "mahalad.patch_scorer",
-    "PrincipalComponents": "mahalad.reduction",
+    "NearestNeighborDistance": "mahalad.scorers.baselines",
+    "NominalChiSquareThreshold": "mahalad.thresholds.rules",
+    "PatchGaussian": "mahalad.scorers.positions.gaussians",
+    "PatchScorer": "mahalad.scorers.positions.scorer",
+    "PrincipalComponents": "mahalad.scorers.reduction",
     "Result": "mahalad.result",
-    "StandardizedDistance": "mahalad.scorers",
-    "TripletProjection": "mahalad.metric.projection",
+    "StandardizedDistance": "mahalad.scorers.baselines",
+    "TripletProjection": "mahalad.metric.triplets.projection",
     "copy_index": "mahalad.index.copying",
-    "load": "mahalad.mahalanobis",
+    "load": "mahalad.loading",
     "open_index": "mahalad.index.opening",
 }
 
@@ -71,39 +72,37 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mahalad.detector import AnomalyDetector
+    from mahalad.detectors.detector import AnomalyDetector
+    from mahalad.detectors.knn import KNNDetector
+    from mahalad.detectors.mahalanobis import MahalanobisDetector
     from mahalad.errors import CollapseError, MahaladError
-    from mahalad.features import BackboneFeatures
-    from mahalad.gaussian import LedoitWolfGaussian
+    from mahalad.features.extractor import BackboneFeatures
     from mahalad.index.copying import copy_index
     from mahalad.index.opening import open_index
-    from mahalad.knn_detector import KNNDetector
-    from mahalad.mahalanobis import MahalanobisDetector, load
-    from mahalad.metric.autoencoder import Autoencoder
+    from mahalad.loading import load
+    from mahalad.metric.autoencoder.autoencoder import Autoencoder
     from mahalad.metric.classifier import MetricKNNClassifier
-    from mahalad.metric.finetuning import FineTuner
-    from mahalad.metric.projection import TripletProjection
-    from mahalad.patch_scorer import PatchScorer
-    from mahalad.patches import PatchGaussian
-    from mahalad.reduction import PrincipalComponents
+    from mahalad.metric.finetuning.finetuning import FineTuner
+    from mahalad.metric.triplets.projection import TripletProjection
     from mahalad.result import Result
-    from mahalad.scorers import (
-        LevelSum,
+    from mahalad.scorers.baselines import (
         MeanDistance,
         NearestNeighborDistance,
         StandardizedDistance,
     )
-    from mahalad.thresholds import (
+    from mahalad.scorers.gaussian import LedoitWolfGaussian
+    from mahalad.scorers.level_sum import LevelSum
+    from mahalad.scorers.positions.gaussians import PatchGaussian
+    from mahalad.scorers.positions.scorer import PatchScorer
+    from mahalad.scorers.reduction import PrincipalComponents
+    from mahalad.thresholds.rules import (
         ChiSquareThreshold,
         ConformalThreshold,
         NominalChiSquareThreshold,
     )
 
 
-def __getattr__(name: str) -> object:
-    if name in _HOME_OF:
-        return getattr(importlib.import_module(_HOME_OF[name]), name)
-    raise AttributeError(f"module 'mahalad' has no attribute {name!r}")
+__getattr__ = hand_on(__name__, _HOME_OF)
 
 
 def __dir__() -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 Features = Mapping[str, NDArray[Any]]
@@ -55,3 +56,9 @@ class Threshold(Protocol):
     def p_values(self, statistic: NDArray[np.float64]) -> NDArray[np.float64]: ...
 
     def critical_value(self, fpr: float) -> float: ...
+
+
+FloatImage = npt.NDArray[np.float32]
+
+
+Floats = NDArray[np.float64]

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mahalad.moments import Floats
-from mahalad.protocols import Threshold
+from mahalad.protocols import Floats, Threshold
 
 
 @dataclass(frozen=True)
@@ -74,3 +73,56 @@ def judge(
         )
         for i, name in enumerate(names)
     ]
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One stored image near an image that was asked about.
+
+    Attributes
+    ----------
+    id : int
+    path, label : str
+    distance : float
+        Cosine: (1 - cos) / 2, in [0, 1]. Euclidean: the distance itself.
+    """
+
+    id: int
+    path: str
+    label: str
+    distance: float
+
+
+@dataclass(frozen=True)
+class LabelledResult(Result):
+    """What a classifier by nearest neighbours says of one image.
+
+    Attributes
+    ----------
+    score : float or None
+        Probability of the positive label, or, without one, 1 - the largest probability;
+        up = abnormal.
+    threshold : float or None
+        The operating point: an image whose score reaches it gets the positive label. None where
+        the majority decides.
+    p_value : float or None
+        Of novelty, small = unlike all that is stored.
+    anomaly : bool or None
+        The label is the positive one; without a positive label the same as `novel`.
+    label : str or None
+    probability : float or None
+        Share of the votes that the label got.
+    novel : bool or None
+        Farther from its neighbours than a share of 1 - `novelty_fpr` of the stored images are
+        from theirs; None where there are too few images to say.
+    distance : float or None
+        To the k-th neighbour.
+    neighbours : tuple of Neighbour
+        Those that voted, nearest first.
+    """
+
+    label: str | None = None
+    probability: float | None = None
+    novel: bool | None = None
+    distance: float | None = None
+    neighbours: tuple[Neighbour, ...] = ()

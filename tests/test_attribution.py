@@ -8,9 +8,9 @@ from conftest import make_picture
 from PIL import Image
 
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector
-from mahalad.attribution import attribute, can_attribute, enlarge, enlarge_keeping_sum
+from mahalad.detectors.attribution import attribute, can_attribute, enlarge, enlarge_keeping_sum
 from mahalad.errors import InputError
-from mahalad.scorers import make_scorer
+from mahalad.scorers.level_sum import make_scorer
 
 # Levels of 4, 16 and 24 channels: with 12 images the larger two have more features than samples.
 N_OF = {"n > D": 40, "n < D": 12}

@@ -22,8 +22,9 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
-import mahalad.modelfile
+import mahalad.files.container
 from mahalad import AnomalyDetector, load
+from mahalad.checks import NotFittedError
 from mahalad.errors import (
     BackboneError,
     ImageReadError,
@@ -31,14 +32,14 @@ from mahalad.errors import (
     ModelFileError,
     UnreadableImageWarning,
 )
-from mahalad.metric import pretraining
-from mahalad.metric.autoencoder import Autoencoder
-from mahalad.metric.networks import AutoencoderNetwork, make_encoder, make_network
-from mahalad.metric.pretraining import Pictures, Training, as_batch, shuffled_batches
-from mahalad.metric.reconstruction import AsIs, ReconstructionError
-from mahalad.modelfile import read_header, read_model, write_model
+from mahalad.files.container import read_header, read_model, write_model
+from mahalad.images import spool
+from mahalad.images.spool import Pictures
+from mahalad.metric.autoencoder.autoencoder import Autoencoder
+from mahalad.metric.autoencoder.networks import AutoencoderNetwork, make_encoder, make_network
+from mahalad.metric.autoencoder.pretraining import Training, as_batch, shuffled_batches
+from mahalad.metric.autoencoder.reconstruction import AsIs, ReconstructionError
 from mahalad.protocols import FeatureExtractor
-from mahalad.unfitted import NotFittedError
 
 SMALL = {"bottleneck": 8, "width": 4, "input_size": 32, "batch_size": 8, "device": "cpu"}
 small = partial(Autoencoder, **SMALL)
@@ -181,7 +182,7 @@ def test_the_order_of_the_images_has_no_effect(unbroken):
 
 def test_images_beyond_the_bound_wait_in_a_file(unbroken, monkeypatch):
     size = 32 * 32 * 3
-    monkeypatch.setattr(pretraining, "MAX_IN_MEMORY", 5 * size)
+    monkeypatch.setattr(spool, "MAX_IN_MEMORY", 5 * size)
     assert_same(small(epochs=4).fit(GOOD), unbroken)
     kept = Pictures(2 * size + 1)
     values = [np.random.default_rng(i).random((32, 32, 3), np.float32) for i in range(3)]
@@ -198,8 +199,8 @@ def test_no_room_for_the_temporary_file(monkeypatch):
     def full():
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pretraining.tempfile, "TemporaryFile", full)
-    monkeypatch.setattr(pretraining, "MAX_IN_MEMORY", 4000)
+    monkeypatch.setattr(spool.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(spool, "MAX_IN_MEMORY", 4000)
     with pytest.raises(InputError, match=r"image 2 of the fit .*No space left on device.*TMPDIR"):
         small().fit(GOOD)
 
@@ -319,7 +320,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(unbroken, tmp_path, monkeypatch):
         real(handle)
 
     with monkeypatch.context() as patched:
-        patched.setattr(mahalad.modelfile.os, "fsync", full_at_the_third)
+        patched.setattr(mahalad.files.container.os, "fsync", full_at_the_third)
         with pytest.raises(ModelFileError, match=r"state: .*No space left.*old file is intact"):
             small(epochs=4).fit(GOOD, checkpoint=path)
     assert os.listdir(tmp_path) == ["state"] and len(read_header(path)["history"]) == 2

@@ -7,11 +7,11 @@ import pytest
 import timm
 import torch
 
-import mahalad.backbones as backbones
-from mahalad.backbones import build_backbone
+import mahalad.features.backbones as backbones
 from mahalad.errors import BackboneError, WeightsError
-from mahalad.features import BackboneFeatures
-from mahalad.fusion import fold_batch_norms
+from mahalad.features.backbones import build_backbone
+from mahalad.features.extractor import BackboneFeatures
+from mahalad.features.folding import fold_batch_norms
 
 # Channels of the nine levels, from the EfficientNet paper's width multipliers.
 EFFICIENTNET_WIDTHS = {

@@ -19,8 +19,8 @@ from mahalad.bench.knn_methods import (
     fit_and_predict,
 )
 from mahalad.errors import InputError
-from mahalad.metric.projection import TripletProjection
-from mahalad.metric.self_training import fit_with_unlabelled
+from mahalad.metric.triplets.projection import TripletProjection
+from mahalad.metric.triplets.self_training import fit_with_unlabelled
 from mahalad.metric.votes import Voting
 
 
@@ -147,7 +147,7 @@ class Brightness:
     batch_size = 8
 
     def prepare(self, image):
-        from mahalad.images import resize_square
+        from mahalad.images.resizing import resize_square
 
         return resize_square(image, 16, "bilinear")
 

@@ -26,15 +26,16 @@ from mahalad.bench import mvtec as bench_mvtec
 from mahalad.bench.evaluation import Recipe, Target, evaluate
 from mahalad.bench.features import CategoryImages, extract_categories
 from mahalad.bench.pixels import compare_maps, read_truth
-from mahalad.bench.tables import format_table, no_progress
 from mahalad.cli import main
-from mahalad.datasets import Category, find_categories
+from mahalad.demo.rendered import write_dataset
+from mahalad.detectors.reservoir import own_groups
 from mahalad.errors import InputError, WeightsError
-from mahalad.localization import pixel_figures, resize_map
-from mahalad.rendered import write_dataset
-from mahalad.scorers import make_scorer
-from mahalad.store import own_groups
-from mahalad.thresholds import RULES
+from mahalad.evaluation.pixels import pixel_figures, resize_map
+from mahalad.images.mvtec import Category, find_categories
+from mahalad.progress import no_progress
+from mahalad.report.tables import format_table
+from mahalad.scorers.level_sum import make_scorer
+from mahalad.thresholds.rules import RULES
 
 LEVELS = ["stem", "blocks.0"]
 NETWORK: dict[str, Any] = {"levels": LEVELS, "input_size": 64}
@@ -206,7 +207,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise OSError("hub out of reach")
         return create(name, pretrained=False, **options)
 
-    monkeypatch.setattr("mahalad.backbones.timm.create_model", without_hub)
+    monkeypatch.setattr("mahalad.features.backbones.timm.create_model", without_hub)
     return asked
 
 

@@ -349,7 +349,7 @@ def test_unexpected_failures_are_exit_code_1(run, model, picture_folder, monkeyp
     def fail(*arguments, **options):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("mahalad.mahalanobis.load", fail)
+    monkeypatch.setattr("mahalad.loading.load", fail)
     assert run("score", picture_folder / "test", "-m", model).exit_code == 1
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mahalad.datasets import Category, find_categories, grouping
 from mahalad.errors import InputError
+from mahalad.images.mvtec import Category, find_categories, grouping
 
 TEST = ("good/000.png", "good/001.png", "crack/000.png", "crack/001.png", "dent/a/000.png")
 

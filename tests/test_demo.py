@@ -14,11 +14,14 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import mahalad
-from mahalad import demo
-from mahalad.demo import HEADER, run_demo
+from mahalad.demo import page as demo_page
+from mahalad.demo import run as demo
+from mahalad.demo.page import HEADER
+from mahalad.demo.rendered import DEFECTS, pixel_baseline_scores
+from mahalad.demo.run import run_demo
 from mahalad.errors import InputError, MahaladError
-from mahalad.images import iter_sources, open_image
-from mahalad.rendered import DEFECTS, pixel_baseline_scores
+from mahalad.images.decoding import open_image
+from mahalad.images.sources import iter_sources
 from mahalad.result import Result
 
 COUNTS = {"n_train": 24, "n_test_good": 4, "n_test_per_defect": 2}
@@ -163,8 +166,8 @@ def test_page_and_text_have_the_same_table(made: tuple[Path, str, list[Any]], pa
     assert found == cells(made[1])
 
 
-def judged(kind: str, score: float, flagged: bool) -> demo._Judged:
-    return demo._Judged(f"parts/test/{kind}/000.png", kind, score, 0.5, flagged, 1.0)
+def judged(kind: str, score: float, flagged: bool) -> demo_page.Judged:
+    return demo_page.Judged(f"parts/test/{kind}/000.png", kind, score, 0.5, flagged, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +182,7 @@ def judged(kind: str, score: float, flagged: bool) -> demo._Judged:
 def test_mistakes_are_marked_on_the_card(kind: str, flagged: bool, mistake: str) -> None:
     image = judged(kind, 1.0, flagged)
     assert image.mistake == mistake
-    card = demo._card(image)
+    card = demo_page._card(image)
     assert ("wrong" in card) == bool(mistake) and (mistake in card)
 
 
@@ -189,7 +192,7 @@ def test_no_bar_of_the_histogram_stands_on_both_sides_of_the_threshold(threshold
     images = [
         judged("dent" if i % 3 else "good", s, bool(s > threshold)) for i, s in enumerate(scores)
     ]
-    drawing = demo._histogram(images, threshold)
+    drawing = demo_page._histogram(images, threshold)
     line = float(re.search(r'class="threshold" d="M([\d.]+)', drawing)[1])  # type: ignore[index]
     bars = re.findall(r'rect class="(good|defective)" x="([\d.]+)" .*? width="([\d.]+)"', drawing)
     assert bars
@@ -202,7 +205,7 @@ def test_no_bar_of_the_histogram_stands_on_both_sides_of_the_threshold(threshold
 def test_step_is_round_and_large_enough() -> None:
     cases = {(30, 30): 1, (31, 30): 2, (0.9, 3): 0.5, (700, 7): 100, (0, 10): 1e-10}
     for (span, n_steps), step in cases.items():
-        assert demo._nice_step(span, n_steps) == pytest.approx(step)
+        assert demo_page._nice_step(span, n_steps) == pytest.approx(step)
 
 
 def test_second_run_replaces_the_first_and_spares_other_files(

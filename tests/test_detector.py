@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 import mahalad
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector
+from mahalad.checks import NotFittedError
 from mahalad.errors import (
     CalibrationError,
     DegenerateDataError,
@@ -28,10 +29,9 @@ from mahalad.errors import (
     InputError,
     UnreadableImageWarning,
 )
-from mahalad.reduction import PrincipalComponents
-from mahalad.scorers import SCORERS, make_scorer
-from mahalad.thresholds import ChiSquareThreshold
-from mahalad.unfitted import NotFittedError
+from mahalad.scorers.level_sum import SCORERS, make_scorer
+from mahalad.scorers.reduction import PrincipalComponents
+from mahalad.thresholds.rules import ChiSquareThreshold
 
 ignore_unreadable = pytest.mark.filterwarnings("ignore::mahalad.errors.UnreadableImageWarning")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mahalad.errors import ImageReadError, InputError
-from mahalad.metric.cache import CachedFeatures, CacheWarning, cached_features, hash_record
+from mahalad.features.cache import CachedFeatures, CacheWarning, cached_features, hash_record
 
 
 class Extractor:
@@ -129,7 +129,7 @@ def test_a_full_disk_is_reported_once(images, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mahalad.modelfile.os.fsync", full)
+    monkeypatch.setattr("mahalad.files.container.os.fsync", full)
     with pytest.warns(CacheWarning, match="not kept.*No space left") as caught:
         assert_equal(cached_features(images, Extractor(), tmp_path)[1], images)
     assert len(caught) == 1

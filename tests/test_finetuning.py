@@ -18,7 +18,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from test_backbones import oracle_maps
 
-from mahalad.backbones import build_backbone
 from mahalad.commands.finetune import finetune
 from mahalad.errors import (
     CollapseError,
@@ -27,12 +26,13 @@ from mahalad.errors import (
     UnreadableImageWarning,
     WeightsError,
 )
-from mahalad.features import BackboneFeatures
-from mahalad.metric import toplevels, unfreezing
-from mahalad.metric.finetuning import FineTuner
-from mahalad.metric.losses import LOSSES
-from mahalad.metric.pretraining import Pictures
-from mahalad.metric.toplevels import TopLevels, turned
+from mahalad.features.backbones import build_backbone
+from mahalad.features.extractor import BackboneFeatures
+from mahalad.images.spool import Pictures
+from mahalad.metric.finetuning import toplevels, unfreezing
+from mahalad.metric.finetuning.finetuning import FineTuner
+from mahalad.metric.finetuning.toplevels import TopLevels, turned
+from mahalad.metric.triplets.losses import LOSSES
 
 HEAD = {"conv_head.weight", "bn2.weight", "bn2.bias"}
 

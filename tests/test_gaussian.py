@@ -10,9 +10,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from mahalad.errors import DegenerateDataError
-from mahalad.gaussian import LedoitWolfGaussian
-from mahalad.reduction import PrincipalComponents
-from mahalad.scorers import MeanDistance, NearestNeighborDistance, StandardizedDistance
+from mahalad.scorers.baselines import MeanDistance, NearestNeighborDistance, StandardizedDistance
+from mahalad.scorers.gaussian import LedoitWolfGaussian
+from mahalad.scorers.reduction import PrincipalComponents
 
 SHAPES = [(200, 16), (50, 50), (20, 100), (3, 7), (500, 120)]
 

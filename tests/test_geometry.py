@@ -9,10 +9,12 @@ from PIL import Image
 from test_patch_scorer import bilinear, maps, take
 
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector, load
-from mahalad.augment import augmented_copies
-from mahalad.backbones import build_backbone
 from mahalad.errors import InputError
-from mahalad.geometry import (
+from mahalad.evaluation.pixels import resize_map
+from mahalad.features.backbones import build_backbone
+from mahalad.files.container import read_header
+from mahalad.images.augment import augmented_copies
+from mahalad.images.geometry import (
     BOX,
     boxes_of,
     check_geometry,
@@ -22,11 +24,9 @@ from mahalad.geometry import (
     repeat_edges,
     resample,
 )
-from mahalad.localization import resize_map
-from mahalad.modelfile import read_header
-from mahalad.patch_scorer import PatchScorer
-from mahalad.region import read_region
-from mahalad.standards import (
+from mahalad.images.region import read_region
+from mahalad.scorers.positions.scorer import PatchScorer
+from mahalad.scorers.positions.standards import (
     map_standard_by_others,
     standardization,
     standardization_by_others,

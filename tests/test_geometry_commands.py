@@ -10,8 +10,8 @@ from conftest import make_picture, run
 from PIL import Image
 
 from mahalad import load
-from mahalad.localization import pixel_figures, resize_map
-from mahalad.pictures import overlay
+from mahalad.evaluation.pixels import pixel_figures, resize_map
+from mahalad.report.overlays import overlay
 
 SPOT = (12, 8, 24, 20)
 OPTIONS = ("--size", "32", "--resize", "pad", "--tiles", "2", "--levels", "stem,blocks.1")

@@ -18,13 +18,9 @@ import pytest
 from PIL import Image
 
 from mahalad.errors import ImageReadError, ImageValueError, InputError
-from mahalad.images import (
-    IMAGE_EXTENSIONS,
-    ImageSource,
-    iter_sources,
-    open_image,
-    resize_square,
-)
+from mahalad.images.decoding import open_image
+from mahalad.images.resizing import resize_square
+from mahalad.images.sources import IMAGE_EXTENSIONS, ImageSource, iter_sources
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -591,7 +587,7 @@ def test_whatever_pillow_raises_is_converted(tmp_path, monkeypatch, unusual):
     def fail(*_, **__):
         raise unusual
 
-    monkeypatch.setattr("mahalad.images.Image.open", fail)
+    monkeypatch.setattr("mahalad.images.decoding.Image.open", fail)
     with pytest.raises(ImageReadError, match=rf"part\.png: cannot be decoded: {unusual.__name__}"):
         decode(path)
 

@@ -15,6 +15,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from mahalad.errors import InputError, MissingExtraError, ModelFileError
+from mahalad.files.container import read_model, write_model
 from mahalad.index import copying
 from mahalad.index.checks import unit_rows
 from mahalad.index.contract import IndexUnavailableError
@@ -23,7 +24,6 @@ from mahalad.index.edge import EdgeIndex
 from mahalad.index.memory import MemoryIndex, kth_smallest
 from mahalad.index.opening import open_index
 from mahalad.index.server import API_KEY, Address, ServerIndex, parse_url
-from mahalad.modelfile import read_model, write_model
 
 pytestmark = [  # of qdrant-client's in-process mode
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),

@@ -12,8 +12,9 @@ from sklearn.metrics import roc_auc_score
 
 from mahalad import AnomalyDetector, KNNDetector, MahalanobisDetector, load
 from mahalad.errors import CalibrationError, InputError
-from mahalad.neighbors import KthNeighborDistance
-from mahalad.scorers import LevelSum, NearestNeighborDistance, make_scorer
+from mahalad.scorers.baselines import NearestNeighborDistance
+from mahalad.scorers.level_sum import LevelSum, make_scorer
+from mahalad.scorers.neighbors import KthNeighborDistance
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mahalad.errors import InputError
-from mahalad.layout import check_apart, common_folder, kinds_of, stems_below
+from mahalad.images.folders import check_apart, common_folder, kinds_of, stems_below
 
 
 def make(folder: Path, *names: str) -> list[str]:

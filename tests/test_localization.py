@@ -16,7 +16,7 @@ from scipy.ndimage import label
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from mahalad.errors import InputError
-from mahalad.localization import PixelFigures, pixel_figures, read_mask, resize_map
+from mahalad.evaluation.pixels import PixelFigures, pixel_figures, read_mask, resize_map
 
 Maps = list[NDArray[np.float32]]
 Masks = list[NDArray[np.bool_] | None]
@@ -276,7 +276,7 @@ def test_unusable_sizes_are_refused(
 
 
 def test_import_does_not_import_torch() -> None:
-    code = "import sys, mahalad.localization; sys.exit('torch' in sys.modules)"
+    code = "import sys, mahalad.evaluation.pixels; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

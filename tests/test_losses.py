@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mahalad.errors import InputError
-from mahalad.metric.batches import BalancedBatches, hold_out
-from mahalad.metric.losses import (
+from mahalad.metric.triplets.batches import BalancedBatches, hold_out
+from mahalad.metric.triplets.losses import (
     DISTANCES,
     LOSSES,
     batch_all,

@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
-import mahalad.backbones as backbones
+import mahalad.features.backbones as backbones
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector, load
 from mahalad.errors import (
     CalibrationError,
@@ -24,9 +24,9 @@ from mahalad.errors import (
     InputError,
     ModelFileError,
 )
-from mahalad.modelfile import read_header, read_model
-from mahalad.patch_scorer import PatchScorer
-from mahalad.scorers import LevelSum, make_scorer
+from mahalad.files.container import read_header, read_model
+from mahalad.scorers.level_sum import LevelSum, make_scorer
+from mahalad.scorers.positions.scorer import PatchScorer
 
 MAPS = ["maps/blocks.1", "maps/blocks.2", "maps/blocks.3"]
 

@@ -14,7 +14,7 @@ from conftest import run
 from PIL import Image
 
 from mahalad import load
-from mahalad.pictures import overlay
+from mahalad.report.overlays import overlay
 
 
 @pytest.fixture(scope="module")

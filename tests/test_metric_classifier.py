@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from mahalad import BackboneFeatures
+from mahalad.checks import NotFittedError
 from mahalad.errors import (
     CalibrationError,
     ImageReadError,
@@ -21,13 +22,13 @@ from mahalad.errors import (
     ModelFileError,
     UnreadableImageWarning,
 )
+from mahalad.files.container import read_model, write_model
 from mahalad.index.opening import open_index
+from mahalad.loading import is_classifier
 from mahalad.metric.classifier import MetricKNNClassifier
-from mahalad.metric.modelfiles import is_classifier, read_index
+from mahalad.metric.file import read_index
 from mahalad.metric.operating import choose, precision_recall_curve
-from mahalad.metric.projection import TripletProjection
-from mahalad.modelfile import read_model, write_model
-from mahalad.unfitted import NotFittedError
+from mahalad.metric.triplets.projection import TripletProjection
 
 FEW = "ignore:.*too few to tell:UserWarning"
 QUICK = TripletProjection(n_components=8, max_epochs=15, learning_rate=1e-2)
@@ -511,7 +512,7 @@ def test_a_file_with_a_network(pictures, network, small_weights, tmp_path):
 
 @pytest.mark.filterwarnings(FEW)
 def test_a_file_with_an_autoencoder(pictures, tmp_path):
-    from mahalad.metric.autoencoder import Autoencoder
+    from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
     images, y = pictures
     encoder = Autoencoder(bottleneck=8, width=2, input_size=32, epochs=1).fit(images)

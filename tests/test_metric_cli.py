@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import make_picture, run
 
+from mahalad.files.container import read_header
 from mahalad.metric.classifier import MetricKNNClassifier
-from mahalad.metric.modelfiles import read_index
-from mahalad.modelfile import read_header
+from mahalad.metric.file import read_index
 
 
 @pytest.fixture(scope="module")

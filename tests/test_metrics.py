@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mahalad.errors import InputError
-from mahalad.metrics import (
+from mahalad.evaluation.images import (
     average_precision,
     f1_max,
     mean_and_deviation,

@@ -14,13 +14,20 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.ensemble import IsolationForest
 
-import mahalad.persistence as persistence
+import mahalad.detectors.file as persistence
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector, load
 from mahalad.errors import InputError, ModelFileError
-from mahalad.modelfile import FORMAT_VERSION, read_header, read_model, write_atomically, write_model
-from mahalad.patch_scorer import PatchScorer
-from mahalad.scorers import SCORERS, make_scorer
-from mahalad.thresholds import ChiSquareThreshold
+from mahalad.files.container import (
+    FORMAT_VERSION,
+    info,
+    read_header,
+    read_model,
+    write_atomically,
+    write_model,
+)
+from mahalad.scorers.level_sum import SCORERS, make_scorer
+from mahalad.scorers.positions.scorer import PatchScorer
+from mahalad.thresholds.rules import ChiSquareThreshold
 
 DATA = Path(__file__).parent / "data"
 
@@ -180,7 +187,7 @@ def test_golden_scores_are_checked(detector, tmp_path, monkeypatch):
         load(tmp_path / "changed")
     # Another way of resizing is found out as well.
     monkeypatch.setattr(
-        "mahalad.features.resize_square",
+        "mahalad.features.extractor.resize_square",
         lambda image, size, how: np.asarray(image.resize((size, size), 0)),
     )
     with pytest.raises(ModelFileError, match="does not score here"):
@@ -190,7 +197,7 @@ def test_golden_scores_are_checked(detector, tmp_path, monkeypatch):
 def test_bfloat16_is_found_out(detector, tmp_path, monkeypatch):
     """The trap of design.md: another precision must not pass."""
     detector.save(tmp_path / "m")
-    import mahalad.backbones as backbones
+    import mahalad.features.backbones as backbones
 
     def in_bfloat16(*options):
         import torch
@@ -472,13 +479,13 @@ def test_links_keep_pointing(tmp_path):
 
 def test_info(detector, tmp_path):
     detector.save(tmp_path / "m")
-    info = persistence.info(tmp_path / "m")
-    assert info["fit"]["n_images"] == 40
-    assert info["size"] == (tmp_path / "m").stat().st_size
-    assert info["calibration"] == {"method": "leave-one-out", "n": 40}
+    about = info(tmp_path / "m")
+    assert about["fit"]["n_images"] == 40
+    assert about["size"] == (tmp_path / "m").stat().st_size
+    assert about["calibration"] == {"method": "leave-one-out", "n": 40}
     names = detector.features_.backbone_.level_names
     channels = [e.n_features_in_ for e in detector.scorer_.estimators_.values()]
-    assert info["fit"]["levels"] == {n: [c] for n, c in zip(names, channels, strict=True)}
+    assert about["fit"]["levels"] == {n: [c] for n, c in zip(names, channels, strict=True)}
 
 
 def test_slim_files_with_groups_can_be_saved_again(rng, tmp_path):

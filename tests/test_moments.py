@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.covariance import ledoit_wolf_shrinkage as sklearn_shrinkage
 
-from mahalad.moments import Moments, ledoit_wolf_shrinkage, principal_axes
+from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage, principal_axes
 
 SHAPES = [(3, 2), (20, 5), (15, 40), (200, 16), (60, 300)]
 

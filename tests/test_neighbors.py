@@ -7,11 +7,11 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import mahalad.neighbors
-from mahalad.calibration import has_leave_one_out, leave_one_out_scores
+import mahalad.scorers.neighbors
 from mahalad.errors import DegenerateDataError, InputError
-from mahalad.neighbors import DISTANCES, REDUCTIONS, KthNeighborDistance
-from mahalad.scorers import LevelSum, make_scorer
+from mahalad.scorers.level_sum import LevelSum, make_scorer
+from mahalad.scorers.neighbors import DISTANCES, REDUCTIONS, KthNeighborDistance
+from mahalad.thresholds.calibration import has_leave_one_out, leave_one_out_scores
 
 
 def samples(n: int, D: int, seed: int = 0, offset: float = 3.0) -> np.ndarray:

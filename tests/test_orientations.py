@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector
 from mahalad.errors import InputError, ModelFileError
-from mahalad.features import turn
+from mahalad.features.extractor import turn
 
 TRANSPOSITIONS = (
     None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270,
@@ -121,7 +121,7 @@ def test_tune_takes_them_and_info_says_so(small_weights, tmp_path):
 
 def test_weights_must_be_the_same_number_of_orientations(small_weights, picture_folder, tmp_path):
     """A file that claims another number than its features have is refused."""
-    from mahalad.modelfile import read_model, write_model
+    from mahalad.files.container import read_model, write_model
 
     extractor = BackboneFeatures(
         "test_efficientnet", weights=small_weights, input_size=64, orientations=4

@@ -13,9 +13,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
 from mahalad.errors import InputError
-from mahalad.moments import Moments
-from mahalad.patch_scorer import PatchScorer
-from mahalad.thresholds import ConformalThreshold
+from mahalad.scorers.moments import Moments
+from mahalad.scorers.positions.scorer import PatchScorer
+from mahalad.thresholds.rules import ConformalThreshold
 
 PRIOR = 10  # images' worth of the mean variance in that of a position
 LEVELS = {"fine": (4, 4, 3), "a": (2, 2, 2), "b": (2, 2, 4), "whole": (5,)}

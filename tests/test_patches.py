@@ -10,9 +10,9 @@ from sklearn.base import clone
 from sklearn.covariance import LedoitWolf
 from sklearn.exceptions import NotFittedError
 
-import mahalad.patches as patches
 from mahalad.errors import DegenerateDataError, InputError
-from mahalad.patches import PatchGaussian
+from mahalad.scorers.positions import chunks
+from mahalad.scorers.positions.gaussians import PatchGaussian
 
 # n_samples, n_positions, n_features: more samples than features, and fewer
 SHAPES = [(40, 5, 6), (12, 4, 20), (5, 3, 4)]
@@ -182,7 +182,7 @@ def test_positions_in_pieces_are_the_same(monkeypatch):
     X, new = samples(30, 5, 4), samples(6, 5, 4, seed=1)
     whole = PatchGaussian().fit(X)
     wanted = whole.distances(new), whole.leave_one_out_distances(X, np.arange(30) // 2)
-    monkeypatch.setattr(patches, "_CHUNK", 50)
+    monkeypatch.setattr(chunks, "_CHUNK", 50)
     pieces = PatchGaussian().fit(X)
     np.testing.assert_allclose(pieces.distances(new), wanted[0], rtol=1e-12)
     found = pieces.leave_one_out_distances(X, np.arange(30) // 2)

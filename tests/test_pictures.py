@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mahalad.errors import ImageValueError, InputError, ModelFileError
-from mahalad.pictures import (
+from mahalad.report.maps import save_map
+from mahalad.report.overlays import (
     ALPHA,
     INNER_LINE,
     OUTER_LINE,
     RAMP,
     flagged_share,
     overlay,
-    save_map,
     thumbnail,
 )
 

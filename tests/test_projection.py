@@ -17,8 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from mahalad.errors import CollapseError, DegenerateDataError, InputError, MahaladError
-from mahalad.metric.losses import LOSSES, pairwise_distances
-from mahalad.metric.projection import TripletProjection
+from mahalad.metric.triplets.losses import LOSSES, pairwise_distances
+from mahalad.metric.triplets.projection import TripletProjection
 
 QUICK = {"n_components": 8, "max_epochs": 5}
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from mahalad.cli import main
-from mahalad.rendered import write_dataset
+from mahalad.demo.rendered import write_dataset
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

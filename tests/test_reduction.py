@@ -7,7 +7,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from mahalad.errors import DegenerateDataError, InputError
-from mahalad.reduction import PrincipalComponents, parse_reduction
+from mahalad.scorers.reduction import PrincipalComponents, parse_reduction
 
 
 def samples(n: int, D: int) -> np.ndarray:

@@ -12,9 +12,9 @@ from sklearn.base import clone
 
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector, load
 from mahalad.errors import InputError
-from mahalad.modelfile import read_header
-from mahalad.patch_scorer import PatchScorer
-from mahalad.region import hash_region, read_region, region_on_grid
+from mahalad.files.container import read_header
+from mahalad.images.region import hash_region, read_region, region_on_grid
+from mahalad.scorers.positions.scorer import PatchScorer
 
 
 def left_half(side=64):

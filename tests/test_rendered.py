@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from mahalad.demo.rendered import DEFECTS, pixel_baseline_scores, render_part, write_dataset
 from mahalad.errors import InputError
-from mahalad.rendered import DEFECTS, pixel_baseline_scores, render_part, write_dataset
 
 SIZE = 128
 

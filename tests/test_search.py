@@ -9,11 +9,11 @@ from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from mahalad.errors import CollapseError, InputError
+from mahalad.files.container import read_header
 from mahalad.metric import search
 from mahalad.metric.classifier import MetricKNNClassifier
-from mahalad.metric.projection import TripletProjection
 from mahalad.metric.search import search_parameters
-from mahalad.modelfile import read_header
+from mahalad.metric.triplets.projection import TripletProjection
 
 QUICK = TripletProjection(8, max_epochs=6, learning_rate=1e-2)
 

@@ -9,8 +9,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from mahalad.errors import InputError
 from mahalad.metric.classifier import MetricKNNClassifier
-from mahalad.metric.projection import TripletProjection
-from mahalad.metric.self_training import fit_with_unlabelled
+from mahalad.metric.triplets.projection import TripletProjection
+from mahalad.metric.triplets.self_training import fit_with_unlabelled
 
 OPTIONS = {"n_components": 4, "learning_rate": 1e-2, "random_state": 3}
 PLAIN = {"max_epochs": 12, "validation_fraction": 0.0}

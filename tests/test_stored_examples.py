@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mahalad import load
-from mahalad.metric.autoencoder import Autoencoder
-from mahalad.modelfile import read_header
+from mahalad.files.container import read_header
+from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
 DATA = Path(__file__).parent / "data"
 EXPECTED = json.loads((DATA / "format4.json").read_text())

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mahalad.calibration import (
+from mahalad.arrays import rows
+from mahalad.detectors.reservoir import own_groups
+from mahalad.errors import CalibrationError, InputError
+from mahalad.scorers.level_sum import make_scorer
+from mahalad.thresholds.calibration import (
     assign_folds,
     choose_holdout,
     cross_fit_scores,
     leave_one_out_scores,
 )
-from mahalad.errors import CalibrationError, InputError
-from mahalad.scorers import make_scorer
-from mahalad.store import own_groups, rows
-from mahalad.thresholds import (
+from mahalad.thresholds.rules import (
     ChiSquareThreshold,
     ConformalThreshold,
     NominalChiSquareThreshold,

@@ -8,10 +8,12 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from mahalad.backbones import build_backbone
 from mahalad.errors import BackboneError, MissingExtraError, WeightsError
-from mahalad.images import ImageSource, open_image, resize_square
-from mahalad.weights import PACKAGES, hash_weights, load_package_weights, read_weights
+from mahalad.features.backbones import build_backbone
+from mahalad.features.weights import PACKAGES, hash_weights, load_package_weights, read_weights
+from mahalad.images.decoding import open_image
+from mahalad.images.resizing import resize_square
+from mahalad.images.sources import ImageSource
 
 
 @pytest.mark.parametrize("backbone", sorted(PACKAGES))

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from mahalad.bench.features import CategoryImages, Rows
 from mahalad.bench.pixels import PixelTruth, compare_maps
-from mahalad.detector import AnomalyDetector
+from mahalad.detectors.detector import AnomalyDetector
+from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import CalibrationError
-from mahalad.localization import PixelFigures
-from mahalad.mahalanobis import MahalanobisDetector
-from mahalad.moments import Floats
-from mahalad.scorers import make_scorer
-from mahalad.thresholds import RULES
+from mahalad.evaluation.pixels import PixelFigures
+from mahalad.protocols import Floats
+from mahalad.scorers.level_sum import make_scorer
+from mahalad.thresholds.rules import RULES
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.bench.tables import Progress
-from mahalad.datasets import Category
+from mahalad.arrays import originals, take
+from mahalad.detectors.mahalanobis import SCOPES, MahalanobisDetector
 from mahalad.errors import InputError
-from mahalad.extraction import extract
-from mahalad.mahalanobis import SCOPES, MahalanobisDetector
+from mahalad.features.extraction import extract
+from mahalad.images.mvtec import Category
+from mahalad.images.reading import content_key
+from mahalad.progress import Progress
 from mahalad.protocols import FeatureExtractor, Features
-from mahalad.reading import content_key
-from mahalad.scorers import take
-from mahalad.store import originals
 
 Rows = NDArray[np.intp]
 

@@ -20,24 +20,18 @@ from mahalad.bench.evaluation import Evaluation, Recipe, Target, evaluate
 from mahalad.bench.features import CategoryImages, check_scope, extract_categories, make_features
 from mahalad.bench.outputs import check_outputs, versions, write_json
 from mahalad.bench.plots import draw_fpr, save_figure
-from mahalad.bench.tables import (
-    Progress,
-    describe_scorer,
-    footnotes,
-    format_table,
-    no_progress,
-    not_available,
-    percent,
-)
-from mahalad.datasets import Category, find_categories, grouping
+from mahalad.bench.tables import describe_scorer, footnotes, not_available
+from mahalad.detectors.reservoir import own_groups
 from mahalad.errors import InputError
-from mahalad.geometry import describe_input
-from mahalad.metrics import mean_and_deviation, mean_and_sem, rates_at
-from mahalad.store import own_groups
-from mahalad.thresholds import RULES
+from mahalad.evaluation.images import mean_and_deviation, mean_and_sem, rates_at
+from mahalad.images.geometry import describe_input
+from mahalad.images.mvtec import Category, find_categories, grouping
+from mahalad.progress import Progress, no_progress
+from mahalad.report.tables import format_table, percent
+from mahalad.thresholds.rules import RULES
 
 if TYPE_CHECKING:
-    from mahalad.levels import Levels
+    from mahalad.features.levels import Levels
 
 TEST_SHARE = 0.3
 FIGURES = ("fpr", "tpr", "official_fpr")
@@ -73,7 +67,7 @@ def run(
     Parameters
     ----------
     roots, categories
-        See `mahalad.datasets.find_categories`.
+        See `mahalad.images.mvtec.find_categories`.
     json_file, plot_file : path, optional
         Files to write: everything that is needed to redraw, and the plot.
     backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood

@@ -30,11 +30,12 @@ from mahalad.bench.knn_methods import (
     fit_and_predict,
 )
 from mahalad.bench.outputs import check_outputs, versions, write_json
-from mahalad.bench.tables import Progress, format_table, no_progress, percent
 from mahalad.errors import InputError
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.labelled import draw, read_labelled
-from mahalad.metric.projection import TripletProjection
+from mahalad.metric.triplets.projection import TripletProjection
+from mahalad.progress import Progress, no_progress
+from mahalad.report.tables import format_table, percent
 
 SUPERVISED = "logistic, all labels"
 

@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from mahalad.metric.losses import LOSSES
-from mahalad.metric.projection import TripletProjection
-from mahalad.metric.self_training import fit_with_unlabelled
+from mahalad.metric.triplets.losses import LOSSES
+from mahalad.metric.triplets.projection import TripletProjection
+from mahalad.metric.triplets.self_training import fit_with_unlabelled
 from mahalad.metric.votes import CLASS_WEIGHTS, Voting, nearest_neighbors, winners
 
 ENCODER, LOGISTIC = "encoder", "logistic"

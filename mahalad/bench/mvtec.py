@@ -27,14 +27,14 @@ from mahalad.bench.mvtec_text import METRICS, PIXEL_METRICS, PROTOCOLS, as_text
 from mahalad.bench.outputs import check_outputs, versions, write_json
 from mahalad.bench.pixels import PixelTruth, read_truth
 from mahalad.bench.plots import draw_mvtec, save_figure
-from mahalad.bench.tables import Progress, no_progress
-from mahalad.datasets import Category, find_categories
 from mahalad.errors import BackboneError, InputError, MissingExtraError, WeightsError
-from mahalad.metrics import average_precision, f1_max, mean_and_sem, rates_at, roc_auc
-from mahalad.thresholds import RULES
+from mahalad.evaluation.images import average_precision, f1_max, mean_and_sem, rates_at, roc_auc
+from mahalad.images.mvtec import Category, find_categories
+from mahalad.progress import Progress, no_progress
+from mahalad.thresholds.rules import RULES
 
 if TYPE_CHECKING:
-    from mahalad.levels import Levels
+    from mahalad.features.levels import Levels
 
 TABLES = ("categories", "levels", "distances", "networks", "sizes", "thresholds")
 DISTANCES = {
@@ -99,7 +99,7 @@ def run(
     Parameters
     ----------
     roots, categories
-        See `mahalad.datasets.find_categories`.
+        See `mahalad.images.mvtec.find_categories`.
     json_file, plot_file : path, optional
         Files to write: everything that is needed to redraw, and the plot.
     backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood

@@ -8,15 +8,9 @@ from textwrap import wrap
 from typing import Any
 
 from mahalad.bench.pixels import FPR_LIMIT
-from mahalad.bench.tables import (
-    WIDTH,
-    describe_scorer,
-    footnotes,
-    format_table,
-    not_available,
-    percent,
-)
-from mahalad.geometry import describe_input
+from mahalad.bench.tables import describe_scorer, footnotes, not_available
+from mahalad.images.geometry import describe_input
+from mahalad.report.tables import WIDTH, format_table, percent
 
 METRICS = {
     "roc_auc": "AUROC",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mahalad.errors import InputError
-from mahalad.modelfile import write_atomically
+from mahalad.files.container import write_atomically
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 _PACKAGES = ("mahalad", "numpy", "scikit-learn", "torch", "timm", "pillow")

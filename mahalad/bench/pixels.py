@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mahalad.datasets import Category
 from mahalad.errors import EmptyMaskError
-from mahalad.geometry import BOX, WHOLE
-from mahalad.localization import FloatMap, PixelFigures, pixel_figures, read_mask, resize_map
-from mahalad.metrics import Booleans
+from mahalad.evaluation.images import Booleans
+from mahalad.evaluation.pixels import FloatMap, PixelFigures, pixel_figures, read_mask, resize_map
+from mahalad.images.geometry import BOX, WHOLE
+from mahalad.images.mvtec import Category
 from mahalad.protocols import Features
 
 FPR_LIMIT = 0.3

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mahalad.geometry import describe_input
-from mahalad.modelfile import write_atomically
+from mahalad.files.container import write_atomically
+from mahalad.images.geometry import describe_input
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +70,9 @@ def _draw_thresholds(report: dict[str, Any]) -> Figure:
     return _draw_rates(panels, "False-positive rate asked and achieved on the test set")
 
 
-def _figure(n_panels: int, n_columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    n_panels: int, n_columns: int, size: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
     """A figure with a grid of panels; those beyond `n_panels` are hidden."""
     from matplotlib.figure import Figure
 
@@ -92,7 +94,7 @@ def _draw_categories(report: dict[str, Any]) -> Figure:
 
     row = report["rows"][0]
     results = row["categories"]
-    figure, axes = _figure(2 * len(results), 4 if len(results) > 1 else 2, (3.1, 2.6))
+    figure, axes = new_figure(2 * len(results), 4 if len(results) > 1 else 2, (3.1, 2.6))
     for i, (name, result) in enumerate(results.items()):
         is_anomaly = np.array(report["images"][name]["is_anomaly"])
         _draw_roc(axes[2 * i], name, result, is_anomaly)
@@ -156,7 +158,7 @@ def _draw_scores(panel: Axes, name: str, result: dict[str, Any], is_anomaly: Any
 def _draw_rows(report: dict[str, Any]) -> Figure:
     """Mean AUROC with its standard error for each row, and every category as a light dot."""
     rows = [row for row in report["rows"] if not row["not_run"]]
-    figure, (panel,) = _figure(1, 1, (7.5, 0.5 + 0.33 * len(rows)))
+    figure, (panel,) = new_figure(1, 1, (7.5, 0.5 + 0.33 * len(rows)))
     for y, row in enumerate(rows):
         values = [100 * result["roc_auc"] for result in row["categories"].values()]
         mean = row["mean"]["roc_auc"]
@@ -183,7 +185,7 @@ def _draw_rates(panels: dict[str, list[Any]], title: str) -> Figure:
     `panels` maps a category to tuples of rule, asked rate, achieved rate, its standard
     deviation and the rate on the official split (the last three may be None).
     """
-    figure, axes = _figure(len(panels), min(len(panels), 4), (3.2, 3.1))
+    figure, axes = new_figure(len(panels), min(len(panels), 4), (3.2, 3.1))
     alphas = sorted({point[1] for points in panels.values() for point in points})
     top = 2.6 * alphas[-1]
     for panel, (name, points) in zip(axes, panels.items(), strict=True):

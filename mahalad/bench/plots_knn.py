@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.bench.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, _figure
+from mahalad.bench.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ Views = dict[str, tuple[NDArray[Any], NDArray[Any]]]
 def draw_knn(report: dict[str, Any], views: Views) -> Figure:
     """Draw a report of `bench knn`, one panel per task and per view of the embeddings."""
     tasks = list(dict.fromkeys(row["task"] for row in report["results"]))
-    figure, panels = _figure(len(tasks) + len(views), 2, (5.6, 4.2))
+    figure, panels = new_figure(len(tasks) + len(views), 2, (5.6, 4.2))
     for panel, task in zip(panels, tasks, strict=False):
         _draw_f1(panel, task, [row for row in report["results"] if row["task"] == task])
     for panel, (title, (places, labels)) in zip(panels[len(tasks) :], views.items(), strict=False):

@@ -14,6 +14,6 @@ from mahalad.commands.progress import progress_bar
               show_default=True, help="Folder for the images and the page.")  # fmt: skip
 def demo(output: str) -> None:
     """Render parts with defects, find them, and write a page that shows the result."""
-    from mahalad.demo import run_demo
+    from mahalad.demo.run import run_demo
 
     click.echo(run_demo(Path(output), progress=progress_bar("demo")))

@@ -52,7 +52,7 @@ def _scope(header: dict[str, Any]) -> str | None:
 
 def _levels(sizes: dict[str, Any]) -> str:
     """Levels and their sizes; where padded pictures lie travels with them, and is none."""
-    from mahalad.geometry import BOX
+    from mahalad.images.geometry import BOX
 
     return ", ".join(f"{name} ({_size(size)})" for name, size in sizes.items() if name != BOX)
 
@@ -77,7 +77,7 @@ def _size(shape: int | list[int]) -> str:
 
 def describe_classifier(header: dict[str, Any]) -> dict[str, Any]:
     """What `mahalad info` shows of a classifier by nearest neighbours, by name."""
-    from mahalad.geometry import describe_input
+    from mahalad.images.geometry import describe_input
 
     encoder, where = header["encoder"] or {}, header["index"]
     record = encoder.get("record") or encoder.get("state", {}).get("record") or {}

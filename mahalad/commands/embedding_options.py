@@ -80,10 +80,10 @@ def loss_options(command: Any) -> Any:
 
 def make_encoder(options: dict[str, Any]) -> Any:
     """The unbuilt backbone, or the autoencoder, that `encoder_options` describe."""
-    from mahalad.features import BackboneFeatures
+    from mahalad.features.extractor import BackboneFeatures
 
     if options["encoder"] is not None:
-        from mahalad.metric.autoencoder import Autoencoder
+        from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
         encoder = Autoencoder.load(options["encoder"], device=options["device"])
         return encoder.set_params(batch_size=options["batch_size"])

@@ -18,7 +18,7 @@ from mahalad.commands.paths import check_output
 from mahalad.commands.progress import progress_bar
 
 if TYPE_CHECKING:
-    from mahalad.metric.finetuning import FineTuner
+    from mahalad.metric.finetuning.finetuning import FineTuner
 
 
 @click.command()
@@ -50,7 +50,7 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
     the same --backbone, --levels and --size. Give those other images than LABELLED: on images that
     trained the network, thresholds and rates come out too optimistic.
     """
-    from mahalad.metric.finetuning import FineTuner, check_suffix
+    from mahalad.metric.finetuning.finetuning import FineTuner, check_suffix
     from mahalad.metric.labelled import draw, read_labelled
 
     check_output(output)

@@ -63,7 +63,7 @@ def fit(
     groups = None
     sources: Any = list(images)
     if group is not None:
-        from mahalad.datasets import grouping
+        from mahalad.images.mvtec import grouping
 
         group_of = grouping(group)
         sources = names_of(sources)

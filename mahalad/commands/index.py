@@ -189,6 +189,6 @@ def _index_at(where: str) -> VectorIndex:
 
     if not _is_model(where):
         return open_index(where, create=False)
-    from mahalad.metric.modelfiles import read_index
+    from mahalad.metric.file import read_index
 
     return read_index(where)

@@ -14,7 +14,7 @@ from mahalad.commands.descriptions import describe_classifier, describe_detector
 @click.option("--json", "as_json", is_flag=True, help="The whole header as JSON.")
 def info(model: str, as_json: bool) -> None:
     """Show what a model file holds."""
-    from mahalad.persistence import info as read_info
+    from mahalad.files.container import info as read_info
 
     header = read_info(model)
     if as_json:

@@ -28,8 +28,7 @@ def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
     """
     weights, device, fpr = options["weights"], options["device"], options["fpr"]
     if options["model"] is not None:
-        from mahalad.mahalanobis import load
-        from mahalad.metric.modelfiles import is_classifier
+        from mahalad.loading import is_classifier, load
 
         if is_classifier(options["model"]):
             if not labels:
@@ -42,7 +41,7 @@ def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
         if fpr is not None:
             detector.set_fpr(fpr)
         return detector, 0
-    from mahalad.mahalanobis import MahalanobisDetector
+    from mahalad.detectors.mahalanobis import MahalanobisDetector
 
     detector = MahalanobisDetector(
         weights=weights, device=device or "auto", fpr=0.05 if fpr is None else fpr

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 if TYPE_CHECKING:
-    from mahalad.detector import AnomalyDetector
+    from mahalad.detectors.detector import AnomalyDetector
 
 THRESHOLDS = ("conformal", "chi2", "holdout", "chi2-nominal")
 SCORERS = ("gaussian", "l2", "sed", "ocsvm", "knn")
@@ -217,7 +217,7 @@ def settle(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _preset(name: str) -> dict[str, Any]:
-    from mahalad.mahalanobis import MahalanobisDetector
+    from mahalad.detectors.mahalanobis import MahalanobisDetector
 
     params = getattr(MahalanobisDetector, name)().get_params(deep=False)
     return {option: params[option] for option in ("backbone", "scope")}
@@ -239,11 +239,11 @@ def parse_levels(text: str | None) -> list[str | int] | None:
 
 def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector:
     """A detector from the options of `fit`, after `settle`."""
-    from mahalad.detector import AnomalyDetector
-    from mahalad.features import BackboneFeatures
-    from mahalad.knn_detector import KNNDetector
-    from mahalad.mahalanobis import MahalanobisDetector
-    from mahalad.scorers import make_scorer
+    from mahalad.detectors.detector import AnomalyDetector
+    from mahalad.detectors.knn import KNNDetector
+    from mahalad.detectors.mahalanobis import MahalanobisDetector
+    from mahalad.features.extractor import BackboneFeatures
+    from mahalad.scorers.level_sum import make_scorer
 
     network: dict[str, Any] = {
         "weights": options["weights"],

@@ -11,7 +11,7 @@ import click
 
 def names_of(X: Any) -> list[str]:
     """The paths in `X`, written as they are in results."""
-    from mahalad.images import iter_sources
+    from mahalad.images.sources import iter_sources
 
     return [source.name for source in iter_sources(X)]
 

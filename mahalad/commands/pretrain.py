@@ -45,7 +45,7 @@ def pretrain(
 
     Its encoder is for `mahalad tune --encoder`. No labels are needed.
     """
-    from mahalad.metric.autoencoder import Autoencoder
+    from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
     for path in filter(None, (output, checkpoint, grid)):
         check_output(path)

@@ -15,8 +15,8 @@ from mahalad.commands.progress import with_progress
 from mahalad.errors import InputError
 
 if TYPE_CHECKING:
-    from mahalad.detector import AnomalyDetector
-    from mahalad.mapfiles import MapUnits
+    from mahalad.detectors.detector import AnomalyDetector
+    from mahalad.report.maps import MapUnits
 
 
 @click.command()
@@ -36,8 +36,8 @@ def report(images: tuple[str, ...], output: str, title: str, **options: Any) -> 
 
     Each image takes some 50 kB of the page. Exit codes are those of score.
     """
-    from mahalad.layout import common_folder, kinds_of
-    from mahalad.modelfile import write_atomically
+    from mahalad.files.container import write_atomically
+    from mahalad.images.folders import common_folder, kinds_of
     from mahalad.report.results import facts_of, make_page, picture_results
 
     check_source(options)
@@ -61,7 +61,7 @@ def report(images: tuple[str, ...], output: str, title: str, **options: Any) -> 
 
 def _units_of_overlays(detector: AnomalyDetector) -> MapUnits | None:
     """Units of a detector's maps, or None; why there are no overlays goes to stderr."""
-    from mahalad.mapfiles import units_of
+    from mahalad.report.maps import units_of
 
     try:
         units = units_of(detector)

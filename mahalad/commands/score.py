@@ -16,9 +16,9 @@ from mahalad.commands.paths import check_output, names_of
 from mahalad.commands.progress import with_progress
 
 if TYPE_CHECKING:
-    from mahalad.detector import AnomalyDetector
-    from mahalad.mapfiles import MapFolder
-    from mahalad.rows import Counted, Row
+    from mahalad.detectors.detector import AnomalyDetector
+    from mahalad.report.maps import MapFolder
+    from mahalad.report.rows import Counted, Row
 
 
 @click.command()
@@ -77,7 +77,7 @@ def score(
     With --maps, rows of csv and jsonl have the paths of both files as well, and DIR/maps.json says
     what a map's values are. A map that cannot be written is reported, and the exit code is 1.
     """
-    from mahalad.rows import Counted
+    from mahalad.report.rows import Counted
 
     check_source(options)
     if output is not None:
@@ -101,7 +101,7 @@ def score(
 
 def _check_map_folder(folder: Path, given: Sequence[str], names: Sequence[str]) -> None:
     """Refuse a folder that holds images, or could not be made or written to, before the work."""
-    from mahalad.layout import check_apart
+    from mahalad.images.folders import check_apart
 
     nearest = folder.absolute()
     while not nearest.exists():
@@ -116,8 +116,8 @@ def _map_folder(
     detector: AnomalyDetector, folder: Path, style: str, given: Sequence[str], names: Sequence[str]
 ) -> MapFolder:
     """A folder that is ready for the maps of images, with everything checked that can be."""
-    from mahalad.layout import common_folder, stems_below
-    from mahalad.mapfiles import MapFolder, units_of
+    from mahalad.images.folders import common_folder, stems_below
+    from mahalad.report.maps import MapFolder, units_of
 
     _ = detector.threshold_  # too few calibration images: better before anything is written
     units = units_of(detector)
@@ -130,21 +130,21 @@ def _map_folder(
 
 def _rows(results: Counted, folder: MapFolder | None) -> Iterator[Row]:
     """Results as rows; their maps are written as they come."""
-    from mahalad.rows import row_of
+    from mahalad.report.rows import row_of
 
     for result in results:
         yield row_of(result) | ({} if folder is None else folder.write(result))
 
 
 def _write_rows(rows: Iterator[Row], style: str, output: str | None, *, with_maps: bool) -> None:
-    from mahalad.rows import lines
+    from mahalad.report.rows import lines
 
     text = lines(rows, style, more=("map", "overlay") if with_maps else ())
     if output is None:
         for line in text:
             click.echo(line)
         return
-    from mahalad.modelfile import write_atomically
+    from mahalad.files.container import write_atomically
 
     whole = "".join(line + "\n" for line in text)
     write_atomically(output, whole.encode(errors="surrogateescape"))

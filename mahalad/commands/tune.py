@@ -166,7 +166,7 @@ def _make_classifier(options: dict[str, Any]) -> MetricKNNClassifier:
     encoder = make_encoder(options)
     projection = None
     if not options["no_projection"]:
-        from mahalad.metric.projection import TripletProjection
+        from mahalad.metric.triplets.projection import TripletProjection
 
         projection = TripletProjection(
             loss=options["loss"],

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +11,9 @@ from numpy.typing import NDArray
 from mahalad.errors import InputError
 from mahalad.index.checks import check_agreement, some
 from mahalad.index.contract import IndexUnavailableError, Records, VectorIndex
+from mahalad.progress import Progress
 
 _BATCH = 500
-
-Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
 def copy_index(

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import InputError, MissingExtraError
+from mahalad.files.container import write_atomically
 from mahalad.index.base import CheckedIndex, partly_added
 from mahalad.index.checks import check_agreement, checked_settings, some
 from mahalad.index.contract import Distance, IndexUnavailableError, Records
-from mahalad.modelfile import write_atomically
 
 _QUERIES_AT_ONCE = 100
 _VALUES_AT_ONCE = 1_000_000

@@ -11,24 +11,24 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
+from mahalad.checks import NotFittedError
 from mahalad.errors import CalibrationError, InputError
 from mahalad.index.contract import Distance, Neighbors, VectorIndex
 from mahalad.index.opening import open_index
-from mahalad.metric import modelfiles
-from mahalad.metric.answers import Answers, LabelledResult, decide
+from mahalad.metric import file as modelfiles
+from mahalad.metric.answers import Answers, decide
 from mahalad.metric.copies import describe_copies
-from mahalad.metric.embedding import Embedding
+from mahalad.metric.embedding import Embedding, about
 from mahalad.metric.held_out import HeldOut, cross_fit, draw_folds, held_out_votes, train
 from mahalad.metric.label_arrays import as_type_of, labels_array, repeated_names
 from mahalad.metric.labelled import check_labels
 from mahalad.metric.operating import Curve, OperatingPoint, choose, precision_recall_curve
-from mahalad.metric.search import Search
-from mahalad.metric.self_training import check_confidence
+from mahalad.metric.search_record import Search
+from mahalad.metric.triplets.self_training import check_confidence
 from mahalad.metric.votes import CLASS_WEIGHTS, DISTANCES, WEIGHTS, Voting, label_codes
-from mahalad.moments import Floats
-from mahalad.result import Result
-from mahalad.thresholds import ConformalThreshold, check_fpr
-from mahalad.unfitted import NotFittedError
+from mahalad.protocols import Floats
+from mahalad.result import LabelledResult, Result
+from mahalad.thresholds.rules import ConformalThreshold, check_fpr
 
 CHEAP_FOLDS = 20
 """Folds where there is nothing to train."""
@@ -604,7 +604,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             self.index,
             n_features=n_features,
             distance=self._distance(),
-            about=modelfiles.about(self.embedding_),
+            about=about(self.embedding_),
         )
         n = len(index)
         if n:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.arrays import originals
 from mahalad.errors import InputError, UnreadableImageWarning
-from mahalad.extraction import extract
-from mahalad.metric.cache import CachedFeatures
-from mahalad.moments import Floats
-from mahalad.reading import ReadImage
-from mahalad.store import originals
+from mahalad.features.cache import CachedFeatures, hash_record
+from mahalad.features.extraction import extract
+from mahalad.images.reading import ReadImage
+from mahalad.protocols import Floats
+
+if TYPE_CHECKING:
+    pass
+
 
 Arrays = dict[str, NDArray[Any]]
 Batch = tuple[list[ReadImage], Floats]
@@ -162,3 +167,25 @@ class Embedding:
 def _are_paths(X: Any) -> bool:
     first = X[0] if isinstance(X, (list, tuple)) and X else X
     return isinstance(first, (str, PurePath))
+
+
+def about(embedding: Embedding) -> dict[str, Any]:
+    """What made the vectors of an index, as JSON: embeddings with another must not be mixed."""
+    encoder, projection = embedding.encoder, embedding.projection
+    digest = hashlib.sha256(repr(list(embedding.level_sizes.items())).encode())
+    arrays = {"mean": embedding.mean, "scale": embedding.scale}
+    if encoder is not None:
+        digest.update(hash_record(encoder.record()).encode())
+    if projection is not None:
+        digest.update(str(projection.distance).encode())
+        arrays |= {f"projection/{n}": values for n, values in projection.state()[1].items()}
+    for name in sorted(arrays):
+        digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return {"encoder": _encoder_name(encoder), "fingerprint": digest.hexdigest()[:32]}
+
+
+def _encoder_name(encoder: Any) -> str | None:
+    if encoder is None:
+        return None
+    return str(encoder.record().get("backbone", type(encoder).__name__))

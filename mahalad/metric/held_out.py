@@ -13,15 +13,9 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from mahalad.errors import CalibrationError
 from mahalad.index.contract import VectorIndex
 from mahalad.metric.embedding import Embedding
-from mahalad.metric.self_training import fit_with_unlabelled
-from mahalad.metric.votes import (
-    Voting,
-    label_codes,
-    leave_one_out_votes,
-    nearest_neighbors,
-    vote,
-)
-from mahalad.moments import Floats
+from mahalad.metric.triplets.self_training import fit_with_unlabelled
+from mahalad.metric.votes import Voting, label_codes, leave_one_out_votes, nearest_neighbors, vote
+from mahalad.protocols import Floats
 
 MAX_HELD_OUT = 5000
 """Stored images that are left out in turn; of more, so many are drawn at random."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import InputError
-from mahalad.images import IMAGE_EXTENSIONS, iter_sources
+from mahalad.images.sources import IMAGE_EXTENSIONS, iter_sources
 
 _COLUMNS = ("path", "label")
 _SHOWN = 5

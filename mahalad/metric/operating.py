@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mahalad.errors import InputError
-from mahalad.moments import Floats
+from mahalad.protocols import Floats
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from mahalad.errors import CollapseError, InputError, UnreadableImageWarning
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.labelled import check_labels
+from mahalad.metric.search_record import OF_VOTES, Search, values_of
 from mahalad.metric.votes import CLASS_WEIGHTS, Voting, nearest_neighbors, winners
 
 if TYPE_CHECKING:
@@ -36,32 +36,7 @@ _OF_PROJECTION: dict[str, Any] = {
 }
 _CONTINUOUS = ("margin", "learning_rate")
 _NEIGHBORS = (1, 3, 5, 9, 15, 25)
-_OF_VOTES = ("n_neighbors", "class_weight")
-SEARCHED = (*_OF_PROJECTION, *_OF_VOTES)
-
-
-@dataclass(frozen=True)
-class Search:
-    """What a search tried, and what it chose.
-
-    Attributes
-    ----------
-    chosen : dict
-        Value of each parameter that was searched.
-    validation_f1 : float
-        Mean macro F1 of the chosen values on the held-out parts. The best of many, so it is
-        higher than what to expect of new images.
-    default_f1 : float or None
-        The same of the values before; None if they failed.
-    candidates : list of dict
-        Each with its parameters and "validation_f1" (None where the training failed); first
-        the values before.
-    """
-
-    chosen: dict[str, Any]
-    validation_f1: float
-    default_f1: float | None
-    candidates: list[dict[str, Any]]
+SEARCHED = (*_OF_PROJECTION, *OF_VOTES)
 
 
 def search_parameters(
@@ -113,10 +88,10 @@ def search_parameters(
     ----------
     J. Bergstra, Y. Bengio, "Random Search for Hyper-Parameter Optimization", 2012.
     """
-    over = [name for name in over if classifier.projection is not None or name in _OF_VOTES]
+    over = [name for name in over if classifier.projection is not None or name in OF_VOTES]
     if not over:
         raise InputError(
-            f"nothing is left to search: without a projection there are {' and '.join(_OF_VOTES)} "
+            f"nothing is left to search: without a projection there are {' and '.join(OF_VOTES)} "
             "alone, and they are given; leave one out, or the search"
         )
     if n_candidates < 1 or not over or not set(over) <= set(SEARCHED):
@@ -157,23 +132,6 @@ def search_parameters(
     return search
 
 
-def record_of(classifier: MetricKNNClassifier) -> dict[str, Any] | None:
-    """The search as JSON, if there was one and its choice was not changed afterwards."""
-    search: Search | None = getattr(classifier, "search_", None)
-    if search is None:
-        return None
-    now = _values(classifier, list(search.chosen))
-    return asdict(search) if now == search.chosen else None
-
-
-def _values(classifier: MetricKNNClassifier, names: Sequence[str]) -> dict[str, Any]:
-    """Parameters of the classifier and its projection, by their names in a search."""
-    return {
-        name: getattr(classifier if name in _OF_VOTES else classifier.projection, name, None)
-        for name in names
-    }
-
-
 def _features(
     classifier: MetricKNNClassifier, X: Any, y: Any, unlabelled: Any
 ) -> tuple[NDArray[Any], NDArray[Any], bool]:
@@ -200,7 +158,7 @@ def _candidates(
     known = [k for k in _NEIGHBORS if k <= n_train]
     space = {**_OF_PROJECTION, "n_neighbors": known, "class_weight": list(CLASS_WEIGHTS)}
     space = {name: space[name] for name in over}
-    before = _values(classifier, over)
+    before = values_of(classifier, over)
     if before.get("n_neighbors", 0) > n_train:
         raise InputError(
             f"n_neighbors={before['n_neighbors']}, but the splits of the search leave {n_train} "
@@ -290,4 +248,4 @@ def _set(classifier: MetricKNNClassifier, chosen: dict[str, Any]) -> None:
         own = projection.get_params(deep=False)
         projection.set_params(**{name: value for name, value in chosen.items() if name in own})
         classifier.set_params(projection=projection)
-    classifier.set_params(**{name: chosen[name] for name in _OF_VOTES if name in chosen})
+    classifier.set_params(**{name: chosen[name] for name in OF_VOTES if name in chosen})

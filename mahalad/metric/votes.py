@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mahalad.errors import InputError
-from mahalad.moments import Floats
+from mahalad.protocols import Floats
 
 WEIGHTS = ("uniform", "distance")
 CLASS_WEIGHTS = (None, "balanced")

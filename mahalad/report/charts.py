@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from mahalad.metrics import rates_at, roc_auc
-from mahalad.moments import Floats
+from mahalad.evaluation.images import rates_at, roc_auc
+from mahalad.protocols import Floats
 from mahalad.report.text import number, percent
 
 _LOG_FROM = 30.0  # scores whose highest is over so many times the lowest get a logarithmic axis

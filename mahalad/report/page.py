@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import InputError
-from mahalad.metrics import rates_at, roc_auc
-from mahalad.moments import Floats
+from mahalad.evaluation.images import rates_at, roc_auc
+from mahalad.protocols import Floats
 from mahalad.report.charts import histogram, roc
 from mahalad.report.gallery import GOOD, ReportImage, gallery
 from mahalad.report.text import percent, text

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from mahalad.errors import ImageReadError, ImageValueError
-from mahalad.geometry import describe_input
-from mahalad.mapfiles import MapUnits, reopen
-from mahalad.pictures import overlay, thumbnail
+from mahalad.images.geometry import describe_input
 from mahalad.report.gallery import ReportImage, encode
+from mahalad.report.maps import MapUnits, reopen
+from mahalad.report.overlays import overlay, thumbnail
 from mahalad.report.page import render_report
 from mahalad.result import Result
 
 if TYPE_CHECKING:
-    from mahalad.detector import AnomalyDetector
+    from mahalad.detectors.detector import AnomalyDetector
 
 THUMBNAIL_SIDE = 320
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mahalad import AnomalyDetector, MahalanobisDetector
-from mahalad.modelfile import FORMAT_VERSION
+from mahalad.files.container import FORMAT_VERSION
 
 if __name__ == "__main__":
     if FORMAT_VERSION != 1:

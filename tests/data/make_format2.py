@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mahalad import AnomalyDetector
-from mahalad.modelfile import FORMAT_VERSION
-from mahalad.patch_scorer import PatchScorer
+from mahalad.files.container import FORMAT_VERSION
+from mahalad.scorers.positions.scorer import PatchScorer
 
 
 def features(seed: int, n: int) -> dict[str, np.ndarray]:

@@ -17,10 +17,10 @@ from mahalad import (
     TripletProjection,
     load,
 )
-from mahalad.metric.reconstruction import AsIs, ReconstructionError
-from mahalad.modelfile import FORMAT_VERSION
-from mahalad.patch_scorer import PatchScorer
-from mahalad.scorers import make_scorer
+from mahalad.files.container import FORMAT_VERSION
+from mahalad.metric.autoencoder.reconstruction import AsIs, ReconstructionError
+from mahalad.scorers.level_sum import make_scorer
+from mahalad.scorers.positions.scorer import PatchScorer
 
 
 def maps(seed: int, n: int) -> dict[str, np.ndarray]:

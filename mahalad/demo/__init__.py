@@ -1,0 +1,1 @@
+"""The demo: parts rendered, fitted, judged, and shown on one page."""

@@ -1,0 +1,1 @@
+"""Detectors: features, scorer and threshold, fitted, asked and saved."""

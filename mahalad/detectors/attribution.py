@@ -1,0 +1,97 @@
+"""Which positions make up an image-level distance: an exact, additive decomposition.
+
+A pooled feature is the (weighted) mean of the P features of its level's map, so the distance
+d = (fbar - mu)' Sigma^-1 (fbar - mu) / d is a sum over positions p of
+c_p = w_p (f_p - mu)' Sigma^-1 (fbar - mu) / d, with weights w_p that sum to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from mahalad.features.extractor import BackboneFeatures
+from mahalad.images.geometry import Boxes, resample
+from mahalad.protocols import Floats
+from mahalad.scorers.gaussian import LedoitWolfGaussian
+from mahalad.scorers.level_sum import LevelSum
+
+
+def can_attribute(extractor: Any, scorer: Any) -> bool:
+    """Whether the features are pooled maps and the scorer is a Gaussian per level."""
+    return (
+        isinstance(extractor, BackboneFeatures)
+        and isinstance(scorer, LevelSum)
+        and isinstance(scorer.estimator, LedoitWolfGaussian)
+    )
+
+
+def attribute(
+    extractor: BackboneFeatures, scorer: LevelSum, prepared: Sequence[NDArray[Any]]
+) -> dict[str, Floats]:
+    """Shares of positions in the distance of every level, signed.
+
+    Parameters
+    ----------
+    extractor : BackboneFeatures, built
+    scorer : LevelSum of LedoitWolfGaussian, fitted
+    prepared : sequence of ndarray
+        Images as `extractor.prepare` makes them.
+
+    Returns
+    -------
+    dict of str to ndarray of shape (n_images, height, width)
+        Of each level, on its own grid; the sum over positions is the level's distance.
+    """
+    passes = [_attribute(extractor, scorer, own) for own in extractor.passes(prepared)]
+    return {name: np.concatenate([shares[name] for shares in passes]) for name in passes[0]}
+
+
+def _attribute(
+    extractor: BackboneFeatures, scorer: LevelSum, prepared: Sequence[NDArray[Any]]
+) -> dict[str, Floats]:
+    shares = {}
+    for name, (maps, weights) in extractor.unpooled(prepared).items():
+        gaussian: LedoitWolfGaussian = scorer.estimators_[name]
+        f = maps.reshape(*maps.shape[:2], -1).astype(np.float64)  # (n, C, P)
+        # (P,), or (n, P) where each image has a region of its own
+        w = weights.reshape(*weights.shape[:-2], -1).astype(np.float64)
+        pooled = f @ w if w.ndim == 1 else np.einsum("ncp,np->nc", f, w)
+        z = pooled - gaussian.location_  # (n, C)
+        direction = gaussian.apply_precision(z)
+        distance = np.sqrt(np.einsum("ij,ij->i", z, direction))
+        local = f - gaussian.location_[:, None]
+        terms = np.einsum("ncp,nc->np", local, direction) * w
+        terms /= np.maximum(distance, np.finfo(float).tiny)[:, None]
+        shares[name] = terms.reshape(len(f), *maps.shape[2:])
+    return shares
+
+
+def enlarge(maps: Floats, side: int, boxes: Boxes | None = None) -> Floats:
+    """Maps (n, h, w) on a square of `side` pixels, bilinear: (n, side, side).
+
+    Of padded images, `boxes` (n, 4) say which part of the map is the picture: it fills the square.
+    """
+    if boxes is not None:
+        pairs = zip(maps, boxes, strict=True)
+        return np.stack([resample(values, (side, side), box) for values, box in pairs])
+    x = torch.from_numpy(np.ascontiguousarray(maps))[:, None]
+    x = functional.interpolate(x, (side, side), mode="bilinear", align_corners=False)
+    return np.asarray(x[:, 0].numpy())
+
+
+def enlarge_keeping_sum(maps: Floats, side: int, boxes: Boxes | None = None) -> Floats:
+    """As `enlarge`, scaled so that each map's sum over pixels is that over its positions."""
+    large = enlarge(maps, side, boxes)
+    positions: Any = maps[0].size  # that a picture covers
+    if boxes is not None:
+        left, top, right, bottom = boxes.astype(np.float64).T
+        positions = (positions * (right - left) * (bottom - top))[:, None, None]
+    scaled = large * (positions / side**2)
+    missing = maps.sum(axis=(1, 2)) - scaled.sum(axis=(1, 2))
+    return np.asarray(scaled + missing[:, None, None] / side**2)

@@ -1,0 +1,229 @@
+"""The ready-made detector: frozen network, a Gaussian per level, a threshold that holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+from mahalad.detectors.detector import AnomalyDetector
+from mahalad.errors import InputError
+from mahalad.features.extractor import BackboneFeatures
+from mahalad.images.geometry import check_geometry
+from mahalad.protocols import Threshold
+from mahalad.scorers.level_sum import make_scorer
+from mahalad.scorers.reduction import PrincipalComponents
+
+
+class MahalanobisDetector(AnomalyDetector):
+    """Find anomalies in images by the Mahalanobis distance of frozen ImageNet features.
+
+    Gaussians with Ledoit-Wolf shrinkage, one for each position of the network's maps and one for
+    the image as a whole, and a threshold whose false-positive rate is the one asked for, as long
+    as new good images come as those of the fit came (exchangeable). Nothing is trained; a fit
+    takes about as long as reading the images.
+
+    Parameters
+    ----------
+    backbone : str, default="tf_efficientnet_lite0"
+        Name of a timm network. The default's weights come with an installed package.
+    weights : str, Path or None, default=None
+        None: the package's for the default backbone, timm's hub for others; a path: a
+        .safetensors or .pth file with timm's keys; ``"hub"``: timm's hub.
+    scope : {"positions", "image"}, default="positions"
+        ``"positions"``: a Gaussian per position (small defects; needs parts in about the same
+        place; at least 5 images) with the image-level distance of the last level as further
+        evidence. ``"image"``: the paper's detector, one Gaussian per level on features pooled
+        over the whole image, unsquared distances summed over levels (`rippel2020` is its exact
+        configuration).
+    levels : str, int, sequence of these, or None, default=None
+        Levels by name or index. None: all of them for ``scope="image"`` (also ``"all"``), and
+        the maps of strides 4, 8 and 16 for ``scope="positions"``.
+    input_size : int or None, default=None
+        Side of the square that images become. None: 320 pixels for ``scope="positions"`` (small
+        defects need them), the network's native size for ``scope="image"``.
+    resize : {"squash", "pad"}, default="squash"
+        How images become that square. ``"squash"``: stretched. ``"pad"``: with their aspect kept,
+        the longer side filling the square, their edges repeated around them; what is around a
+        picture counts in no score and no threshold. For images of several shapes, squashing
+        brings their corners to one place, padding their centres; with ``scope="positions"``, a
+        place that fewer than 5 good images have is then not judged.
+    tiles : int, default=1
+        For high-resolution images: with k, an image becomes a square of k * `input_size`, whose
+        k x k tiles pass through the network one by one. One model has the positions of all tiles:
+        k^2 times the time, memory and file. (P positions of D features take P * D^2 numbers of 8
+        bytes for the sums, and as many to score with: with the default network at 320 pixels,
+        150 MB each at k = 1.)
+    reduction : str, PrincipalComponents or None, default=None
+        ``"pca"`` or ``"npca"``, with ``":0.95"`` for another share of variance than 0.99; for
+        ``scope="image"``.
+    roi : str, Path, array or None, default=None
+        Region of interest: a picture (white = inspect), resized as the images are.
+    top_fraction, image_weight, smoothing, neighbourhood
+        See `PatchScorer`; for ``scope="positions"``.
+    fpr : float, default=0.05
+        Share of good images that may be flagged, if they are exchangeable with those fitted.
+    threshold : str, default="conformal"
+        ``"conformal"``, ``"chi2"``, ``"holdout"`` or ``"chi2-nominal"``.
+    max_stored : int or None, default=None
+        Images whose features are kept for calibration; None for 10,000, and with
+        ``scope="positions"`` for 1,000 (about 0.8 MB each at 320 pixels), or 1,000 / `tiles`^2,
+        at least 100.
+    n_augment, n_folds, holdout_fraction, random_state
+        See `AnomalyDetector`.
+    batch_size : int, default=32
+        Images, or tiles, per pass through the network.
+    device : str, default="auto"
+        ``"auto"`` for CUDA where there is one and else the CPU, or a torch device.
+
+    References
+    ----------
+    O. Rippel, P. Mertens, D. Merhof, "Modeling the Distribution of Normal Data in
+    Pre-Trained Deep Features for Anomaly Detection", ICPR 2020.
+    T. Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and
+    Localization", 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mahalad import MahalanobisDetector
+    >>> rng = np.random.default_rng(0)
+    >>> normals = [rng.integers(100, 156, (64, 64, 3), dtype=np.uint8) for _ in range(30)]
+    >>> detector = MahalanobisDetector(input_size=64).fit(normals)
+    >>> odd = normals[0].copy()
+    >>> odd[16:32, 16:32] = 255
+    >>> detector.predict([odd]).tolist()
+    [-1]
+    >>> where = detector.anomaly_map([odd])[0]  # (64, 64), up = abnormal
+    >>> bool(where[16:32, 16:32].mean() > where[40:, 40:].mean())
+    True
+    """
+
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_lite0",
+        *,
+        weights: str | Path | None = None,
+        scope: str = "positions",
+        levels: Any = None,
+        input_size: int | None = None,
+        resize: str = "squash",
+        tiles: int = 1,
+        reduction: str | PrincipalComponents | None = None,
+        roi: Any = None,
+        top_fraction: float = 0.03,
+        image_weight: float = 0.2,
+        smoothing: float = 0.0,
+        neighbourhood: int | str = 0,
+        fpr: float = 0.05,
+        threshold: str | Threshold = "conformal",
+        n_augment: int = 0,
+        n_folds: int = 40,
+        holdout_fraction: float = 0.3,
+        max_stored: int | None = None,
+        batch_size: int = 32,
+        device: str = "auto",
+        random_state: int | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.scope = scope
+        self.levels = levels
+        self.input_size = input_size
+        self.resize = resize
+        self.tiles = tiles
+        self.reduction = reduction
+        self.roi = roi
+        self.top_fraction = top_fraction
+        self.image_weight = image_weight
+        self.smoothing = smoothing
+        self.neighbourhood = neighbourhood
+        self.fpr = fpr
+        self.threshold = threshold
+        self.n_augment = n_augment
+        self.n_folds = n_folds
+        self.holdout_fraction = holdout_fraction
+        self.max_stored = max_stored
+        self.batch_size = batch_size
+        self.device = device
+        self.random_state = random_state
+
+    @classmethod
+    def rippel2020(
+        cls,
+        backbone: str = "tf_efficientnet_b4.aa_in1k",
+        *,
+        weights: str | Path | None = None,
+        reduction: str | PrincipalComponents | None = None,
+        n_augment: int = 0,
+        **options: Any,
+    ) -> Self:
+        """The paper's configuration: EfficientNet-B4 at 380 pixels, all levels, summed.
+
+        Its headline figure takes ``reduction="npca"`` and ``n_augment=100`` as well. The
+        threshold stays the calibrated one (the paper's own is ``threshold="chi2-nominal"``).
+
+        Parameters
+        ----------
+        backbone, weights, reduction, n_augment
+            See `MahalanobisDetector`; weights of B4 come from timm's hub unless given as a file.
+        **options
+            Any other parameter of `MahalanobisDetector`.
+        """
+        return cls(
+            backbone,
+            weights=weights,
+            scope="image",
+            reduction=reduction,
+            n_augment=n_augment,
+            **options,
+        )
+
+    def _make_parts(self) -> tuple[Any, Any]:
+        network: dict[str, Any] = {
+            "weights": self.weights,
+            "roi": self.roi,
+            "input_size": self.input_size,
+            "resize": self.resize,
+            "tiles": self.tiles,
+            "batch_size": self.batch_size,
+            "device": self.device,
+        }
+        if self.scope == "image":
+            extractor = BackboneFeatures(self.backbone, levels=self.levels, **network)
+            return extractor, make_scorer("gaussian", self.reduction)
+        from mahalad.scorers.positions.scorer import PatchScorer
+
+        scorer = PatchScorer(
+            top_fraction=self.top_fraction,
+            image_weight=self.image_weight,
+            smoothing=self.smoothing,
+            neighbourhood=self.neighbourhood,
+        )
+        if self.input_size is None:
+            network["input_size"] = POSITIONS_SIZE
+        pooled = [-1] if self.image_weight else []
+        return BackboneFeatures(self.backbone, levels=pooled, maps=self.levels, **network), scorer
+
+    def _most_stored(self) -> int:
+        if self.max_stored is None:
+            return 10_000 if self.scope == "image" else max(100, 1_000 // self.tiles**2)
+        return self.max_stored
+
+    def _check_parameters(self, calibration: Any) -> None:
+        check_geometry(self.resize, self.tiles)
+        super()._check_parameters(calibration)
+        if self.scope not in SCOPES:
+            raise InputError(f"unknown scope {self.scope!r}; one of {', '.join(SCOPES)}")
+        if self.scope == "positions" and self.reduction is not None:
+            raise InputError(
+                "reduction is for scope='image': Gaussians per position bound their size by a "
+                "fixed projection"
+            )
+        if self.scope == "positions" and self.threshold == "chi2-nominal":
+            raise InputError(
+                "threshold='chi2-nominal' is the paper's rule for scope='image'; use 'conformal'"
+            )
+
+
+SCOPES = ("positions", "image")
+POSITIONS_SIZE = 320

@@ -1,0 +1,127 @@
+"""The features of the fitted images: all of them, or a reservoir that still merges exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mahalad.protocols import Features
+
+
+class FeatureStore:
+    """Features of images, each with its copies (the image itself, then augmented ones).
+
+    Beyond `capacity` images the ones with the smallest keys stay. Keys are hashes of the
+    images' content, so this is a uniform sample that does not depend on the order in which
+    images came, and the union of two reservoirs is the reservoir of the union.
+
+    Parameters
+    ----------
+    capacity : int or None
+        Most images kept; None for all.
+    """
+
+    def __init__(self, capacity: int | None = None) -> None:
+        self.capacity = capacity
+        self.n_seen = 0
+        self._chunks: list[tuple[dict[str, NDArray[Any]], NDArray[np.uint64], NDArray[Any]]] = []
+
+    def add(self, features: Features, keys: Sequence[int], groups: Sequence[str]) -> None:
+        """Add images.
+
+        Parameters
+        ----------
+        features : mapping of str to ndarray of shape (n_images, n_copies, ..., n_features)
+        keys : sequence of int
+            Hash of each image.
+        groups : sequence of str
+            Images of one group are never on both sides of a split.
+        """
+        self.n_seen += len(keys)
+        self._chunks.append((dict(features), np.array(keys, dtype=np.uint64), np.array(groups)))
+        if self.capacity is not None and sum(len(c[1]) for c in self._chunks) > 1.5 * self.capacity:
+            self._compact()
+
+    def merge(self, other: FeatureStore) -> None:
+        """Add all images of another store."""
+        self.n_seen += other.n_seen
+        self._chunks.extend(other._chunks)
+
+    @property
+    def features(self) -> dict[str, NDArray[Any]]:
+        """Level name to (n_kept, n_copies, n_features)."""
+        return self._compact()[0]
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        return self._compact()[1]
+
+    @property
+    def groups(self) -> NDArray[Any]:
+        return self._compact()[2]
+
+    @property
+    def n_kept(self) -> int:
+        return len(self.keys) if self._chunks else 0
+
+    @property
+    def is_empty(self) -> bool:
+        """True when no features are kept."""
+        return not self._chunks
+
+    @property
+    def is_complete(self) -> bool:
+        """True when no image was dropped."""
+        return self.n_kept == self.n_seen
+
+    def _compact(self) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint64], NDArray[Any]]:
+        keys = np.concatenate([c[1] for c in self._chunks])
+        if len(self._chunks) > 1 or (self.capacity is not None and len(keys) > self.capacity):
+            kept: Any = slice(None)
+            if self.capacity is not None and len(keys) > self.capacity:
+                kept = np.sort(np.argsort(keys, kind="stable")[: self.capacity])
+            levels = self._chunks[0][0]
+            features = {
+                name: np.concatenate([c[0][name] for c in self._chunks])[kept] for name in levels
+            }
+            groups = np.concatenate([c[2] for c in self._chunks])[kept]
+            self._chunks = [(features, keys[kept], groups)]
+        return self._chunks[0]
+
+
+def own_groups(keys: Sequence[int]) -> list[str]:
+    """Groups of images about which nothing is known: each its own, the same picture twice one."""
+    return [f"{key:016x}" for key in keys]
+
+
+def group_names(store: FeatureStore) -> list[str]:
+    return [] if store.is_empty else np.unique(store.groups).tolist()
+
+
+def store_arrays(name: str, store: FeatureStore) -> dict[str, NDArray[Any]]:
+    if not store.n_kept:
+        return {}
+    arrays = {f"{name}/features/{level}": values for level, values in store.features.items()}
+    _, group_of = np.unique(store.groups, return_inverse=True)
+    return {**arrays, f"{name}/keys": store.keys, f"{name}/groups": group_of.astype(np.int64)}
+
+
+def fill_store(
+    store: FeatureStore,
+    name: str,
+    arrays: dict[str, NDArray[Any]],
+    levels: tuple[str, ...],
+    groups: list[str] | None,
+) -> None:
+    if f"{name}/keys" not in arrays:
+        return
+    features = {level: arrays[f"{name}/features/{level}"] for level in levels}
+    keys = arrays[f"{name}/keys"].tolist()
+    if groups is None:
+        labels = own_groups(keys)
+    else:
+        labels = [groups[code] for code in arrays[f"{name}/groups"].tolist()]
+    store.add(features, keys, labels)

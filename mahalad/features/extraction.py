@@ -1,0 +1,77 @@
+"""Images (or features) in batches, as what was read and the features of what could be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mahalad.errors import InputError
+from mahalad.images.augment import augmented_copies
+from mahalad.images.reading import ReadImage, content_key, read_batches
+from mahalad.images.sources import ImageSource
+
+Batch = tuple[list[ReadImage], dict[str, NDArray[Any]]]
+"""Images read, and level name to features (n_good, n_copies, n_features) of the readable ones."""
+
+
+def extract(X: Any, extractor: Any, salt: int, n_augment: int = 0) -> Iterator[Batch]:
+    """Yield batches of images with their features.
+
+    Parameters
+    ----------
+    X : images, or features where `extractor` is None
+    extractor : feature extractor or None
+    salt : int
+        Salt of the images' content hashes.
+    n_augment : int
+        Augmented copies of each image, after the image itself.
+    """
+    if extractor is None:
+        yield from_arrays(X, salt)
+        return
+    batches = read_batches(
+        X,
+        extractor.prepare,
+        batch_size=extractor.batch_size,
+        salt=salt,
+        ahead=getattr(extractor, "read_ahead", 0),
+    )
+    for images in batches:
+        good = [(image.prepared, image.key) for image in images if image.prepared is not None]
+        if not good:
+            yield images, {}
+            continue
+        passes = [[prepared for prepared, _ in good]]
+        copies = [augmented_copies(prepared, n_augment, key) for prepared, key in good]
+        passes += [list(one_pass) for one_pass in zip(*copies, strict=True)]
+        extracted = [extractor.transform(one_pass) for one_pass in passes]
+        yield images, {n: np.stack([e[n] for e in extracted], axis=1) for n in extracted[0]}
+
+
+def from_arrays(X: Any, salt: int) -> tuple[list[ReadImage], dict[str, NDArray[Any]]]:
+    """Features given directly: one "image" for each row, each level (n, 1, D) or a map."""
+    levels = X if isinstance(X, Mapping) else {"features": X}
+    if not all(isinstance(name, str) for name in levels):
+        raise InputError(f"levels must be named by strings, got {list(levels)}")
+    arrays = {name: np.atleast_2d(np.asarray(values)) for name, values in levels.items()}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if not arrays or any(a.ndim not in (2, 4) or not len(a) for a in arrays.values()):
+        raise InputError(
+            "features must be arrays (n_samples, n_features), or maps (n_samples, height, width, "
+            f"n_features), got {shapes}"
+        )
+    if len({len(array) for array in arrays.values()}) > 1:
+        raise InputError(f"levels differ in their number of samples: {shapes}")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise InputError(f"features of {name!r} must be finite numbers ({array.dtype})")
+    images = []
+    for i, values in enumerate(next(iter(arrays.values()))):
+        # Hashed as float64 whatever is given; not kept, since maps have 200,000 numbers an image.
+        row = np.concatenate([array[i].astype(np.float64).ravel() for array in arrays.values()])
+        source = ImageSource(f"X[{i}]", None, values)
+        images.append(ReadImage(source, values, content_key(row, salt), None))
+    return images, {name: array[:, None] for name, array in arrays.items()}

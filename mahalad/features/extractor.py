@@ -1,0 +1,288 @@
+"""Images to features: a frozen backbone behind scikit-learn's way of holding parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from mahalad.errors import ImageValueError, InputError
+from mahalad.images.geometry import (
+    BOX,
+    RECORDED,
+    boxes_of,
+    check_geometry,
+    fit_to_square,
+    pad_to_square,
+)
+from mahalad.images.region import hash_region, read_region, region_on_grid
+from mahalad.images.resizing import resize_square
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mahalad.features.backbones import Backbone
+    from mahalad.features.levels import Levels
+    from mahalad.images.geometry import Boxes
+    from mahalad.protocols import Features
+
+
+class BackboneFeatures(BaseEstimator):
+    """Features of a frozen ImageNet network: pooled at every level, or kept as maps.
+
+    Parameters
+    ----------
+    backbone : str, default="tf_efficientnet_lite0"
+        Name of a timm network, with a tag if wanted.
+    weights : str, Path or None, default=None
+        None: from the package that belongs to the backbone, or else from timm's hub.
+        ``"hub"``: from timm's hub. A path: a .safetensors or .pth file with timm's keys.
+    levels : str, int, sequence of these, or None, default=None
+        Levels to pool: names or indices; None or ``"all"`` for all of them, ``()`` for none.
+    maps : str, int, sequence of these, or None, default=()
+        Levels to keep as maps of local features; None or ``"auto"`` for those of strides 4, 8
+        and 16.
+    roi : str, Path, array or None, default=None
+        Region of interest: a picture (white = inspect), resized as the images are. Pooling and
+        maps look at nothing else.
+    input_size : int or None, default=None
+        Side of the network's square; None for its native size.
+    resize : {"squash", "pad"}, default="squash"
+        How an image becomes that square (no crop): stretched; or with its aspect kept, in the
+        middle, its edge repeated around it. Pooling leaves out what is around the picture.
+    tiles : int, default=1
+        With k, an image becomes a square of k * `input_size`, and its k x k tiles pass through
+        the network one by one: maps of k times the side, in k^2 times the time. Tiles do not
+        overlap, as a position always lies at the same place of its tile, and a Gaussian of its
+        own knows what the network sees there.
+    orientations : {1, 4, 8}, default=1
+        For things that lie anyhow, as beans do: pooled features are means over this many pictures,
+        the image turned by quarters (4), and mirrored too (8), in as many times the time. Not for
+        maps, nor with a region of interest.
+    batch_size : int, default=32
+        Tiles per pass through the network (or those of one image); does not change the features.
+    device : str, default="auto"
+        ``"auto"`` for CUDA where there is one and else the CPU, or a torch device.
+
+    Attributes
+    ----------
+    backbone_ : Backbone
+        The network, after `build`.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "tf_efficientnet_lite0",
+        *,
+        weights: str | Path | None = None,
+        levels: Levels = None,
+        maps: Levels = (),
+        roi: Any = None,
+        input_size: int | None = None,
+        resize: str = "squash",
+        tiles: int = 1,
+        orientations: int = 1,
+        batch_size: int = 32,
+        device: str = "auto",
+    ) -> None:
+        self.backbone = backbone
+        self.weights = weights
+        self.levels = levels
+        self.maps = maps
+        self.roi = roi
+        self.input_size = input_size
+        self.resize = resize
+        self.tiles = tiles
+        self.orientations = orientations
+        self.batch_size = batch_size
+        self.device = device
+
+    def build(self, state: dict[str, Any] | None = None, region: Any = None) -> Self:
+        """Make the network; `state` is a state dict to use instead of `weights`, `region` an
+        array to use instead of `roi`."""
+        from mahalad.features.backbones import build_backbone
+
+        if not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise InputError(f"batch_size must be a whole number >= 1, got {self.batch_size!r}")
+        check_geometry(self.resize, self.tiles)
+        self._check_orientations(region)
+        self.backbone_: Backbone = build_backbone(
+            self.backbone,
+            weights=self.weights if state is None else state,
+            levels=self.levels,
+            maps=self.maps,
+            input_size=self.input_size,
+            tiles=self.tiles,
+            device=self.device,
+        )
+        self.region_ = region
+        if region is None and self.roi is not None:
+            self.region_ = read_region(self.roi, self.backbone_.side, self.resize)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle by inputs: the weights, not the network; it is built again on the other side."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        if "backbone_" in state:
+            state["backbone_"] = (self.backbone_.state(), self.backbone_.weights, self.region_)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        built = state.pop("backbone_", None)
+        super().__setstate__(state)
+        if built is not None:
+            import torch
+
+            arrays, record, region = built
+            state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            self.build(state, region)
+            self.backbone_.weights = record
+
+    def prepare(self, image: Any) -> NDArray[Any]:
+        """Resize a decoded image: (S, S, 3), uint8 or float32 in [0, 1].
+
+        With ``resize="pad"`` only its longer side is S: `transform` puts it into the square.
+
+        Raises
+        ------
+        ImageValueError
+            No part of the image lies in the region of interest.
+        """
+        side, interpolation = self.backbone_.side, self.backbone_.interpolation
+        if self.resize == "squash":
+            return resize_square(image, side, interpolation)
+        prepared = fit_to_square(image, side, interpolation)
+        if self.region_ is not None and not self._regions([prepared]).any():
+            height, width = prepared.shape[:2]
+            raise ImageValueError(
+                f"of its shape ({width} x {height} as resized), nothing lies in the region of "
+                "interest: give a region for images of this shape"
+            )
+        return prepared
+
+    def transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
+        """Features of prepared images: level name to (n, n_channels), and of maps to
+        (n, height, width, n_features), 0 outside the region of interest; float32. With maps of
+        padded images, their places in the square are there as well."""
+        total = self._transform(prepared)
+        if self.orientations == 1:
+            return total
+        for k in range(1, self.orientations):
+            turned = self._transform([turn(image, k) for image in prepared])
+            total = {name: values + turned[name] for name, values in total.items()}
+        return {name: values / np.float32(self.orientations) for name, values in total.items()}
+
+    def _transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
+        parts = [self.backbone_.extract(*self._squares(own)) for own in self.passes(prepared)]
+        found = parts[0]
+        if len(parts) > 1:
+            found = {name: np.concatenate([part[name] for part in parts]) for name in found}
+        if self.region_ is not None:
+            for name, values in found.items():
+                if values.ndim == 4:
+                    inside = region_on_grid(self.region_, values.shape[1])
+                    found[name] = values * inside[:, :, None].astype(np.float32)
+        boxes = self.boxes(prepared)
+        if boxes is not None and self.backbone_.map_names:
+            found[BOX] = boxes
+        return found
+
+    def unpooled(
+        self, prepared: Sequence[NDArray[Any]]
+    ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """What `transform` pools: of each level the maps (n, C, h, w) and weights, (h, w) or
+        (n, h, w)."""
+        if self.orientations > 1:
+            raise InputError("no exact maps of features that are means over orientations")
+        return self.backbone_.unpooled(*self._squares(prepared))
+
+    def passes(self, prepared: Sequence[NDArray[Any]]) -> list[Sequence[NDArray[Any]]]:
+        """Images that go through the network together: tiles must not multiply the memory."""
+        if self.tiles == 1:
+            return [prepared]
+        step = max(1, self.batch_size // self.tiles**2)
+        return [prepared[i : i + step] for i in range(0, len(prepared), step)]
+
+    def boxes(self, prepared: Sequence[NDArray[Any]]) -> Boxes | None:
+        """Where each picture lies in its square, (n, 4); None where all fill it."""
+        return boxes_of(prepared, self.backbone_.side) if self.resize == "pad" else None
+
+    def _check_orientations(self, region: Any) -> None:
+        if self.orientations not in (1, 4, 8) or isinstance(self.orientations, bool):
+            raise InputError(f"orientations must be 1, 4 or 8, got {self.orientations!r}")
+        names = (self.maps,) if isinstance(self.maps, (str, int)) else self.maps
+        has_maps = names is None or len(names) > 0
+        if self.orientations > 1 and (has_maps or self.roi is not None or region is not None):
+            raise InputError(
+                f"orientations={self.orientations} is for pooled levels without a region of "
+                "interest: a place in one orientation is another place in the next"
+            )
+
+    def _squares(
+        self, prepared: Sequence[NDArray[Any]]
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Images as the network takes them, (n, S, S, 3), and where pooling looks."""
+        if any(image.dtype != np.uint8 for image in prepared):
+            prepared = [_as_float(image) for image in prepared]
+        if self.resize == "squash":
+            return np.stack(prepared), self.region_
+        squares = [pad_to_square(image, self.backbone_.side) for image in prepared]
+        return np.stack(squares), self._regions(prepared)
+
+    def _regions(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
+        """The part of each padded square that is picture, and of interest, (n, S, S)."""
+        side = self.backbone_.side
+        pictures = np.stack(
+            [
+                pad_to_square(np.ones(image.shape[:2], bool), side, mode="constant")
+                for image in prepared
+            ]
+        )
+        return pictures if self.region_ is None else pictures & self.region_
+
+    @property
+    def read_ahead(self) -> int:
+        """Batches to decode while the network works on one.
+
+        None on the CPU: decoding threads would take cores from the network's own, whose slowest
+        thread sets the pace.
+        """
+        return 0 if self.backbone_.device.type == "cpu" else 2
+
+    def record(self) -> dict[str, Any]:
+        """What identifies these features: two records that differ must not be mixed."""
+        b = self.backbone_
+        # Only where there are several: records of models from before tiles stay what they were.
+        several = {"tiles": b.tiles, "orientations": self.orientations}
+        several = {name: number for name, number in several.items() if number > 1}
+        return {
+            "backbone": b.name,
+            "levels": list(b.level_names),
+            "maps": list(b.map_names),
+            "region": None if self.region_ is None else hash_region(self.region_),
+            "input_size": b.input_size,
+            "mean": list(b.mean),
+            "std": list(b.std),
+            "interpolation": b.interpolation,
+            "resize": RECORDED[self.resize],
+            **several,
+            "precision": "float32",
+            "licence": b.licence,
+            "weights_source": b.weights.source,
+            "weights_origin": b.weights.origin,
+            "weights_sha256": b.weights.sha256,
+            "weights_dtype": b.weights.dtype,
+        }
+
+
+def _as_float(image: NDArray[Any]) -> NDArray[np.float32]:
+    return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
+
+
+def turn(image: NDArray[Any], k: int) -> NDArray[Any]:
+    """One of the 8 orientations of a picture, (h, w, ...): turned by quarters, from 4 mirrored."""
+    turned = np.rot90(image, k % 4)
+    return np.ascontiguousarray(turned[:, ::-1] if k >= 4 else turned)

@@ -1,0 +1,139 @@
+"""A fitted model in one file: safetensors with a JSON header, written whole or not at all.
+
+The file is a plain state (JSON and named arrays). It holds no code, and reading it runs none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from mahalad.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+FORMAT_VERSION = 4  # 4: maps have a context; files of 3 keep the maps they had
+_KEY = "mahalad"
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write `content` to `path` whole or not at all; an old file stays until the new is safe.
+
+    Raises
+    ------
+    ModelFileError
+        The folder is missing or not writable, or the disk is full.
+    """
+    path = Path(os.path.realpath(path))  # the target of a link, not the link
+    temporary = ""
+    try:
+        if path.exists() and not path.is_file():  # a pipe, /dev/stdout: nothing to replace
+            with open(path, "wb") as file:
+                file.write(content)
+            return
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        kept = "; the old file is intact" if path.exists() else ""
+        raise ModelFileError(f"{path}: cannot be written ({error.strerror}){kept}") from error
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_model(path: str | Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+    """Write header and arrays to one file.
+
+    Parameters
+    ----------
+    path : str or Path
+    header : dict
+        JSON-able; `format_version` is added.
+    arrays : dict of str to ndarray
+    """
+    text = json.dumps({"format_version": FORMAT_VERSION, **header}, allow_nan=False)
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    write_atomically(path, save(contiguous, metadata={_KEY: text}))
+
+
+def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Read header and arrays.
+
+    Raises
+    ------
+    ModelFileError
+        No such file, not a mahalad model, truncated, or written by a newer version.
+    """
+    header = read_header(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
+    return header, arrays
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Read the JSON header alone; the same errors as `read_model`."""
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file (looked in {path.absolute()})")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        size = path.stat().st_size
+        raise ModelFileError(
+            f"{path}: not a mahalad model, or cut short ({size:,} bytes; {error}). Copy the file "
+            "again, or fit and save the model again"
+        ) from error
+    if _KEY not in metadata:
+        raise ModelFileError(
+            f"{path}: a safetensors file, but not a mahalad model (weights perhaps? Those go to "
+            "weights=..., a model is made by save() or `mahalad fit`)"
+        )
+    try:
+        header: dict[str, Any] = json.loads(metadata[_KEY])
+        version = int(header["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(f"{path}: the model's header is damaged ({error})") from error
+    if version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{path}: written in format {version} by mahalad {header.get('mahalad_version', '?')}; "
+            f"this version reads up to format {FORMAT_VERSION}: pip install --upgrade mahalad"
+        )
+    return header
+
+
+VERSIONED = ("torch", "timm", "numpy", "scipy", "scikit-learn", "pillow", "safetensors")
+
+
+def info(path: str | Path) -> dict[str, Any]:
+    """The header of a model file, with the file's size in bytes as ``size``."""
+    header = read_header(path)
+    return {"path": str(path), "size": Path(path).stat().st_size, **header}
+
+
+def below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Arrays whose name starts with a prefix, without it."""
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}

@@ -1,0 +1,187 @@
+"""From what the caller gives (files, folders, PIL images, arrays) to decoded, square images.
+
+Three pure steps, used alike by fit, score, the command line, export and benchmark::
+
+    iter_sources(X)        what there is, lazily, in a fixed order
+    open_image(source)     8-bit RGB picture, or float32 array in [0, 1] for deeper images
+    resize_square(image)   (size, size, 3); `geometry` has the way that keeps aspects
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mahalad.errors import ImageReadError, ImageValueError, MahaladError
+from mahalad.images.sources import ImageSource, describe_missing
+from mahalad.protocols import FloatImage
+
+
+def open_image(source: ImageSource) -> Image.Image | FloatImage:
+    """Decode one image by fixed rules.
+
+    Parameters
+    ----------
+    source : ImageSource
+        From `iter_sources`. A PIL image in memory is neither changed nor closed.
+
+    Returns
+    -------
+    PIL.Image.Image or ndarray of float32, shape (H, W, 3) or (H, W), in [0, 1]
+        An "RGB" picture where the source has up to 8 bits a channel, an array where it has more.
+
+    Raises
+    ------
+    ImageReadError
+        The file is missing, empty, not an image, damaged, or larger than
+        `PIL.Image.MAX_IMAGE_PIXELS`. The message begins with the name of the file.
+    ImageValueError
+        The shape, type or range of the values is not usable.
+
+    Notes
+    -----
+    * The EXIF orientation is applied. Of a file with several frames, the first one is taken.
+    * Grey is repeated in three channels; palettes are expanded; one-bit images become 0 and 255;
+      CMYK, YCbCr, LAB and HSV are converted by Pillow.
+    * Alpha, palette or colour-key transparency is composited on white.
+    * 16-bit grey and uint16 arrays are divided by 65535. The values of a 12-bit camera are not
+      stretched, except in a PGM file, whose header states its maximum.
+    * Floats must be finite and in [0, 1]; mode "I" (32-bit integers) in 0..65535.
+    * Of files with 16 bits a channel in colour (or grey with alpha), Pillow gives the upper 8 bits.
+    * Arrays: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with alpha; bool, uint8, uint16 or float.
+    """
+    value, name = source.value, source.name
+    if isinstance(value, np.ndarray):
+        return _decode_array(value, name)
+    try:
+        if isinstance(value, Image.Image):
+            return _decode_picture(ImageOps.exif_transpose(value), name)
+        return _decode_file(value, name)
+    except MahaladError:
+        raise
+    except PermissionError as error:
+        raise ImageReadError(f"{name}: no permission to read this file") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = re.search(r"(\d+) pixels", str(error))
+        raise ImageReadError(_too_large(name, int(pixels[1]) if pixels else None)) from error
+    except Exception as error:  # damaged files make Pillow raise almost any type
+        reason = str(error) or type(error).__name__
+        raise ImageReadError(f"{name}: cannot be decoded: {reason}") from error
+
+
+def _decode_file(path: Path, name: str) -> Image.Image | FloatImage:
+    _check_file(path, name)
+    with open(path, "rb") as file:
+        try:
+            picture = Image.open(file)
+        except UnidentifiedImageError as error:
+            file.seek(0)
+            raise ImageReadError(
+                f"{name}: not an image that Pillow can read; its first bytes are {file.read(24)!r}"
+            ) from error
+        with picture:
+            pixels = picture.width * picture.height
+            if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+                raise ImageReadError(_too_large(name, pixels))
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _decode_picture(picture, name)
+
+
+def _check_file(path: Path, name: str) -> None:
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageReadError(describe_missing(name)) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageReadError(f"{name}: is a folder, not an image file")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageReadError(f"{name}: is not a regular file")
+    if status.st_size == 0:
+        raise ImageReadError(f"{name}: is empty (0 bytes)")
+
+
+def _too_large(name: str, pixels: int | None) -> str:
+    size = "too many" if pixels is None else f"{pixels / 1e6:.4g}"
+    return (
+        f"{name}: holds {size} megapixels, more than the limit of"
+        f" {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.4g}; where the file can be trusted, raise"
+        " PIL.Image.MAX_IMAGE_PIXELS"
+    )
+
+
+def _decode_picture(picture: Image.Image, name: str) -> Image.Image | FloatImage:
+    if 0 in picture.size:
+        raise ImageValueError(f"{name}: picture of size {picture.size}; allowed is 1 x 1 or more")
+    if picture.mode.startswith("I"):  # "I;16", "I;16B", ..., "I"
+        integers = np.asarray(picture)
+        low, high = int(integers.min()), int(integers.max())
+        if low < 0 or high > 65535:
+            raise ImageValueError(
+                f"{name}: integer values from {low} to {high}; allowed is 0..65535;"
+                " divide by the sensor's maximum and save as 16-bit or float"
+            )
+        key = picture.info.get("transparency")
+        return _unit_range(integers if key is None else np.where(integers == key, 65535, integers))
+    if picture.mode == "F":
+        return _checked_unit_range(np.asarray(picture), name)
+    if picture.has_transparency_data:
+        # Pillow knows no way from "La" to RGBA but through "LA".
+        layered = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
+        white = Image.new("RGB", layered.size, "white")
+        white.paste(layered, mask=layered)
+        return white
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _decode_array(array: npt.NDArray[Any], name: str) -> Image.Image | FloatImage:
+    if array.ndim not in (2, 3) or array.size == 0 or array.shape[2:] not in ((), (1,), (3,), (4,)):
+        channel_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        hint = "; it looks channel-first: give array.transpose(1, 2, 0)" if channel_first else ""
+        raise ImageValueError(
+            f"{name}: array of shape {array.shape}; allowed are (H, W), (H, W, 1), (H, W, 3) and"
+            f" (H, W, 4), not empty{hint}"
+        )
+    if array.shape[2:] == (1,):
+        array = array[:, :, 0]
+    kind, n_bytes = array.dtype.kind, array.dtype.itemsize
+    if kind == "b" or (kind, n_bytes) == ("u", 1):
+        bytes_ = array.astype(np.uint8) * np.uint8(255 if kind == "b" else 1)
+        return _decode_picture(Image.fromarray(bytes_), name)
+    if (kind, n_bytes) == ("u", 2):  # of either byte order
+        values = _unit_range(array)
+    elif kind == "f":
+        values = _checked_unit_range(array, name)
+    else:
+        raise ImageValueError(
+            f"{name}: array of type {array.dtype}; allowed are bool, uint8 (0..255), uint16"
+            " (0..65535) and float (0..1); cast to uint8 if its values are 0..255"
+        )
+    if values.shape[2:] == (4,):
+        colour, alpha = values[:, :, :3], values[:, :, 3:]
+        values = colour * alpha + (1 - alpha)
+    return np.ascontiguousarray(values)
+
+
+def _unit_range(integers: npt.NDArray[Any]) -> FloatImage:
+    return integers.astype(np.float32) / np.float32(65535)
+
+
+def _checked_unit_range(values: npt.NDArray[Any], name: str) -> FloatImage:
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 1):  # also where either is NaN
+        finite = values[np.isfinite(values)]
+        found = f"from {finite.min():g} to {finite.max():g}" if finite.size else "none finite"
+        lost = values.size - finite.size
+        raise ImageValueError(
+            f"{name}: float values {found}{f', {lost} NaN or infinite' if lost else ''};"
+            " allowed are finite values in [0, 1]; divide by the sensor's maximum"
+            " (255 for 8 bits)"
+        )
+    return values.astype(np.float32)

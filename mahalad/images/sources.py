@@ -1,0 +1,193 @@
+"""What users call images (folders, globs, paths, arrays, pictures), one source an image."""
+
+from __future__ import annotations
+
+import glob
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mahalad.errors import InputError
+
+IMAGE_EXTENSIONS = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm",
+)  # fmt: skip
+
+
+_ALLOWED = (
+    "allowed are a file, a folder, a glob pattern, a PIL image, a list or iterator of these and"
+    " of NumPy arrays (H, W, 3), or one array (n, H, W, 3)"
+)
+
+
+# Iterable, but never a row of images; a set has no fixed order.
+_NOT_A_LIST = (bytes, bytearray, memoryview, Mapping, Set, io.IOBase)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """One image that has not been opened yet.
+
+    Attributes
+    ----------
+    name : str
+        The path as given or found; `X[3]` for an image in memory at position 3 of `X`.
+    path : Path or None
+        The file; None for an image in memory.
+    value : Path, PIL.Image.Image or ndarray
+        What `open_image` decodes.
+    """
+
+    name: str
+    path: Path | None
+    value: Path | Image.Image | npt.NDArray[Any]
+
+
+def iter_sources(X: object) -> Iterator[ImageSource]:
+    """Yield the images in `X` one by one, without opening them.
+
+    Parameters
+    ----------
+    X : path, PIL image, iterable of these and of arrays, or ndarray of shape (n, H, W, 3 or 1)
+        A folder is searched with all its subfolders for `IMAGE_EXTENSIONS` (in any case),
+        sorted by the parts of the path; hidden files and folders are skipped. A glob pattern
+        (`* ? [ **`) and a file named in full are taken with any extension; a path that
+        exists is never read as a pattern. An iterator is consumed one item at a time.
+
+    Yields
+    ------
+    ImageSource
+        In the order of `X`. A missing file, or a pattern without a match, *inside a list*
+        is yielded too and fails in `open_image`, so that it does not end the batch.
+
+    Raises
+    ------
+    InputError
+        At the first `next`: no images, no such path, or `X` (or an item) of a wrong type.
+
+    Examples
+    --------
+    >>> [source.name for source in iter_sources(np.zeros((2, 8, 8, 3), np.uint8))]
+    ['X[0]', 'X[1]']
+    """
+    if isinstance(X, (str, os.PathLike)):
+        yield from _path_sources(X, "X", required=True)
+    elif isinstance(X, Image.Image):
+        yield ImageSource("X[0]", None, X)
+    elif isinstance(X, np.ndarray) and X.ndim != 1:
+        yield from _batch_sources(X, "X")
+    elif isinstance(X, Iterable) and not isinstance(X, _NOT_A_LIST):
+        found = False
+        for index, item in enumerate(X):
+            for source in _item_sources(item, f"X[{index}]"):
+                found = True
+                yield source
+        if not found:
+            raise InputError(f"no images: X is an empty {type(X).__name__}; {_ALLOWED}")
+    else:
+        raise InputError(f"X is of type {type(X).__name__}; {_ALLOWED}")
+
+
+def _item_sources(item: object, position: str) -> Iterator[ImageSource]:
+    if isinstance(item, (str, os.PathLike)):
+        yield from _path_sources(item, position, required=False)
+    elif isinstance(item, np.ndarray) and item.ndim == 4:
+        yield from _batch_sources(item, position)
+    elif isinstance(item, (Image.Image, np.ndarray)):
+        yield ImageSource(position, None, item)
+    else:
+        raise InputError(f"{position} is of type {type(item).__name__}; {_ALLOWED}")
+
+
+def _batch_sources(batch: npt.NDArray[Any], position: str) -> Iterator[ImageSource]:
+    if batch.ndim in (2, 3):
+        raise InputError(
+            f"{position} is one array of shape {batch.shape}, which could be one image or several;"
+            " give [array] for one image, or an array of shape (n, H, W, 3) for n"
+        )
+    if batch.ndim != 4 or batch.shape[3] not in (1, 3):
+        hint = (
+            "; it looks channel-first: give array.transpose(0, 2, 3, 1)"
+            if batch.ndim == 4 and batch.shape[1] in (1, 3)
+            else ""
+        )
+        raise InputError(
+            f"{position} is an array of shape {batch.shape}; allowed are (n, H, W, 3) and"
+            f" (n, H, W, 1){hint}"
+        )
+    if len(batch) == 0:
+        raise InputError(f"no images: {position} is an array of shape {batch.shape}")
+    for index, image in enumerate(batch):
+        yield ImageSource(f"{position}[{index}]", None, image)
+
+
+def _path_sources(
+    given: str | os.PathLike[Any], position: str, *, required: bool
+) -> Iterator[ImageSource]:
+    name = os.fspath(given)
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{position} is {name!r}, which is not a path; {_ALLOWED}")
+    if os.path.isdir(name):
+        yield from _folder_sources(name)
+        return
+    names = [name]
+    if not os.path.exists(name) and _is_pattern(name):
+        matches = {match for match in glob.glob(name, recursive=True) if not os.path.isdir(match)}
+        names = sorted(matches, key=lambda match: Path(match).parts) or names
+    if required and not os.path.lexists(names[0]):
+        raise InputError(describe_missing(name))
+    for found in names:
+        yield ImageSource(found, Path(found), Path(found))
+
+
+def _folder_sources(folder: str) -> Iterator[ImageSource]:
+    paths: list[Path] = []
+    others: Counter[str] = Counter()
+    visited: set[str] = set()  # linked folders are followed, so a link could lead back up
+    for root, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        resolved = os.path.realpath(root)
+        if resolved in visited:
+            folders.clear()
+            continue
+        visited.add(resolved)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            extension = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if extension in IMAGE_EXTENSIONS:
+                paths.append(Path(root, name))
+            else:
+                others[extension or "no extension"] += 1
+    if not paths:
+        seen = ", ".join(f"{count} x {name}" for name, count in sorted(others.items()))
+        raise InputError(
+            f"{folder}: no images in this folder (looked in {os.path.abspath(folder)} and its"
+            f" subfolders, hidden ones left out); files with other extensions: {others.total()}"
+            f"{f' ({seen})' if seen else ''}; looked for {', '.join(IMAGE_EXTENSIONS)}"
+        )
+    for path in sorted(paths, key=lambda path: path.parts):
+        yield ImageSource(str(path), path, path)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise InputError(f"{error.filename}: folder cannot be listed: {error.strerror}") from error
+
+
+def _is_pattern(name: str) -> bool:
+    return any(character in name for character in "*?[")
+
+
+def describe_missing(name: str) -> str:
+    tried = os.path.abspath(name)
+    if _is_pattern(name):
+        return f"{name}: no file matches this pattern, and none has this name (tried {tried})"
+    return f"{name}: no such file or folder (tried {tried})"

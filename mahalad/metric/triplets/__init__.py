@@ -1,0 +1,1 @@
+"""Projections trained by triplets of labelled embeddings."""

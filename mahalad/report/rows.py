@@ -1,0 +1,119 @@
+"""Results as rows of text: a table, CSV, or one JSON object per line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import chain
+from typing import Any
+
+from mahalad.result import LabelledResult, Result
+
+STYLES = ("table", "csv", "jsonl")
+Row = dict[str, Any]
+_LABEL_COLUMNS = ("label", "probability", "novel", "distance")
+"""What a row of a classifier has as well; JSON also has the neighbours."""
+
+
+class Counted:
+    """Results as they come, counted."""
+
+    def __init__(self, results: Iterable[Result]) -> None:
+        self._results = results
+        self.n_scored = self.n_flagged = 0
+        self.unreadable: list[Result] = []
+
+    def __iter__(self) -> Iterator[Result]:
+        for result in self._results:
+            if result.error is not None:
+                self.unreadable.append(result)
+            else:
+                self.n_scored += 1
+                self.n_flagged += bool(result.anomaly)
+            yield result
+
+
+def row_of(result: Result) -> Row:
+    """A result as a row; only that of an unreadable image has an ``error``."""
+    row: Row = {
+        "path": result.name,
+        "score": result.score,
+        "threshold": result.threshold,
+        "p_value": result.p_value,
+        "anomaly": result.anomaly,
+    }
+    if isinstance(result, LabelledResult):
+        row |= {name: getattr(result, name) for name in _LABEL_COLUMNS}
+        row["neighbours"] = [asdict(neighbour) for neighbour in result.neighbours]
+    if result.error is not None:
+        row["error"] = result.error
+    return row
+
+
+def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator[str]:
+    """Rows as lines of text, one at a time; none at all if there is no first row.
+
+    Parameters
+    ----------
+    rows : iterable of dict
+        From `row_of`, with any further entries.
+    style : {"table", "csv", "jsonl"}
+    more : sequence of str
+        Further entries that a CSV has as columns. JSON has all there are, a table none.
+    """
+    rows = iter(rows)
+    first = next(rows)
+    rows = chain([first], rows)
+    if style == "jsonl":
+        for row in rows:
+            yield json.dumps(row)
+        return
+    if style == "csv":
+        yield from _csv_lines(rows, [*(name for name in _LABEL_COLUMNS if name in first), *more])
+        return
+    if "label" in first:
+        yield from _label_lines(rows)
+        return
+    yield f"{'score':>10}  {'threshold':>10}  {'p-value':>8}  {'verdict':<10}  path"
+    for row in rows:
+        if row.get("error") is not None:
+            yield f"{'-':>10}  {'-':>10}  {'-':>8}  {'UNREADABLE':<10}  {row['error']}"
+            continue
+        limit = "-" if row["threshold"] is None else f"{row['threshold']:.4g}"
+        verdict = "ANOMALY" if row["anomaly"] else "good"
+        yield (
+            f"{row['score']:>10.4g}  {limit:>10}  {row['p_value']:>8.4f}  {verdict:<10}  "
+            f"{row['path']}"
+        )
+
+
+def _label_lines(rows: Iterable[Row]) -> Iterator[str]:
+    width = 16
+    # The p-value is of novelty: it says nothing about the label beside it.
+    yield f"{'label':<{width}}  {'probability':>11}  {'novelty-p':>9}  {'verdict':<13}  path"
+    for row in rows:
+        if row.get("error") is not None:
+            yield f"{'-':<{width}}  {'-':>11}  {'-':>9}  {'UNREADABLE':<13}  {row['error']}"
+            continue
+        p_value = "-" if row["p_value"] is None else f"{row['p_value']:.4f}"
+        verdict = " ".join(name for name in ("anomaly", "novel") if row[name]).upper()
+        yield (
+            f"{row['label']:<{width}}  {row['probability']:>11.3f}  {p_value:>9}  {verdict:<13}  "
+            f"{row['path']}"
+        )
+
+
+def _csv_lines(rows: Iterable[Row], more: Sequence[str]) -> Iterator[str]:
+    columns = ["path", "score", "threshold", "p_value", "anomaly", *more, "error"]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="")
+    writer.writeheader()
+    yield buffer.getvalue()
+    for row in rows:
+        buffer.seek(0)
+        buffer.truncate()
+        writer.writerow({name: value for name, value in row.items() if name != "neighbours"})
+        yield buffer.getvalue()

@@ -1,0 +1,175 @@
+"""Scorers over features: sums over levels, and the distances that the paper compares.
+
+All keep scikit-learn's sign: `score_samples` is up = normal, `distances` up = abnormal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.svm import OneClassSVM
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from mahalad.errors import DegenerateDataError, InputError
+from mahalad.protocols import Features, Floats
+from mahalad.scorers.baselines import MeanDistance, NearestNeighborDistance, StandardizedDistance
+from mahalad.scorers.gaussian import LedoitWolfGaussian
+from mahalad.scorers.neighbors import KthNeighborDistance
+from mahalad.scorers.reduction import PrincipalComponents, parse_reduction
+
+
+def _estimator_has(method: str) -> Any:
+    return available_if(lambda self: hasattr(self.estimator, method))
+
+
+class LevelSum(BaseEstimator):
+    """One estimator per level; the score is the sum over levels.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Cloned for every level: anything with `fit` and `score_samples`, also a Pipeline such
+        as ``make_pipeline(PrincipalComponents("last"), LedoitWolfGaussian())``.
+
+    Attributes
+    ----------
+    estimators_ : dict of str to estimator
+        The fitted estimator of each level.
+
+    Notes
+    -----
+    `partial_fit`, `merge` and `leave_one_out_level_scores` are there when the estimator has
+    what they need; a Pipeline with a reduction has not, because the reduction was learned from
+    the same samples.
+    """
+
+    accepts_levels = True
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    def fit(self, X: Features, y: Any = None) -> Self:
+        """Fit every level of `X`, a mapping of level name to (n_samples, n_features)."""
+        self.estimators_ = {}
+        for name, values in X.items():
+            with _naming(name):
+                self.estimators_[name] = clone(self.estimator).fit(values)
+        return self
+
+    @_estimator_has("partial_fit")
+    def partial_fit(self, X: Features, y: Any = None) -> Self:
+        """Add samples to every level."""
+        if not hasattr(self, "estimators_"):
+            self.estimators_ = {name: clone(self.estimator) for name in X}
+        self._check_levels(X)
+        for name, values in X.items():
+            self.estimators_[name].partial_fit(values)
+        return self
+
+    @_estimator_has("merge")
+    def merge(self, other: LevelSum) -> Self:
+        """Add the samples of another fit."""
+        check_is_fitted(self)
+        check_is_fitted(other)
+        self._check_levels(other.estimators_)
+        for name, estimator in self.estimators_.items():
+            estimator.merge(other.estimators_[name])
+        return self
+
+    def level_score_samples(self, X: Features) -> Floats:
+        """Scores per level, shape (n_samples, n_levels), up = normal."""
+        check_is_fitted(self)
+        self._check_levels(X)
+        columns = []
+        for name, estimator in self.estimators_.items():
+            with _naming(name):
+                columns.append(estimator.score_samples(X[name]))
+        return np.column_stack(columns)
+
+    def score_samples(self, X: Features) -> Floats:
+        """Sum over levels, shape (n_samples,), up = normal."""
+        return np.asarray(self.level_score_samples(X).sum(axis=1))
+
+    @_estimator_has("leave_one_out_distances")
+    def leave_one_out_level_scores(self, X: Features, groups: Any = None) -> Floats:
+        """Scores of fitted samples under a fit without them (or without their group).
+
+        Shape (n_samples, n_levels), up = normal.
+        """
+        check_is_fitted(self)
+        self._check_levels(X)
+        columns = []
+        for name, estimator in self.estimators_.items():
+            with _naming(name):
+                columns.append(-estimator.leave_one_out_distances(X[name], groups))
+        return np.column_stack(columns)
+
+    @property
+    def degrees_of_freedom_(self) -> int | None:
+        """Number of features scored, over all levels; None if not Mahalanobis distances."""
+        check_is_fitted(self)
+        total = 0
+        for estimator in self.estimators_.values():
+            last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+            if not isinstance(last, LedoitWolfGaussian):
+                return None
+            total += last.n_features_in_
+        return total
+
+    def _check_levels(self, X: Mapping[str, Any]) -> None:
+        if set(X) != set(self.estimators_):
+            raise InputError(
+                f"features of levels {', '.join(X)} given to a scorer of levels "
+                f"{', '.join(self.estimators_)}"
+            )
+
+
+@contextmanager
+def _naming(level: str) -> Iterator[None]:
+    """Prefix errors about degenerate data with the level that they are about."""
+    try:
+        yield
+    except DegenerateDataError as error:
+        raise DegenerateDataError(f"level {level!r}: {error}") from error
+
+
+SCORERS = {
+    "gaussian": LedoitWolfGaussian,
+    "l2": MeanDistance,
+    "sed": StandardizedDistance,
+    "ocsvm": OneClassSVM,
+    "knn": KthNeighborDistance,
+    "spade": NearestNeighborDistance,
+}
+"""Estimators per level by name; `--scorer` takes all but the last."""
+
+
+def make_scorer(name: str, reduction: str | PrincipalComponents | None = None) -> LevelSum:
+    """Make a scorer by name, after an optional reduction per level.
+
+    Parameters
+    ----------
+    name : {"gaussian", "l2", "sed", "ocsvm", "knn", "spade"}
+        The Gaussian; L2; SED; one-class SVM (RBF, gamma="scale"); the distance to the nearest
+        neighbour, of standardized features; the mean distance to the 5 nearest ones, of raw ones.
+    reduction : str, PrincipalComponents or None
+        ``"pca"``, ``"npca"``, ``"npca:0.95"``, or the transformer itself.
+    """
+    if name not in SCORERS:
+        raise InputError(f"unknown scorer {name!r}; one of {', '.join(SCORERS)}")
+    return per_level(SCORERS[name](), reduction)
+
+
+def per_level(estimator: Any, reduction: str | PrincipalComponents | None = None) -> LevelSum:
+    """An estimator for each level, after an optional reduction; see `make_scorer`."""
+    if isinstance(reduction, str):
+        reduction = parse_reduction(reduction)
+    if reduction is not None:
+        estimator = make_pipeline(clone(reduction), estimator)
+    return LevelSum(estimator)

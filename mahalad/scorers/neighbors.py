@@ -1,0 +1,265 @@
+"""Distance to the k-th nearest normal sample, with its leave-one-out in closed form.
+
+A sample's own neighbours without itself, or without its group, are found among the same
+distances as those of new samples, so a threshold needs no second fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from mahalad.errors import DegenerateDataError, InputError
+from mahalad.protocols import Floats
+
+DISTANCES = ("standardized", "euclidean", "cosine")
+REDUCTIONS = ("kth", "mean")
+
+_PRIOR = 10  # samples' worth of the mean variance in the variance of one feature
+_BLOCK = 2**22  # numbers in one block of distances and differences: 32 MB each
+
+
+class KthNeighborDistance(BaseEstimator):
+    """Keep all normal samples and score by the distance to the k-th nearest of them.
+
+    Parameters
+    ----------
+    n_neighbors : int, default=1
+        k; a fit needs more samples than that. The nearest neighbour alone finds defects best among
+        clean samples; up to k - 1 defects of a kind that slipped in are not taken for good.
+    distance : {"standardized", "euclidean", "cosine"}, default="standardized"
+        ``"standardized"``: Euclidean, after dividing each feature by its standard deviation over
+        the samples. ``"cosine"``: (1 - cos) / 2 of the angle from the origin, in [0, 1].
+    reduce : {"kth", "mean"}, default="kth"
+        The k-th distance alone, or the mean of the first k.
+
+    Attributes
+    ----------
+    samples_ : ndarray of shape (n_samples, n_features)
+        The normal samples, centred and divided by `scale_` (for cosine: of unit length).
+    location_, scale_ : ndarray of shape (n_features,)
+        What was subtracted from the samples and what they were divided by.
+
+    Notes
+    -----
+    Search is exact, over all samples. Standard deviations are drawn a little to their mean over
+    features, s_d^2 = (n v_d + 10 v) / (n + 10), so that features that hardly vary in a few
+    samples do not decide. v_d is the variance (ddof 0) of feature d and v its mean.
+
+    References
+    ----------
+    S. Ramaswamy, R. Rastogi, K. Shim, "Efficient Algorithms for Mining Outliers from Large Data
+    Sets", SIGMOD 2000 (the distance to the k-th neighbour).
+    L. Bergman, N. Cohen, Y. Hoshen, "Deep Nearest Neighbor Anomaly Detection", 2020 (of frozen
+    features, with the mean of k distances).
+
+    Examples
+    --------
+    >>> from mahalad.scorers.neighbors import KthNeighborDistance
+    >>> line = [[0.0], [1.0], [2.0], [3.0]]
+    >>> nearest = KthNeighborDistance(n_neighbors=2, distance="euclidean").fit(line)
+    >>> nearest.distances([[0.0], [5.0]]).tolist()
+    [1.0, 3.0]
+    >>> nearest.leave_one_out_distances(line).tolist()
+    [2.0, 1.0, 1.0, 2.0]
+    """
+
+    def __init__(
+        self, n_neighbors: int = 1, *, distance: str = "standardized", reduce: str = "kth"
+    ) -> None:
+        self.n_neighbors = n_neighbors
+        self.distance = distance
+        self.reduce = reduce
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Keep samples, forgetting earlier ones.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples > n_neighbors, n_features)
+            Normal samples.
+        y : ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            No more samples than `n_neighbors`, a parameter out of range, or a sample that is
+            zero (cosine).
+        DegenerateDataError
+            All samples are identical.
+        """
+        self.check_parameters()
+        X = validate_data(self, X, dtype=np.float64, order="C", ensure_min_samples=2)
+        n, D = X.shape
+        if n <= self.n_neighbors:
+            raise InputError(
+                f"n_neighbors={self.n_neighbors} needs at least {self.n_neighbors + 1} good images "
+                f"(samples), each having that many others, and there are {n}: give more, or a "
+                "smaller n_neighbors"
+            )
+        if np.ptp(X, axis=0).max() <= 8 * np.finfo(float).eps * np.abs(X).max():
+            raise DegenerateDataError(f"all {n} samples are identical: no distance between them")
+        self.location_, self.scale_ = np.zeros(D), np.ones(D)
+        if self.distance != "cosine":
+            self.location_ = X.mean(axis=0)
+        if self.distance == "standardized":
+            self.scale_ = np.sqrt(_shrunk(X.var(axis=0), n))
+        self.samples_ = self._standardized(X)
+        return self
+
+    def distances(self, X: Any) -> Floats:
+        """Distance of each sample to its k-th nearest normal one, (n_samples,), up = abnormal."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, order="C", reset=False)
+        Z, norms = self._standardized(X), _squared_lengths(self.samples_)
+        found = np.empty(len(Z))
+        for rows in self._blocks(len(Z)):
+            squared = norms - 2 * Z[rows] @ self.samples_.T
+            found[rows] = self._reduced(squared, Z[rows], None)
+        return found
+
+    def score_samples(self, X: Any) -> Floats:
+        """Negative distances, up = normal (scikit-learn's sign)."""
+        return -self.distances(X)
+
+    def leave_one_out_distances(self, X: Any, groups: Any = None) -> Floats:
+        """Distance of each fitted sample by the fit without it, or without its group.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            The samples of the fit, all of them and in the same order.
+        groups : array-like of shape (n_samples,), optional
+            Samples with the same label are left out together.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Up = abnormal.
+
+        Raises
+        ------
+        InputError
+            Other samples than those of the fit, or a group so large that fewer than
+            `n_neighbors` samples remain.
+
+        Notes
+        -----
+        Equal to fitting again without each sample or group, standard deviations included: those
+        of the remaining samples follow from sums, and weight the squared differences.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, order="C", reset=False)
+        if len(X) != len(self.samples_) or not np.array_equal(
+            Z := self._standardized(X), self.samples_
+        ):
+            raise InputError(
+                "leave_one_out_distances is for the samples of the fit, all of them in their order"
+            )
+        labels = np.arange(len(Z))
+        if groups is not None:
+            labels = np.unique(np.asarray(groups), return_inverse=True)[1]
+        self._check_groups(labels)
+        return self._left_out(Z, labels)
+
+    def _left_out(self, Z: Floats, labels: NDArray[np.intp]) -> Floats:
+        """`leave_one_out_distances` of standardized samples."""
+        squares = Z**2
+        weights = self._weights_of_the_rest(Z, squares, labels)
+        found = np.empty(len(Z))
+        for rows in self._blocks(len(Z)):
+            w = np.ones((1, Z.shape[1])) if weights is None else weights[labels[rows]]
+            squared = w @ squares.T - 2 * (w * Z[rows]) @ Z.T
+            squared = np.where(labels[rows, None] == labels, np.inf, squared)
+            found[rows] = self._reduced(squared, Z[rows], w)
+        return found
+
+    def _weights_of_the_rest(
+        self, Z: Floats, squares: Floats, labels: NDArray[np.intp]
+    ) -> Floats | None:
+        """(s / s')^2 with s' the standard deviations without a group, (n_groups, n_features)."""
+        if self.distance != "standardized":
+            return None
+        sums, sums_of_squares = np.zeros((2, labels.max() + 1, Z.shape[1]))
+        np.add.at(sums, labels, Z)
+        np.add.at(sums_of_squares, labels, squares)
+        rest = (len(Z) - np.bincount(labels))[:, None]
+        shift = (Z.sum(axis=0) - sums) / rest  # the mean of the rest
+        variance = np.maximum((squares.sum(axis=0) - sums_of_squares) / rest - shift**2, 0)
+        in_units = variance * self.scale_**2
+        if not in_units.mean(axis=1).min() > np.finfo(float).eps * np.mean(self.scale_**2):
+            raise DegenerateDataError(
+                "all samples but one, or but one group, are identical: no distance between them"
+            )
+        return np.asarray(self.scale_**2 / _shrunk(in_units, rest))
+
+    def _reduced(self, squared: Floats, Z: Floats, weights: Floats | None) -> Floats:
+        """k-th or mean distance, (m,), by squared distances (m, n) that may lack a row's constant.
+
+        The k nearest are measured again from differences: the short form |z|^2 + |s|^2 - 2 z's
+        loses the digits of samples that lie close together.
+        """
+        k = self.n_neighbors
+        nearest = np.argpartition(squared, k - 1, axis=1)[:, :k]
+        differences = (Z[:, None] - self.samples_[nearest]) ** 2  # (m, k, D)
+        if weights is not None:
+            differences *= weights[:, None]
+        near = differences.sum(axis=2)
+        near = near / 4 if self.distance == "cosine" else np.sqrt(near)
+        return np.asarray(near.max(axis=1) if self.reduce == "kth" else near.mean(axis=1))
+
+    def _standardized(self, X: Floats) -> Floats:
+        if self.distance != "cosine":
+            return np.asarray((X - self.location_) / self.scale_)
+        lengths = np.sqrt(_squared_lengths(X))[:, None]
+        if not lengths.all():
+            raise InputError(
+                f"sample {int(np.argmin(lengths))} is zero in all features, and has no direction: "
+                "use another distance than 'cosine'"
+            )
+        return np.asarray(X / lengths)
+
+    def _blocks(self, n: int) -> Iterator[slice]:
+        """Rows whose distances and differences fit in the memory for one block."""
+        per_row = max(len(self.samples_), self.n_neighbors * self.samples_.shape[1])
+        step = max(1, _BLOCK // per_row)
+        return (slice(start, start + step) for start in range(0, n, step))
+
+    def _check_groups(self, labels: NDArray[np.intp]) -> None:
+        n, largest = len(labels), int(np.bincount(labels).max())
+        if n - largest < self.n_neighbors:
+            raise InputError(
+                f"leaving out a group of {largest} (images of one part, or copies of one picture) "
+                f"leaves {n - largest} of {n} samples, fewer than n_neighbors={self.n_neighbors}: "
+                "give more images, or a smaller n_neighbors"
+            )
+
+    def check_parameters(self) -> None:
+        """Raise `InputError` where a parameter is out of range."""
+        k = self.n_neighbors
+        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+            raise InputError(f"n_neighbors must be a whole number >= 1, got {k!r}")
+        for name, allowed in (("distance", DISTANCES), ("reduce", REDUCTIONS)):
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
+                )
+
+
+def _shrunk(variance: Floats, n: Any) -> Floats:
+    """Variances of n samples, (..., n_features), drawn a little to their mean over features."""
+    mean = variance.mean(axis=-1, keepdims=True)
+    return np.asarray((n * variance + _PRIOR * mean) / (n + _PRIOR))
+
+
+def _squared_lengths(X: Floats) -> Floats:
+    return np.asarray(np.einsum("ij,ij->i", X, X))

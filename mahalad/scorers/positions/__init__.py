@@ -1,0 +1,1 @@
+"""A Gaussian for every position of a network's maps."""

@@ -1,0 +1,70 @@
+"""Gaussians of positions that share the features of others, for parts that do not lie still.
+
+`neighbourhood` is how many steps away these may be; 0 for none, ``"all"`` for all positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mahalad.protocols import Floats
+from mahalad.scorers.positions.gaussians import PatchGaussian
+
+
+def samples_of(
+    values: NDArray[Any], inside: NDArray[np.bool_], neighbourhood: int | str
+) -> NDArray[Any]:
+    """What the Gaussians are fitted to: of each image, all features that share a position.
+
+    (n, P, D) to (n * s, P', D): the image's own features first, then those of neighbours.
+    Around the picture, features are those of its repeated edge; the one Gaussian of all
+    positions is fitted to pictures only.
+    """
+    n, P, D = values.shape
+    if neighbourhood == "all":
+        return values.reshape(n * P, 1, D)[inside.ravel()]
+    if not neighbourhood:
+        return values
+    side, r = round(P**0.5), int(neighbourhood)
+    steps = sorted(np.ndindex(2 * r + 1, 2 * r + 1), key=lambda step: step != (r, r))
+    axis = np.arange(side)
+    grid = values.reshape(n, side, side, D)
+    moved = [
+        grid[:, np.clip(axis + dy - r, 0, side - 1)][:, :, np.clip(axis + dx - r, 0, side - 1)]
+        for dy, dx in steps
+    ]
+    return np.stack(moved, axis=1).reshape(-1, P, D)
+
+
+def distances_of(gaussian: PatchGaussian, values: NDArray[Any], neighbourhood: int | str) -> Floats:
+    """Distances (n, P) of features (n, P, D) on a grid."""
+    n, P, D = values.shape
+    if neighbourhood == "all":
+        values = values.reshape(n * P, 1, D)
+    return gaussian.distances(values).reshape(n, P)
+
+
+def left_out_distances(
+    gaussian: PatchGaussian,
+    values: NDArray[Any],
+    inside: NDArray[np.bool_],
+    neighbourhood: int | str,
+    groups: Any,
+) -> Floats:
+    """Leave-one-out distances (n, P); an image goes with all its samples."""
+    n, P, _ = values.shape
+    if not neighbourhood:
+        return gaussian.leave_one_out_distances(values, groups)
+    shared = samples_of(values, inside, neighbourhood)
+    own = np.arange(n) if groups is None else np.asarray(groups)
+    if neighbourhood == "all":
+        distances = np.zeros((n, P))
+        labels = np.repeat(own, inside.sum(axis=1))
+        distances[inside] = gaussian.leave_one_out_distances(shared, labels)[:, 0]
+        return distances
+    per_image = len(shared) // n
+    found = gaussian.leave_one_out_distances(shared, np.repeat(own, per_image))
+    return found.reshape(n, per_image, P)[:, 0]
