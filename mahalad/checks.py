@@ -1,11 +1,123 @@
-"""The error of a question before `fit`; here, so that the others need no scikit-learn."""
+"""Limits of parameters: a table for each class says what they may be, one function checks it."""
 
 from __future__ import annotations
 
-from sklearn.exceptions import NotFittedError as SklearnNotFittedError
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from mahalad.errors import MahaladError
+from mahalad.errors import InputError
 
 
-class NotFittedError(MahaladError, SklearnNotFittedError):
-    """A detector was asked for results before `fit`."""
+class Limit(Protocol):
+    """What one parameter may be. `str` of it completes "the parameter must ..."."""
+
+    def allows(self, value: Any) -> bool:
+        """Whether a value is within the limit."""
+        ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from `least` to `most`, both included; never True or False."""
+
+    least: int = 0
+    most: int | None = None
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is an integer (Python's or NumPy's) in the range."""
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            return False
+        return self.least <= int(value) and (self.most is None or int(value) <= self.most)
+
+    def __str__(self) -> str:
+        if self.most is None:
+            return f"be a whole number >= {self.least}"
+        return f"be a whole number from {self.least} to {self.most}"
+
+
+@dataclass(frozen=True)
+class Real:
+    """A finite number in an interval: ``Real("[0, 1)")``; ``inf`` leaves a side open."""
+
+    interval: str
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is a finite number (Python's or NumPy's) in the interval."""
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return False
+        low, high = map(float, self.interval[1:-1].split(","))
+        number = float(value)
+        above = number >= low if self.interval[0] == "[" else number > low
+        below = number <= high if self.interval[-1] == "]" else number < high
+        return math.isfinite(number) and above and below
+
+    def __str__(self) -> str:
+        low, high = (side.strip() for side in self.interval[1:-1].split(","))
+        if high == "inf":
+            return f"be a number {'>=' if self.interval[0] == '[' else '>'} {low}"
+        return f"lie in {self.interval}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of several values, compared with ==: names, mostly."""
+
+    values: Sequence[Any]
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is one of the values, and of its type (True is not 1)."""
+        return any(type(value) is type(known) and value == known for known in self.values)
+
+    def __str__(self) -> str:
+        return f"be one of {', '.join(map(str, self.values))}"
+
+
+@dataclass(frozen=True)
+class Either:
+    """Within at least one of several limits."""
+
+    limits: Sequence[Limit]
+
+    def allows(self, value: Any) -> bool:
+        """Whether one of the limits allows it."""
+        return any(limit.allows(value) for limit in self.limits)
+
+    def __str__(self) -> str:
+        return ", or ".join(map(str, self.limits))
+
+
+class IsNone:
+    """None, for a parameter that may be left out."""
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is None."""
+        return value is None
+
+    def __str__(self) -> str:
+        return "be None"
+
+
+SEED = Either((Whole(0, 2**32 - 1), IsNone()))
+"""What a `random_state` may be."""
+
+
+def check_parameters(
+    limits: Mapping[str, Limit], given: Any, error: type[Exception] = InputError
+) -> None:
+    """Raise `error` unless every parameter is within its limit.
+
+    Parameters
+    ----------
+    limits : mapping of str to Limit
+        By the name of the parameter.
+    given : mapping of str to object, or object
+        Values by name, or an object (an estimator, say) that has them as attributes.
+    error : type of exception, default=InputError
+    """
+    for name, limit in limits.items():
+        value = given[name] if isinstance(given, Mapping) else getattr(given, name)
+        if not limit.allows(value):
+            raise error(f"{name} must {limit}, got {value!r}")

@@ -14,7 +14,7 @@ Every error is a `MahaladError` and also the builtin that a caller would expect:
     ├── ModelFileError (OSError)         a model file that cannot be written, read or trusted
     ├── CollapseError (RuntimeError)     training failed: embeddings in one point, no finite loss
     ├── IndexUnavailableError (ConnectionError, in `mahalad.index.contract`)  a store out of reach
-    ├── NotFittedError (sklearn's, in `mahalad.checks`)  a question asked before `fit`
+    ├── NotFittedError (sklearn's, in `mahalad.unfitted`)  a question asked before `fit`
     └── MissingExtraError (ImportError)  an optional dependency that is not installed
 
 `UnreadableImageWarning` is what `fit` gives for each image it had to leave out.

@@ -24,7 +24,6 @@ from sklearn.metrics import roc_auc_score
 
 import mahalad.files.container
 from mahalad import AnomalyDetector, load
-from mahalad.checks import NotFittedError
 from mahalad.errors import (
     BackboneError,
     ImageReadError,
@@ -40,6 +39,7 @@ from mahalad.metric.autoencoder.networks import AutoencoderNetwork, make_encoder
 from mahalad.metric.autoencoder.pretraining import Training, as_batch, shuffled_batches
 from mahalad.metric.autoencoder.reconstruction import AsIs, ReconstructionError
 from mahalad.protocols import FeatureExtractor
+from mahalad.unfitted import NotFittedError
 
 SMALL = {"bottleneck": 8, "width": 4, "input_size": 32, "batch_size": 8, "device": "cpu"}
 small = partial(Autoencoder, **SMALL)

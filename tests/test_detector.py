@@ -20,7 +20,6 @@ from sklearn.preprocessing import StandardScaler
 
 import mahalad
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector
-from mahalad.checks import NotFittedError
 from mahalad.errors import (
     CalibrationError,
     DegenerateDataError,
@@ -32,6 +31,7 @@ from mahalad.errors import (
 from mahalad.scorers.level_sum import SCORERS, make_scorer
 from mahalad.scorers.reduction import PrincipalComponents
 from mahalad.thresholds.rules import ChiSquareThreshold
+from mahalad.unfitted import NotFittedError
 
 ignore_unreadable = pytest.mark.filterwarnings("ignore::mahalad.errors.UnreadableImageWarning")
 

@@ -14,7 +14,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from mahalad import BackboneFeatures
-from mahalad.checks import NotFittedError
 from mahalad.errors import (
     CalibrationError,
     ImageReadError,
@@ -29,6 +28,7 @@ from mahalad.metric.classifier import MetricKNNClassifier
 from mahalad.metric.file import read_index
 from mahalad.metric.operating import choose, precision_recall_curve
 from mahalad.metric.triplets.projection import TripletProjection
+from mahalad.unfitted import NotFittedError
 
 FEW = "ignore:.*too few to tell:UserWarning"
 QUICK = TripletProjection(n_components=8, max_epochs=15, learning_rate=1e-2)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
 from mahalad.arrays import in_order
-from mahalad.checks import NotFittedError
 from mahalad.detectors import file as persistence
 from mahalad.detectors import fitting
 from mahalad.detectors.maps import in_pixels, map_threshold, maps_of
@@ -26,6 +25,7 @@ from mahalad.protocols import Features, Floats, Threshold
 from mahalad.result import Result, judge
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.thresholds.rules import check_fpr, check_threshold, fit_threshold
+from mahalad.unfitted import NotFittedError
 
 _MAY_CHANGE = ("fpr", "device", "batch_size")
 _MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored")

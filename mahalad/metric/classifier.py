@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
-from mahalad.checks import NotFittedError
 from mahalad.errors import CalibrationError, InputError
 from mahalad.index.contract import Distance, Neighbors, VectorIndex
 from mahalad.index.opening import open_index
@@ -29,6 +28,7 @@ from mahalad.metric.votes import CLASS_WEIGHTS, DISTANCES, WEIGHTS, Voting, labe
 from mahalad.protocols import Floats
 from mahalad.result import LabelledResult, Result
 from mahalad.thresholds.rules import ConformalThreshold, check_fpr
+from mahalad.unfitted import NotFittedError
 
 CHEAP_FOLDS = 20
 """Folds where there is nothing to train."""

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator
 
-from mahalad.checks import NotFittedError
 from mahalad.errors import InputError, UnreadableImageWarning
 from mahalad.features.devices import no_tf32, resolve_device
 from mahalad.features.weights import hash_weights
@@ -29,6 +28,7 @@ from mahalad.metric.autoencoder.pretraining import Training, as_batch, train
 from mahalad.progress import Progress, no_progress
 from mahalad.protocols import Floats
 from mahalad.result import Result
+from mahalad.unfitted import NotFittedError
 
 INTERPOLATION = "bicubic"
 

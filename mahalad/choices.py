@@ -1,0 +1,45 @@
+"""What parameters may be where these are names: one table for Python and for the command line.
+
+Nothing is imported here, so that a command line can be parsed without torch or scikit-learn.
+"""
+
+from __future__ import annotations
+
+SCOPES = ("positions", "image")
+"""Where Gaussians are: one for every position, or one for every level of the whole image."""
+
+THRESHOLDS = ("conformal", "chi2", "holdout", "chi2-nominal")
+"""Rules from a false-positive rate to a threshold; `mahalad.thresholds.rules.RULES` has them."""
+
+SCORERS = ("gaussian", "l2", "sed", "ocsvm", "knn", "spade")
+"""Estimators per level; `mahalad.scorers.level_sum.SCORERS` has them."""
+
+RESIZE = ("squash", "pad")
+"""How images become a square."""
+
+NEIGHBOURHOODS = (0, 1, 2, 3, 4, 5, "all")
+"""Steps to the positions that share a Gaussian."""
+
+NEIGHBOR_DISTANCES = ("standardized", "euclidean", "cosine")
+"""Between the features of two images."""
+
+NEIGHBOR_REDUCES = ("kth", "mean")
+"""What is made of the distances to the k nearest images."""
+
+VOTES = ("uniform", "distance")
+"""What a neighbour's vote counts."""
+
+CLASS_WEIGHTS = (None, "balanced")
+"""Whether votes of rare labels count more."""
+
+EMBEDDING_DISTANCES = ("cosine", "euclidean")
+"""Between embeddings."""
+
+LOSSES = ("batch-hard-scaled", "batch-hard", "semi-hard", "batch-all")
+"""Of triplets; `mahalad.metric.triplets.losses.LOSSES` has them."""
+
+ORIENTATIONS = (1, 4, 8)
+"""How many ways an image is turned and mirrored."""
+
+MAP_FORMATS = ("png", "npy")
+"""Files that anomaly maps are written to."""
