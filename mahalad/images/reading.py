@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mahalad.errors import ImageReadError, ImageValueError
+from mahalad.errors import ImageReadError, ImageValueError, UnreadableImageWarning
 from mahalad.images.decoding import open_image
 from mahalad.images.sources import ImageSource, iter_sources
+from mahalad.result import Result
 
 _LAZY = threading.Lock()
 
@@ -97,3 +99,25 @@ def read_batches(
             for futures in pending:
                 for future in futures:
                     future.cancel()
+
+
+def left_out(images: Iterable[ReadImage], *, stacklevel: int = 3) -> list[Result]:
+    """Warn of the images that could not be read, and give a result with the error for each.
+
+    Parameters
+    ----------
+    images : iterable of ReadImage
+        Readable ones as well; nothing is said of them.
+    stacklevel : int, default=3
+        Of the warning: 3 blames the caller of the function that calls this one.
+
+    Warns
+    -----
+    UnreadableImageWarning
+        For each image that could not be read.
+    """
+    found = [image for image in images if image.error is not None]
+    for image in found:
+        text = f"left out of the fit: {image.error}"
+        warnings.warn(text, UnreadableImageWarning, stacklevel=stacklevel)
+    return [Result(image.source.name, error=str(image.error)) for image in found]
