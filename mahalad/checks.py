@@ -58,6 +58,8 @@ class Real:
         low, high = (side.strip() for side in self.interval[1:-1].split(","))
         if high == "inf":
             return f"be a number {'>=' if self.interval[0] == '[' else '>'} {low}"
+        if self.interval[0] + self.interval[-1] == "()":
+            return f"lie between {low} and {high}"
         return f"lie in {self.interval}"
 
 
@@ -86,7 +88,8 @@ class Either:
         return any(limit.allows(value) for limit in self.limits)
 
     def __str__(self) -> str:
-        return ", or ".join(map(str, self.limits))
+        first, *others = map(str, self.limits)
+        return " or ".join([first, *(text.removeprefix("be ") for text in others)])
 
 
 class IsNone:
@@ -100,7 +103,7 @@ class IsNone:
         return "be None"
 
 
-SEED = Either((Whole(0, 2**32 - 1), IsNone()))
+SEED = Either((IsNone(), Whole(0, 2**32 - 1)))
 """What a `random_state` may be."""
 
 

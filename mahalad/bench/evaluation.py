@@ -37,7 +37,7 @@ class Recipe:
         """The unfitted scorer."""
         if self.scope == "image":
             return make_scorer(self.scorer, self.reduction)
-        return MahalanobisDetector(neighbourhood=self.neighbourhood)._make_parts()[1]
+        return MahalanobisDetector(neighbourhood=self.neighbourhood).unfitted_parts()[1]
 
 
 @dataclass(frozen=True)

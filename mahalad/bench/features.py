@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.arrays import originals, take
-from mahalad.detectors.mahalanobis import SCOPES, MahalanobisDetector
+from mahalad.choices import SCOPES
+from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import InputError
 from mahalad.features.extraction import extract
 from mahalad.images.mvtec import Category
@@ -50,7 +51,7 @@ def make_features(scope: str, backbone: str, levels: Any, **options: Any) -> Any
         Its `weights`, `input_size`, `resize`, `tiles`, `device` and `batch_size`.
     """
     detector = MahalanobisDetector(backbone, scope=scope, levels=levels, **options)
-    return detector._make_parts()[0]
+    return detector.unfitted_parts()[0]
 
 
 class CachedExtractor:

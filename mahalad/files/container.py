@@ -8,19 +8,17 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mahalad.errors import ModelFileError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+from mahalad.errors import MahaladError, ModelFileError
 
 FORMAT_VERSION = 4  # 4: maps have a context; files of 3 keep the maps they had
 _KEY = "mahalad"
@@ -137,3 +135,20 @@ def info(path: str | Path) -> dict[str, Any]:
 def below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Arrays whose name starts with a prefix, without it."""
     return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Turn what goes wrong in making a model of a file's content into errors that name the file."""
+    try:
+        yield
+    except ModelFileError as error:  # of a part, which does not know the file
+        if str(path) in str(error):
+            raise
+        raise ModelFileError(f"{path}: {error}") from error
+    except MahaladError:
+        raise
+    except KeyError as error:
+        raise ModelFileError(f"{path}: the model file lacks {error}") from error
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
