@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mahalad.errors import ModelFileError
+from mahalad.files.old.upgrade import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,12 +78,13 @@ def write_model(path: str | Path, header: dict[str, Any], arrays: dict[str, NDAr
 
 
 def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Read header and arrays.
+    """Read header and arrays, audited, and as the present format has them.
 
     Raises
     ------
     ModelFileError
-        No such file, not a mahalad model, truncated, or written by a newer version.
+        No such file, not a mahalad model, truncated, written by a newer version, or not made up
+        as a file of its kind is.
     """
     header = read_header(path)
     try:
@@ -90,11 +92,20 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
-    return header, arrays
+    try:
+        return upgrade(header, arrays)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """Read the JSON header alone; the same errors as `read_model`."""
+    """Read the JSON header alone, as it is in the file, of whatever format.
+
+    Raises
+    ------
+    ModelFileError
+        No such file, not a mahalad model, truncated, or written by a newer version.
+    """
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file (looked in {path.absolute()})")
@@ -114,8 +125,10 @@ def read_header(path: str | Path) -> dict[str, Any]:
         )
     try:
         header: dict[str, Any] = json.loads(metadata[_KEY])
-        version = int(header["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
+        version = header["format_version"]
+        if type(version) is not int or version < 1:
+            raise ValueError(f"format_version is {version!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{path}: the model's header is damaged ({error})") from error
     if version > FORMAT_VERSION:
         raise ModelFileError(
