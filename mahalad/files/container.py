@@ -5,9 +5,10 @@ The file is a plain state (JSON and named arrays). It holds no code, and reading
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,30 +37,23 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         The folder is missing or not writable, or the disk is full.
     """
     path = Path(os.path.realpath(path))  # the target of a link, not the link
-    temporary = ""
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     try:
         if path.exists() and not path.is_file():  # a pipe, /dev/stdout: nothing to replace
             with open(path, "wb") as file:
                 file.write(content)
             return
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        # The kernel applies the umask; `tempfile` would not, and to ask for it is to set it.
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         kept = "; the old file is intact" if path.exists() else ""
         raise ModelFileError(f"{path}: cannot be written ({error.strerror}){kept}") from error
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def write_model(path: str | Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
