@@ -311,9 +311,28 @@ def test_interrupted_rename_leaves_no_temporary_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["m"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_a_file_has_the_mode_of_any_new_file(tmp_path, monkeypatch, umask):
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").write_bytes(b"x")
+        # It is the process's own: another thread would create its files with what is set here.
+        monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))
+        for _ in range(2):  # a new file, and one that replaces another
+            write_atomically(tmp_path / "m", b"x")
+            assert (tmp_path / "m").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+
+
 def test_missing_folder(tmp_path):
     with pytest.raises(ModelFileError, match="cannot be written"):
         write_atomically(tmp_path / "none" / "m", b"x")
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelFileError, match="cannot be written"):
+        write_atomically(tmp_path / "file" / "m", b"x")
 
 
 def test_format_1_stays_readable(picture_folder):
