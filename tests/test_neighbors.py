@@ -9,9 +9,10 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import mahalad.scorers.neighbors
 from mahalad.errors import DegenerateDataError, InputError
+from mahalad.scorers.capabilities import capabilities_of
 from mahalad.scorers.level_sum import LevelSum, make_scorer
 from mahalad.scorers.neighbors import DISTANCES, REDUCTIONS, KthNeighborDistance
-from mahalad.thresholds.calibration import has_leave_one_out, leave_one_out_scores
+from mahalad.thresholds.calibration import leave_one_out_scores
 
 
 def samples(n: int, D: int, seed: int = 0, offset: float = 3.0) -> np.ndarray:
@@ -80,13 +81,15 @@ def test_images_are_left_out_with_their_copies(rng):
     }
     flat = {name: values.reshape(48, -1) for name, values in features.items()}
     scorer = make_scorer("knn").fit(flat)
-    assert has_leave_one_out(scorer)
+    assert capabilities_of(scorer).leaves_one_out
     image_of = np.repeat(np.arange(12), 4)
     wanted = sum(left_out_by_refits(X, image_of, n_neighbors=1) for X in flat.values())
-    np.testing.assert_allclose(leave_one_out_scores(scorer, features), wanted[::4], rtol=1e-9)
+    found, standards = leave_one_out_scores(scorer, features)
+    np.testing.assert_allclose(found, wanted[::4], rtol=1e-9)
+    assert standards is None
     parts = np.repeat(np.arange(4), 3)  # groups of images, each with its copies
     wanted = sum(left_out_by_refits(X, parts.repeat(4), n_neighbors=1) for X in flat.values())
-    found = leave_one_out_scores(scorer, features, parts)
+    found, _ = leave_one_out_scores(scorer, features, parts)
     np.testing.assert_allclose(found, wanted[::4], rtol=1e-9)
 
 
@@ -94,7 +97,7 @@ def test_blocks_change_nothing(monkeypatch):
     X, new = samples(40, 5), samples(40, 5, seed=1)
     scorer = KthNeighborDistance(3).fit(X)
     wanted = scorer.distances(new), scorer.leave_one_out_distances(X)
-    monkeypatch.setattr(mahalad.neighbors, "_BLOCK", 100)  # two rows at a time
+    monkeypatch.setattr(mahalad.scorers.neighbors, "_BLOCK", 100)  # two rows at a time
     np.testing.assert_allclose(scorer.distances(new), wanted[0], rtol=1e-12)
     np.testing.assert_allclose(scorer.leave_one_out_distances(X), wanted[1], rtol=1e-12)
 

@@ -144,7 +144,7 @@ def achieved_rate(n, D, reduction, n_copies, rule, fpr, repeats):
         features = {"level": np.stack([X, *copies], axis=1)}
         scorer = make_scorer("gaussian", reduction).fit(rows(features))
         if reduction is None:
-            scores = leave_one_out_scores(scorer, features)
+            scores, _ = leave_one_out_scores(scorer, features)
         else:
             keys = rng.integers(0, 2**63, n, dtype=np.uint64)
             scores = cross_fit_scores(scorer, features, keys, np.arange(n).astype(str), 40)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import clone
 
 from mahalad.detectors import fitting
 from mahalad.detectors.reservoir import (
@@ -23,7 +22,8 @@ from mahalad.features.golden import GOLDEN_RTOL, GOLDEN_SEED, N_GOLDEN, golden_i
 from mahalad.files.container import VERSIONED, below, read_model, write_model
 from mahalad.files.spec import EMBEDDED, from_spec, is_known, params_spec, to_spec
 from mahalad.protocols import Floats
-from mahalad.scorers.file import is_patch_scorer, moments_arrays, restore_sums, sums_of
+from mahalad.scorers.capabilities import capabilities_of
+from mahalad.scorers.file import sums_of_scorer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,16 +60,15 @@ def save(
     if include_features:
         arrays |= store_arrays("fit", store) | store_arrays("held_out", detector._held_out)
     about = None
-    if is_patch_scorer(detector.scorer_):
+    if capabilities_of(detector.scorer_).standardizes:
         about, state = detector.scorer_.state()
         arrays |= {f"scorer/{name}": values for name, values in state.items()}
-    if is_patch_scorer(detector.scorer_):
+    if capabilities_of(detector.scorer_).standardizes:
         # A slim model read back has neither features nor sums: it stays one.
         if include_features and not store.is_complete and detector.scorer_.has_sums_:
-            arrays |= sums_of(detector.scorer_.patch_gaussians_)
-            arrays |= sums_of(detector.scorer_.image_gaussians_)
+            arrays |= detector.scorer_.sums()
     elif not (include_features and store.is_complete):
-        arrays |= moments_arrays(detector.scorer_, include_features)
+        arrays |= sums_of_scorer(detector.scorer_)
     record = None
     if isinstance(extractor, BackboneFeatures):
         record = extractor.record()
@@ -231,13 +230,9 @@ def _restore(
     if header.get("scorer") is not None:
         own = below("scorer/", arrays)
         detector._scorer.restore(header["scorer"], own)
-        restore_sums(detector._scorer.patch_gaussians_, arrays)
-        restore_sums(detector._scorer.image_gaussians_, arrays)
+        detector._scorer.restore_sums(arrays)
     elif any(name.startswith("moments/") for name in arrays):
-        detector._scorer.estimators_ = {
-            level: clone(detector._scorer.estimator) for level in levels
-        }
-        restore_sums(detector._scorer.estimators_, arrays)
+        detector._scorer.restore(levels, arrays)
     else:
         fitting.fit_from_store(detector)
     detector._stale = False

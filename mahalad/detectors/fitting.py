@@ -20,10 +20,10 @@ from mahalad.features.extraction import extract
 from mahalad.images.reading import ReadImage
 from mahalad.protocols import Floats
 from mahalad.result import Result
+from mahalad.scorers.capabilities import capabilities_of
 from mahalad.thresholds.calibration import (
     choose_holdout,
     cross_fit_scores,
-    has_leave_one_out,
     leave_one_out_scores,
 )
 
@@ -138,7 +138,8 @@ def fit_from_store(detector: AnomalyDetector) -> None:
     n_copies = next(iter(training.values())).shape[1]
     if hasattr(detector._scorer, "map_maxima_") and (apart is not None or n_copies > 1):
         # `fit` knows neither groups nor copies, and standardized as if there were none.
-        leave_one_out_scores(detector._scorer, training, apart)
+        standards = leave_one_out_scores(detector._scorer, training, apart)[1]
+        detector._scorer = detector._scorer.standardized_by(standards)
 
 
 def _split_off(detector: AnomalyDetector) -> NDArray[np.bool_]:
@@ -167,10 +168,14 @@ def _calibrate(detector: AnomalyDetector) -> tuple[str, Floats]:
     features, groups = detector._store.features, detector._store.groups
     # A group that is only partly in the reservoir cannot be left out of the sums.
     whole = detector._store.is_complete or not detector._grouped
-    if hasattr(detector._scorer, "anomaly_maps") and not whole:
-        leave_one_out_scores(detector._scorer, features)  # standardizes the scorer itself
-    if has_leave_one_out(detector._scorer) and whole:
-        return "leave-one-out", leave_one_out_scores(detector._scorer, features, _repeated(groups))
+    can = capabilities_of(detector._scorer)
+    if can.standardizes or (can.leaves_one_out and whole):
+        groups_of = _repeated(groups) if whole else None
+        scores, standards = leave_one_out_scores(detector._scorer, features, groups_of)
+        if standards is not None:
+            detector._scorer = detector._scorer.standardized_by(standards)
+        if whole:
+            return "leave-one-out", scores
     scorer = detector._make_parts()[1]
     return "cross-fit", cross_fit_scores(
         scorer, features, detector._store.keys, groups, detector.n_folds
