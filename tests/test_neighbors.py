@@ -8,10 +8,11 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import mahalad.scorers.neighbors
+from mahalad.choices import NEIGHBOR_DISTANCES, NEIGHBOR_REDUCES
 from mahalad.errors import DegenerateDataError, InputError
 from mahalad.scorers.capabilities import capabilities_of
 from mahalad.scorers.level_sum import LevelSum, make_scorer
-from mahalad.scorers.neighbors import DISTANCES, REDUCTIONS, KthNeighborDistance
+from mahalad.scorers.neighbors import KthNeighborDistance
 from mahalad.thresholds.calibration import leave_one_out_scores
 
 
@@ -41,8 +42,8 @@ def oracle(X, new, k, distance, reduce):
     return found[:, -1] if reduce == "kth" else found.mean(axis=1)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("distance", NEIGHBOR_DISTANCES)
+@pytest.mark.parametrize("reduce", NEIGHBOR_REDUCES)
 @pytest.mark.parametrize("k", [1, 4])
 def test_distances_are_scikit_learn_s(distance, reduce, k):
     X, new = samples(30, 6), samples(9, 6, seed=1, offset=2.9)
@@ -61,8 +62,8 @@ def left_out_by_refits(X, groups, **parameters):
     )
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("distance", NEIGHBOR_DISTANCES)
+@pytest.mark.parametrize("reduce", NEIGHBOR_REDUCES)
 @pytest.mark.parametrize("n_groups", [None, 7])
 @pytest.mark.parametrize("D", [3, 40])
 def test_leave_one_out_equals_refits(distance, reduce, n_groups, D, rng):
@@ -111,7 +112,7 @@ def test_order_of_samples_does_not_matter(rng):
     np.testing.assert_allclose(found, scorers[0].leave_one_out_distances(X)[order], rtol=1e-12)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", NEIGHBOR_DISTANCES)
 def test_near_samples_keep_their_digits(distance, rng):
     """Far from 0, the short form |z|^2 + |s|^2 - 2 z's would be off by 1e-8 * 1e4."""
     X = rng.normal(size=(20, 6)) + 1e4

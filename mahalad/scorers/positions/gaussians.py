@@ -6,7 +6,8 @@ give leave-one-out distances in closed form.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from mahalad.checks import Limit, Real, check_parameters
 from mahalad.errors import InputError
 from mahalad.protocols import Floats
 from mahalad.scorers.moments import Moments
@@ -30,9 +32,9 @@ class PatchGaussian(BaseEstimator):
     Parameters
     ----------
     floor : float, default=0.01
-        Added to every position's variances, as a share of the mean variance over positions and
-        features: a position that never varied (a saturated background) must not flag the first
-        image in which it does.
+        At least 0. Added to every position's variances, as a share of the mean variance over
+        positions and features: a position that never varied (a saturated background) must not
+        flag the first image in which it does.
 
     Attributes
     ----------
@@ -60,6 +62,8 @@ class PatchGaussian(BaseEstimator):
     (2, 4)
     """
 
+    _limits: ClassVar[Mapping[str, Limit]] = {"floor": Real("[0, inf)")}
+
     # None before the first sample. Lists and arrays are replaced, never changed: copies share them.
     _pending: list[Any] | None = None
     _moments: Moments | None = None
@@ -82,7 +86,7 @@ class PatchGaussian(BaseEstimator):
         Raises
         ------
         InputError
-            Fewer than 5 samples, or an array of another shape.
+            Fewer than 5 samples, an array of another shape, or a floor below 0.
         DegenerateDataError
             All samples are identical.
         """
@@ -93,6 +97,7 @@ class PatchGaussian(BaseEstimator):
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Add samples to the fit; any number, from 1 up."""
+        check_parameters(self._limits, self)
         X = np.asarray(X)
         if X.ndim != 3 or not X.size or X.dtype.kind not in "fiu" or not np.isfinite(X).all():
             raise InputError(
