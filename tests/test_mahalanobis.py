@@ -259,7 +259,8 @@ def test_a_part_of_the_images_is_kept_and_all_are_fitted():
     # Standardization and threshold come from the 30 that are kept, left out of all 200.
     kept = few._state.store.features
     scorer = PatchScorer(top_fraction=0.3).partial_fit(X)
-    scores = -scorer.leave_one_out_level_scores({k: v[:, 0] for k, v in kept.items()}).sum(axis=1)
+    levels, standards = scorer.leave_one_out({k: v[:, 0] for k, v in kept.items()})
+    scores, scorer = -levels.sum(axis=1), scorer.standardized_by(standards)
     np.testing.assert_allclose(few.calibration_scores_, scores, rtol=1e-9)
     np.testing.assert_allclose(few.anomaly_score(new), -scorer.score_samples(new), rtol=1e-9)
     assert few.threshold_ == pytest.approx(np.sort(scores)[-3], rel=1e-9)
@@ -270,7 +271,8 @@ def test_groups_that_are_only_partly_kept_are_cross_fitted():
     complete = array_detector().fit(X, groups=groups)
     assert complete.calibration_method_ == "leave-one-out"
     scorer = PatchScorer(top_fraction=0.3).partial_fit(X)
-    wanted = -scorer.leave_one_out_level_scores(X, groups).sum(axis=1)
+    levels, standards = scorer.leave_one_out(X, groups)
+    wanted, scorer = -levels.sum(axis=1), scorer.standardized_by(standards)
     np.testing.assert_allclose(complete.calibration_scores_, wanted, rtol=1e-9)
     np.testing.assert_allclose(complete.scorer_.map_maxima_, scorer.map_maxima_, rtol=1e-9)
     partly = array_detector(max_stored=60, n_folds=5).fit(X, groups=groups)
@@ -305,7 +307,8 @@ def test_copies_leave_with_their_image(detector, picture_folder):
     F = detector._state.store.features
     rows = {name: values.reshape(-1, *values.shape[2:]) for name, values in F.items()}
     scorer = PatchScorer().partial_fit(rows)
-    scores = scorer.leave_one_out_level_scores(rows, np.repeat(np.arange(40), 3)).sum(axis=1)
+    levels, standards = scorer.leave_one_out(rows, np.repeat(np.arange(40), 3))
+    scores, scorer = levels.sum(axis=1), scorer.standardized_by(standards)
     np.testing.assert_allclose(detector.calibration_scores_, -scores[::3], rtol=1e-9)
     np.testing.assert_allclose(detector.scorer_.map_maxima_, scorer.map_maxima_[::3], rtol=1e-9)
     held = clone(detector).set_params(threshold="holdout").fit(good, calibration=good[:12])

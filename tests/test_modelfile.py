@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -440,11 +441,10 @@ def test_scores_near_zero_do_not_stop_a_load(rng, tmp_path):
     detector = AnomalyDetector(scorer=PatchScorer(), fpr=0.1).fit(X)
     golden = persistence.golden(detector)
     # Moved so that the first golden score is all but 0.
-    location, scale = detector.scorer_.standard_
-    detector.scorer_.standard_ = (
-        location + golden[0] * scale * detector.scorer_.scale_[0],
-        scale,
-    )
+    standards = detector.scorer_.standards_
+    location, scale = standards.standard
+    moved = location + golden[0] * scale * standards.scale[0]
+    detector.scorer_.standards_ = dataclasses.replace(standards, standard=(moved, scale))
     assert abs(persistence.golden(detector)[0]) < 1e-6
     detector.save(tmp_path / "m")
     header, arrays = read_model(tmp_path / "m")

@@ -60,6 +60,10 @@ class ConformalThreshold:
         """What is compared with the critical value: the scores themselves."""
         return scores
 
+    def compares_scores(self, n_levels: int) -> bool:
+        """Always: the critical value is one of scores."""
+        return True
+
     def p_values(self, statistic: Floats) -> Floats:
         n = len(self.scores_)
         at_least = n - np.searchsorted(self.scores_, statistic, side="left")
@@ -129,6 +133,10 @@ class ChiSquareThreshold:
         """What is compared with the critical value: the scores themselves."""
         return scores
 
+    def compares_scores(self, n_levels: int) -> bool:
+        """Always: the critical value is one of scores."""
+        return True
+
     def p_values(self, statistic: Floats) -> Floats:
         s2 = np.square(statistic) / self.scale_
         return np.asarray(stats.chi2.sf(s2, self.degrees_of_freedom_))
@@ -176,6 +184,10 @@ class NominalChiSquareThreshold:
         if level_scores is None:
             raise CalibrationError("threshold='chi2-nominal' needs distances per level")
         return np.asarray(np.sqrt(np.square(level_scores).sum(axis=1)))
+
+    def compares_scores(self, n_levels: int) -> bool:
+        """Only with one level: the distance is the score there."""
+        return n_levels == 1
 
     def p_values(self, statistic: Floats) -> Floats:
         return np.asarray(stats.chi2.sf(np.square(statistic), self.degrees_of_freedom_))

@@ -5,13 +5,29 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.checks import OneOf
+from mahalad.choices import NEIGHBOURHOODS
 from mahalad.protocols import Floats
 from mahalad.scorers.positions.gaussians import PatchGaussian
+
+
+class NeighbourhoodLimit:
+    """What `neighbourhood` may be: one of `mahalad.choices.NEIGHBOURHOODS`."""
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is a whole number (Python's or NumPy's) among them, or "all"."""
+        if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+            value = int(value)
+        return OneOf(NEIGHBOURHOODS).allows(value)
+
+    def __str__(self) -> str:
+        return f"be {NEIGHBOURHOODS[0]} to {NEIGHBOURHOODS[-2]} positions or {NEIGHBOURHOODS[-1]!r}"
 
 
 def samples_of(
