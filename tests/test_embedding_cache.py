@@ -7,8 +7,10 @@ import threading
 import numpy as np
 import pytest
 
+from mahalad.arrays import originals
 from mahalad.errors import ImageReadError, InputError
-from mahalad.features.cache import CachedFeatures, CacheWarning, cached_features, hash_record
+from mahalad.features.cache import CachedFeatures, CacheWarning, hash_record
+from mahalad.features.extraction import extract
 
 
 class Extractor:
@@ -47,6 +49,18 @@ def assert_equal(found, images, factor=1.0):
     for name, values in wanted.items():
         np.testing.assert_array_equal(found[name], values)
         assert found[name].dtype == values.dtype
+
+
+def cached_features(X, extractor, folder):
+    """Names of images and their features, by way of the cache; the first bad image is raised."""
+    names, parts = [], []
+    for images, features in extract(X, CachedFeatures(extractor, folder), 0):
+        for image in images:
+            if image.error is not None:
+                raise image.error
+            names.append(image.source.name)
+        parts.append(originals(features))
+    return names, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def test_the_second_time_nothing_is_computed(images, tmp_path):

@@ -17,9 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.arrays import originals
 from mahalad.errors import InputError, ModelFileError
-from mahalad.features.extraction import extract
 from mahalad.files.container import read_header, read_model, write_model
 
 _KIND = "feature-cache"
@@ -150,40 +148,6 @@ class CachedFeatures:
             CacheWarning,
             stacklevel=5,
         )
-
-
-def cached_features(
-    X: Any, extractor: Any, folder: str | Path
-) -> tuple[list[str], dict[str, NDArray[Any]]]:
-    """Features of images, from the cache in `folder` where they are there.
-
-    Parameters
-    ----------
-    X : images
-    extractor : feature extractor
-        Ready for use, after `build`.
-    folder : str or Path
-
-    Returns
-    -------
-    names : list of str
-        Of the n images, as in `Result`.
-    features : dict of str to ndarray of shape (n, ...)
-
-    Raises
-    ------
-    ImageReadError, ImageValueError
-        At the first image that cannot be read.
-    """
-    names: list[str] = []
-    parts: list[dict[str, NDArray[Any]]] = []
-    for images, features in extract(X, CachedFeatures(extractor, folder), 0):
-        for image in images:
-            if image.error is not None:
-                raise image.error
-            names.append(image.source.name)
-        parts.append(originals(features))
-    return names, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def hash_record(record: Mapping[str, Any]) -> str:
