@@ -37,7 +37,7 @@ class Recipe:
         """The unfitted scorer."""
         if self.scope == "image":
             return make_scorer(self.scorer, self.reduction)
-        return MahalanobisDetector(neighbourhood=self.neighbourhood)._make_parts()[1]
+        return MahalanobisDetector(neighbourhood=self.neighbourhood).unfitted_parts()[1]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def evaluate(
             recipe.make_scorer(),
             "conformal" if nominal else rules[0],
             n_augment=recipe.n_augment,
-            max_stored=MahalanobisDetector(scope=recipe.scope)._most_stored(),
+            max_stored=MahalanobisDetector(scope=recipe.scope).most_stored(),
             random_state=recipe.seed,
         )
         with warnings.catch_warnings():  # reported as "n/a" instead

@@ -49,7 +49,7 @@ def make_features(scope: str, backbone: str, levels: Any, **options: Any) -> Any
         Its `weights`, `input_size`, `resize`, `tiles`, `device` and `batch_size`.
     """
     detector = MahalanobisDetector(backbone, scope=scope, levels=levels, **options)
-    return detector._make_parts()[0]
+    return detector.unfitted_parts()[0]
 
 
 @dataclass(frozen=True)

@@ -405,6 +405,14 @@ class AnomalyDetector(BaseEstimator):
             )
         return detector
 
+    def unfitted_parts(self) -> tuple[Any, Any]:
+        """Give the feature extractor and the scorer that a fit would use, unfitted."""
+        return self._make_parts()
+
+    def most_stored(self) -> int:
+        """Give the number of images whose features a fit keeps at most."""
+        return self._most_stored()
+
     # -- inside ----------------------------------------------------------------------------
 
     def _make_parts(self) -> tuple[Any, Any]:
