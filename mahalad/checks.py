@@ -114,6 +114,10 @@ BATCH_SIZE = Whole(1)
 """Images, or tiles, per pass through the network."""
 N_AUGMENT = Whole(0)
 """Changed copies of each image."""
+SPLITS = Whole(2)
+"""Random splits of a benchmark's images."""
+DRAWS = Whole(1)
+"""Draws of the labels in a benchmark."""
 
 
 def check_parameters(
