@@ -5,20 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.arrays import originals, take
-from mahalad.detectors.mahalanobis import SCOPES, MahalanobisDetector
+from mahalad.checks import OneOf, check_parameters
+from mahalad.choices import SCOPES
+from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import InputError
 from mahalad.features.cache import CachedFeatures
 from mahalad.features.extraction import extract
 from mahalad.images.mvtec import Category
 from mahalad.progress import Progress
 
+if TYPE_CHECKING:
+    from mahalad.features.levels import Levels
+
 Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """From which features images are judged: parameters of `MahalanobisDetector`, by its names."""
+
+    backbone: str
+    weights: str | Path | None
+    scope: str
+    levels: Levels
+    input_size: int | None
+    resize: str
+    tiles: int
+    device: str
+    batch_size: int
+
+    def extractor(self) -> Any:
+        """Give the feature extractor, not yet built."""
+        return MahalanobisDetector(**vars(self)).unfitted_parts()[0]
 
 
 def check_scope(scope: str, scorer: str, reduction: Any) -> None:
@@ -29,27 +53,12 @@ def check_scope(scope: str, scorer: str, reduction: Any) -> None:
     InputError
         An unknown scope; or another scorer than the Gaussian, or a reduction, per position.
     """
-    if scope not in SCOPES:
-        raise InputError(f"unknown scope {scope!r}; one of {', '.join(SCOPES)}")
+    check_parameters({"scope": OneOf(SCOPES)}, {"scope": scope})
     for name, value, default in (("scorer", scorer, "gaussian"), ("reduction", reduction, None)):
         if scope == "positions" and value != default:
             raise InputError(
                 f"{name}={value!r} is for features pooled over the image: it needs scope='image'"
             )
-
-
-def make_features(scope: str, backbone: str, levels: Any, **options: Any) -> Any:
-    """The unbuilt feature extractor of `MahalanobisDetector`.
-
-    Parameters
-    ----------
-    scope, backbone, levels
-        As of `MahalanobisDetector`.
-    **options
-        Its `weights`, `input_size`, `resize`, `tiles`, `device` and `batch_size`.
-    """
-    detector = MahalanobisDetector(backbone, scope=scope, levels=levels, **options)
-    return detector.unfitted_parts()[0]
 
 
 @dataclass(frozen=True)
