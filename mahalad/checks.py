@@ -103,8 +103,24 @@ class IsNone:
         return "be None"
 
 
-SEED = Either((IsNone(), Whole(0, 2**32 - 1)))
+SEED_NUMBER = Whole(0, 2**32 - 1)
+"""What a seed of NumPy and scikit-learn may be."""
+SEED = Either((IsNone(), SEED_NUMBER))
 """What a `random_state` may be."""
+FPR = Real("(0, 1)")
+"""What a false-positive rate may be."""
+INPUT_SIZE = Whole(8)
+"""Side of the network's square in pixels."""
+TILES = Whole(1)
+"""Squares along each side of an image."""
+BATCH_SIZE = Whole(1)
+"""Images, or tiles, per pass through the network."""
+N_AUGMENT = Whole(0)
+"""Changed copies of each image."""
+SPLITS = Whole(2)
+"""Random splits of a benchmark's images."""
+DRAWS = Whole(1)
+"""Draws of the labels in a benchmark."""
 
 
 def check_parameters(

@@ -160,7 +160,9 @@ def test_what_the_detector_has_not(detector, picture_folder, tmp_path):
 
 def test_old_files_with_the_mean_distance_can_be_read(picture_folder, small_weights, tmp_path):
     """What `--scorer knn` made before: mean distances, cross-fitted."""
-    features = KNNDetector("test_efficientnet", weights=small_weights, input_size=64).unfitted_parts()
+    features = KNNDetector(
+        "test_efficientnet", weights=small_weights, input_size=64
+    ).unfitted_parts()
     old = AnomalyDetector(features[0], LevelSum(NearestNeighborDistance()), fpr=0.1)
     old.fit(picture_folder / "good").save(tmp_path / "m")
     loaded = load(tmp_path / "m")

@@ -19,6 +19,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mahalad.errors import InputError
+from mahalad.report import charts
 from mahalad.report.charts import Bins
 from mahalad.report.gallery import ReportImage, encode
 from mahalad.report.page import render_report
@@ -350,6 +351,12 @@ def test_bins_hold_what_a_loop_puts_into_them(power: int, threshold: float | Non
         assert sum(expected[: round(edge)]) == (scores <= threshold).sum()
     assert 3 <= len(bins.ticks()) <= 8
     assert (bins.places(np.array(bins.ticks())) >= -1e-9).all()
+
+
+def test_step_is_round_and_large_enough() -> None:
+    cases = {(30, 30): 1, (31, 30): 2, (0.9, 3): 0.5, (700, 7): 100, (0, 10): 1e-10}
+    for (span, n_steps), step in cases.items():
+        assert charts.nice_step(span, n_steps) == pytest.approx(step)
 
 
 def test_scores_that_are_all_alike_are_drawn() -> None:

@@ -116,7 +116,7 @@ def evaluate(
             recipe.make_scorer(),
             "conformal" if nominal else rules[0],
             n_augment=recipe.n_augment,
-            max_stored=MahalanobisDetector(scope=recipe.scope)._most_stored(),
+            max_stored=MahalanobisDetector(scope=recipe.scope).most_stored(),
             random_state=recipe.seed,
         )
         with warnings.catch_warnings():  # reported as "n/a" instead

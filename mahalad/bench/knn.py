@@ -30,6 +30,7 @@ from mahalad.bench.knn_methods import (
     fit_and_predict,
 )
 from mahalad.bench.outputs import check_outputs, versions, write_json
+from mahalad.checks import DRAWS, OneOf, check_parameters
 from mahalad.errors import InputError
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.labelled import draw, read_labelled
@@ -87,9 +88,9 @@ def run(
         Folders that are missing, have other classes or no `positive`; unknown methods.
     """
     check_outputs(json_file, plot_file)
-    unknown = set(methods) - set(METHODS)
-    if unknown or seeds < 1:
-        raise InputError(f"methods must be of {', '.join(METHODS)} and seeds >= 1; got {unknown}")
+    check_parameters({"seeds": DRAWS}, {"seeds": seeds})
+    for method in methods:
+        check_parameters({"methods": OneOf(METHODS)}, {"methods": method})
     embedding = Embedding(encoder, None, cache)
     F, names = _read(Path(root, "train"), embedding, progress)
     embedding.standardize_as([F])

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from mahalad.commands.options import decorate, is_given, parse_levels
+from mahalad.checks import BATCH_SIZE, INPUT_SIZE, SEED_NUMBER
+from mahalad.choices import LOSSES, ORIENTATIONS
+from mahalad.commands.options import decorate, is_given, parse_levels, whole_range
 
-LOSSES = ("batch-hard-scaled", "batch-hard", "semi-hard", "batch-all")
 _NETWORK = ("backbone", "weights", "levels", "size", "orientations")
 _LEARNING = ("loss", "margin", "hidden", "self_training")
 
@@ -17,7 +18,7 @@ output_option = click.option("-o", "--output", required=True, type=click.Path(di
 device_option = click.option("--device", default="auto", show_default=True,
                              help="auto (CUDA where there is one), cpu, cuda, "
                                   "cuda:1, ...")  # fmt: skip
-seed_option = click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0,
+seed_option = click.option("--seed", type=whole_range(SEED_NUMBER), default=0,
                            show_default=True,
                            help="Of everything that is drawn at random.")  # fmt: skip
 labels_option = click.option("--labels", type=click.IntRange(min=1), default=None, metavar="N",
@@ -36,7 +37,7 @@ def backbone_options(command: Any) -> Any:
                               "Default: from the backbone's package, else timm's hub."),
             click.option("--levels", default=None,
                          help="Names or indices, separated by commas. Default: all."),
-            click.option("--size", type=click.IntRange(min=8), default=None,
+            click.option("--size", type=whole_range(INPUT_SIZE), default=None,
                          help="Squash images to this square. Default: the network's own size."),
             device_option,
         ],
@@ -51,11 +52,11 @@ def encoder_options(command: Any) -> Any:
             click.option("--encoder", type=click.Path(), default=None, metavar="FILE",
                          help="Model file of `pretrain`, instead of a backbone."),
             backbone_options,
-            click.option("--orientations", type=click.Choice(["1", "4", "8"]), default="1",
-                         show_default=True,
+            click.option("--orientations", type=click.Choice([*map(str, ORIENTATIONS)]),
+                         default="1", show_default=True,
                          help="For things that lie anyhow: means of features over the image "
                               "turned (4) and mirrored too (8), in as many times the time."),
-            click.option("--batch-size", type=click.IntRange(min=1), default=32,
+            click.option("--batch-size", type=whole_range(BATCH_SIZE), default=32,
                          show_default=True, help="Images per pass through the network."),
             click.option("--cache", type=click.Path(file_okay=False), default=None, metavar="DIR",
                          help="Keep the network's features here, and compute none twice."),

@@ -59,8 +59,7 @@ def _read_classifier(
     classifier = MetricKNNClassifier.load(path, weights=weights, device=device)
     click.get_current_context().call_on_close(classifier.index_.close)
     if fpr is not None:
-        classifier.set_params(novelty_fpr=fpr)
-        classifier._warn_if_uncalibrated()
+        classifier.set_novelty_fpr(fpr)
     return classifier
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from mahalad.commands.paths import names_of
+from mahalad.progress import Progress
 
 
-def progress_bar(label: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
+def progress_bar(label: str) -> Progress:
     """Wrap an iterable of known length into a progress bar on a terminal's stderr."""
 
     def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:

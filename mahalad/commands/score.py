@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mahalad.choices import MAP_FORMATS, ROW_STYLES
 from mahalad.commands.judging import check_source, read_detector, say_summary
 from mahalad.commands.options import model_options
 from mahalad.commands.paths import check_output, names_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "style",
-    type=click.Choice(["table", "csv", "jsonl"]),
+    type=click.Choice(ROW_STYLES),
     default="table",
     show_default=True,
     help="How results are written.",
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--map-format",
-    type=click.Choice(["png", "npy"]),
+    type=click.Choice(MAP_FORMATS),
     default="png",
     show_default=True,
     help="Of raw maps. png: 16-bit grey, white = 100 standard deviations of good images, black = "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mahalad.choices import VOTES
 from mahalad.commands.descriptions import describe_search
 from mahalad.commands.embedding_options import (
     encoder_options,
@@ -37,7 +38,7 @@ def _learning_options(command: Any) -> Any:
                          help="Compare standardised features as they are; trains nothing."),
             click.option("--neighbors", type=click.IntRange(min=1), default=5, show_default=True,
                          help="Neighbours that vote."),
-            click.option("--vote", type=click.Choice(["uniform", "distance"]), default="uniform",
+            click.option("--vote", type=click.Choice(VOTES), default="uniform",
                          show_default=True, help="distance: a vote counts 1/distance."),
             click.option("--balanced/--not-balanced", default=False, show_default=True,
                          help="A vote counts less the more images have its label: finds more of "

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
-from mahalad.checks import Either, IsNone, Limit, Real, Whole, check_parameters
+from mahalad.checks import N_AUGMENT, Either, IsNone, Limit, Real, Whole, check_parameters
 from mahalad.detectors import file
 from mahalad.detectors.fitting import calibrate, read
 from mahalad.detectors.maps import in_pixels, map_threshold, maps_of
@@ -38,7 +38,7 @@ from mahalad.unfitted import NotFittedError
 _MAY_CHANGE = ("fpr", "device", "batch_size")
 _MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored")
 _LIMITS: dict[str, Limit] = {
-    "n_augment": Whole(0),
+    "n_augment": N_AUGMENT,
     "n_folds": Whole(2),
     "holdout_fraction": Real("(0, 1)"),
     "max_stored": Either((IsNone(), Whole(2))),
@@ -437,7 +437,7 @@ class AnomalyDetector(BaseEstimator):
         if device is not None:
             self._ask_for_device(device)
         self._check_values()
-        if header.get("autoencoder") is not None:
+        if header["autoencoder"] is not None:
             file.restore_learned(self.features, header["autoencoder"], arrays)
         features, _ = self.unfitted_parts()
         if header["features"] is not None:

@@ -128,8 +128,6 @@ def read_params(
     region = region_in(arrays)
     embedded = {} if region is None else {"embedded": region}
     params: dict[str, Any] = {}
-    if header["format_version"] < 2 and header["class"] == "MahalanobisDetector":
-        params["scope"] = "image"
     for name, spec in header["params"].items():
         if given.get(name) is not None:
             params[name] = given[name]
@@ -162,7 +160,7 @@ def restore(
         Makes a fresh scorer.
     """
     fit = header["fit"]
-    levels = {n: [s] if isinstance(s, int) else s for n, s in fit["levels"].items()}
+    levels = {name: list(shape) for name, shape in fit["levels"].items()}
     state = FitState(
         read_store(
             "fit", arrays, tuple(levels), groups=fit["groups"], capacity=recipe.capacity,
@@ -187,7 +185,7 @@ def _restore_scorer(
     recipe: FitRecipe,
     make_scorer: MakeScorer,
 ) -> Any:
-    if header.get("scorer") is not None:
+    if header["scorer"] is not None:
         scorer = make_scorer().restore(header["scorer"], below("scorer/", arrays))
         return scorer.restore_sums(arrays)
     if any(name.startswith("moments/") for name in arrays):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mahalad.checks import Either, IsNone, Limit, OneOf, Whole, check_parameters
+from mahalad.checks import BATCH_SIZE, INPUT_SIZE, Either, IsNone, Limit, OneOf, check_parameters
 from mahalad.choices import SCOPES
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.errors import InputError
@@ -259,6 +259,6 @@ POSITIONS_SIZE = 320
 
 _LIMITS: dict[str, Limit] = {
     "scope": OneOf(SCOPES),
-    "input_size": Either((IsNone(), Whole(8))),
-    "batch_size": Whole(1),
+    "input_size": Either((IsNone(), INPUT_SIZE)),
+    "batch_size": BATCH_SIZE,
 }

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mahalad.checks import INPUT_SIZE, TILES, check_parameters
 from mahalad.errors import BackboneError
 from mahalad.features.devices import no_tf32, resolve_device
 from mahalad.features.folding import fold_batch_norms
@@ -29,7 +30,6 @@ from mahalad.features.levels import (
 )
 from mahalad.features.pooling import pool, pooling_weights, put_together
 from mahalad.features.weights import WeightsRecord, apply_weights, find_weights, hash_weights
-from mahalad.images.geometry import check_geometry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,9 +198,8 @@ def build_backbone(
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     native = int((config.get("test_input_size") or config["input_size"])[-1])
     size = native if input_size is None else input_size
-    if isinstance(size, bool) or not isinstance(size, int) or size < 8:
-        raise BackboneError(f"input_size must be a whole number of pixels >= 8, got {size!r}")
-    check_geometry("squash", tiles)
+    check_parameters({"input_size": INPUT_SIZE}, {"input_size": size}, BackboneError)
+    check_parameters({"tiles": TILES}, {"tiles": tiles})
     stages = sequential_stages(network)
     names = [s.name for s in stages] if stages else intermediate_names(network, backbone)
     pooled = choose_levels(names, levels, backbone)
@@ -222,7 +221,7 @@ def build_backbone(
         network=network,
         level_names=tuple(names[i] for i in pooled),
         map_names=map_names,
-        input_size=size,
+        input_size=int(size),
         tiles=int(tiles),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),

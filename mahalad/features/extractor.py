@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from mahalad.checks import BATCH_SIZE, Limit, OneOf, check_parameters
+from mahalad.choices import ORIENTATIONS
 from mahalad.errors import ImageValueError, InputError
 from mahalad.images.geometry import (
     BOX,
+    LIMITS,
     RECORDED,
     boxes_of,
-    check_geometry,
     fit_to_square,
     pad_to_square,
 )
@@ -73,6 +75,12 @@ class BackboneFeatures(BaseEstimator):
         The network, after `build`.
     """
 
+    _limits: ClassVar[Mapping[str, Limit]] = {
+        **LIMITS,
+        "orientations": OneOf(ORIENTATIONS),
+        "batch_size": BATCH_SIZE,
+    }
+
     def __init__(
         self,
         backbone: str = "tf_efficientnet_lite0",
@@ -105,9 +113,7 @@ class BackboneFeatures(BaseEstimator):
         array to use instead of `roi`."""
         from mahalad.features.backbones import build_backbone
 
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise InputError(f"batch_size must be a whole number >= 1, got {self.batch_size!r}")
-        check_geometry(self.resize, self.tiles)
+        check_parameters(self._limits, self)
         self._check_orientations(region)
         self.backbone_: Backbone = build_backbone(
             self.backbone,
@@ -211,8 +217,6 @@ class BackboneFeatures(BaseEstimator):
         return boxes_of(prepared, self.backbone_.side) if self.resize == "pad" else None
 
     def _check_orientations(self, region: Any) -> None:
-        if self.orientations not in (1, 4, 8) or isinstance(self.orientations, bool):
-            raise InputError(f"orientations must be 1, 4 or 8, got {self.orientations!r}")
         names = (self.maps,) if isinstance(self.maps, (str, int)) else self.maps
         has_maps = names is None or len(names) > 0
         if self.orientations > 1 and (has_maps or self.roi is not None or region is not None):

@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mahalad.errors import InputError
+from mahalad.checks import TILES, Limit, OneOf, check_parameters
+from mahalad.choices import RESIZE
 from mahalad.images.resizing import resize_image
 from mahalad.protocols import FloatImage
 
 Boxes = npt.NDArray[np.float32]
 Prepared = npt.NDArray[Any]
 
-POLICIES = ("squash", "pad")
 RECORDED = {
     "squash": "squash to a square, no crop",
     "pad": "longer side to a square, edges repeated around",
@@ -33,21 +33,19 @@ RECORDED = {
 BOX = "picture/box"
 """Name under which the boxes of padded pictures travel with their feature maps, (n, 4)."""
 WHOLE = (0.0, 0.0, 1.0, 1.0)
+"""The box of a picture that fills its square."""
+LIMITS: Mapping[str, Limit] = {"resize": OneOf(RESIZE), "tiles": TILES}
 
 
 def check_geometry(resize: Any, tiles: Any) -> None:
-    """Refuse an unknown policy, and numbers of tiles that are none.
+    """Check how images are to become squares.
 
     Raises
     ------
     InputError
+        A value outside of `LIMITS`.
     """
-    if resize not in POLICIES:
-        raise InputError(f"unknown resize {resize!r}; one of {', '.join(POLICIES)}")
-    if isinstance(tiles, bool) or not isinstance(tiles, (int, np.integer)) or tiles < 1:
-        raise InputError(
-            f"tiles must be a whole number >= 1, of tiles along a side of the image, got {tiles!r}"
-        )
+    check_parameters(LIMITS, {"resize": resize, "tiles": tiles})
 
 
 def fit_to_square(

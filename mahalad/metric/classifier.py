@@ -318,6 +318,15 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         self.index_.relabel(ids, repeated_names(known, len(ids)))
         self._index_changed(known)
 
+    def set_novelty_fpr(self, fpr: float) -> Self:
+        """Ask for another rate at which images are called novel; nothing is fitted again.
+
+        A warning says so where the labelled images are too few for it.
+        """
+        self.set_params(novelty_fpr=fpr)
+        self._warn_if_uncalibrated()
+        return self
+
     def use_index(self, index: VectorIndex) -> None:
         """Take an index of the same embedding into use; it may hold labels that are new here."""
         self.index_ = index

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
 
 
-FORMATS = ("png", "npy")
 LONGEST_SIDE = 1600  # pixels of an overlay
 NOTE = "maps.json"
 POSITIONS_SCALE = 100.0

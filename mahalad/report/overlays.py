@@ -1,4 +1,4 @@
-"""What an anomaly map looks like: over its image, as a file, and as one number.
+"""What an anomaly map looks like over its image.
 
 An anomaly map is (h, w), up = abnormal, and covers the whole image: the image was squashed to
 the map's shape. Colours are absolute. They begin at a threshold on the map's values, which is set
@@ -97,17 +97,6 @@ def overlay(
     pixels[inner & ~_eroded(inner, width)] = INNER_LINE
     pixels[region & ~inner] = OUTER_LINE
     return Image.fromarray(pixels)
-
-
-def flagged_share(anomaly_map: NDArray[Any], map_threshold: float) -> float:
-    """Share of the image's area above a threshold, in [0, 1]; errors as `overlay`.
-
-    Examples
-    --------
-    >>> flagged_share(np.array([[0.0, 1.0], [2.0, 3.0]]), 2.0)
-    0.25
-    """
-    return float(np.mean(checked_map(anomaly_map) > _checked_threshold(map_threshold)))
 
 
 def thumbnail(image: Image.Image | FloatImage, side: int) -> Image.Image:

@@ -12,7 +12,6 @@ from typing import Any
 
 from mahalad.result import LabelledResult, Result
 
-STYLES = ("table", "csv", "jsonl")
 Row = dict[str, Any]
 _LABEL_COLUMNS = ("label", "probability", "novel", "distance")
 """What a row of a classifier has as well; JSON also has the neighbours."""

@@ -115,6 +115,10 @@ class PatchScorer(Standardized, BaseEstimator):
         self.floor = floor
         self.neighbourhood = neighbourhood
 
+    def check_parameters(self) -> None:
+        """Raise `InputError` where a parameter is out of its limits."""
+        check_parameters(self._limits, self)
+
     def fit(self, X: Features, y: Any = None) -> Self:
         """Fit to the levels of good images, at least 5."""
         for name in ("patch_gaussians_", "image_gaussians_", "groups_"):
@@ -125,7 +129,7 @@ class PatchScorer(Standardized, BaseEstimator):
 
     def partial_fit(self, X: Features, y: Any = None) -> Self:
         """Add images, and forget the standards: `standardized_by` must follow before scoring."""
-        check_parameters(self._limits, self)
+        self.check_parameters()
         if not hasattr(self, "groups_"):
             self.groups_ = grids.group_levels(X)
             self.patch_gaussians_ = {group[0]: PatchGaussian(self.floor) for group in self.groups_}
@@ -222,7 +226,7 @@ class PatchScorer(Standardized, BaseEstimator):
         Standards
             Of these images; `standardized_by` makes a scorer that has them.
         """
-        check_parameters(self._limits, self)
+        self.check_parameters()
         check_is_fitted(self, "groups_")
         features, inside = self._grids(X), self._inside(X)
         distances = {
