@@ -60,7 +60,7 @@ def _read_classifier(
     click.get_current_context().call_on_close(classifier.index_.close)
     if fpr is not None:
         classifier.set_params(novelty_fpr=fpr)
-        classifier._warn_if_uncalibrated()
+        classifier.warn_if_uncalibrated()
     return classifier
 
 
