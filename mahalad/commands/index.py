@@ -129,8 +129,8 @@ def index_copy(source: str, target: str, switch: bool, mirror: bool) -> None:
 
 def _copy_to_model(source: str, target: str, mirror: bool) -> None:
     with edited(target) as classifier, closing(_index_at(source)) as origin:
-        # The votes on them go whatever comes after: other images may get their ids.
-        classifier.remove(_remove_strangers(origin, classifier.index_, target, mirror))
+        # Their votes go whatever comes after: other images may get their ids.
+        classifier.forget_votes(_remove_strangers(origin, classifier.index_, target, mirror))
         if classifier.index is not None:  # else what was removed is in no file yet
             classifier.save(target)
         _copy(origin, classifier.index_, target)

@@ -19,9 +19,11 @@ from mahalad.detectors.maps import in_pixels, map_threshold, maps_of
 from mahalad.detectors.scoring import score, score_with_maps
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState
 from mahalad.errors import CalibrationError, InputError
+from mahalad.features.copying import copy_extractor
 from mahalad.features.extraction import Batch, extract
 from mahalad.features.file import restore_features
-from mahalad.files.container import naming, read_model, write_model
+from mahalad.files.container import read_model, write_model
+from mahalad.files.damage import naming
 from mahalad.files.spec import class_named, params_spec, to_spec
 from mahalad.images.reading import ReadImage
 from mahalad.protocols import Floats, Threshold
@@ -459,7 +461,7 @@ class AnomalyDetector(BaseEstimator):
     def unfitted_parts(self) -> tuple[Any, Any]:
         """Fresh feature extractor (None where features are given) and scorer, unfitted."""
         scorer = make_scorer("gaussian") if self.scorer is None else self.scorer
-        return clone(self.features, safe=False), clone(scorer)
+        return copy_extractor(self.features), clone(scorer)
 
     def _make_scorer(self) -> Any:
         return self.unfitted_parts()[1]

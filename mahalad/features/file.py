@@ -93,7 +93,3 @@ def restore_features(
 def region_in(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_] | None:
     """The region of interest that a model file embeds, True = inspect; None where it has none."""
     return arrays["region"].astype(bool) if "region" in arrays else None
-
-
-def build_features(extractor: Any, path: Any, record: Any, arrays: Any, weights: Any) -> None:
-    restore_features(extractor, record, arrays, weights)

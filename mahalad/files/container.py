@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mahalad.errors import MahaladError, ModelFileError
+from mahalad.errors import ModelFileError
 from mahalad.files.old.upgrade import upgrade
 
 FORMAT_VERSION = 4  # 4: maps have a context; files of 3 keep the maps they had
@@ -141,20 +141,3 @@ def info(path: str | Path) -> dict[str, Any]:
 def below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Arrays whose name starts with a prefix, without it."""
     return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-
-
-@contextlib.contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Turn what goes wrong in making a model of a file's content into errors that name the file."""
-    try:
-        yield
-    except ModelFileError as error:  # of a part, which does not know the file
-        if str(path) in str(error):
-            raise
-        raise ModelFileError(f"{path}: {error}") from error
-    except MahaladError:
-        raise
-    except KeyError as error:
-        raise ModelFileError(f"{path}: the model file lacks {error}") from error
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
