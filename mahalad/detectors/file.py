@@ -195,11 +195,7 @@ def _restore_scorer(
 
 def has_learned(features: Any) -> bool:
     """Whether features are the library's own and have learned something: an autoencoder's are."""
-    return (
-        not isinstance(features, BackboneFeatures)
-        and is_known(type(features))
-        and hasattr(features, "state")
-    )
+    return is_known(type(features)) and not isinstance(features, BackboneFeatures)
 
 
 def restore_learned(features: Any, about: Header, arrays: Arrays) -> None:
