@@ -197,7 +197,7 @@ class LedoitWolfGaussian(BaseEstimator):
         return np.asarray(np.sqrt(d2))
 
     def apply_precision(self, z: Floats) -> Floats:
-        """Sigma^-1 z for differences z to the mean, (n_samples, n_features) each."""
+        """Compute Sigma^-1 z of differences z to the mean, (n_samples, n_features) each."""
         spectrum = self._fitted_spectrum()
         rho, m = spectrum.shrinkage, spectrum.mean_variance
         y = z @ spectrum.basis
@@ -285,16 +285,19 @@ class LedoitWolfGaussian(BaseEstimator):
 
     @property
     def location_(self) -> Floats:
+        """Mean of the samples, shape (n_features,)."""
         if not hasattr(self, "moments_"):  # read from a file that has no sums
             return self._fitted_spectrum().location
         return self.moments_.mean()
 
     @property
     def shrinkage_(self) -> float:
+        """Ledoit and Wolf's rho, in [0, 1]."""
         return self._fitted_spectrum().shrinkage
 
     @property
     def covariance_(self) -> Floats:
+        """Covariance with shrinkage, shape (n_features, n_features)."""
         spectrum = self._fitted_spectrum()
         covariance = (1 - spectrum.shrinkage) * self.moments_.covariance()
         covariance.flat[:: len(covariance) + 1] += spectrum.shrinkage * spectrum.mean_variance
@@ -302,6 +305,7 @@ class LedoitWolfGaussian(BaseEstimator):
 
     @property
     def n_samples_seen_(self) -> int:
+        """Number of samples in the sums."""
         check_is_fitted(self, "moments_")
         return self.moments_.n_samples
 

@@ -65,6 +65,7 @@ class ConformalThreshold:
         return True
 
     def p_values(self, statistic: Floats) -> Floats:
+        """Rank scores (n,) among calibration scores: small = abnormal."""
         n = len(self.scores_)
         at_least = n - np.searchsorted(self.scores_, statistic, side="left")
         return np.asarray((1 + at_least) / (n + 1))
@@ -138,6 +139,7 @@ class ChiSquareThreshold:
         return True
 
     def p_values(self, statistic: Floats) -> Floats:
+        """Give the share of the matched distribution above each score (n,): small = abnormal."""
         s2 = np.square(statistic) / self.scale_
         return np.asarray(stats.chi2.sf(s2, self.degrees_of_freedom_))
 
@@ -190,6 +192,7 @@ class NominalChiSquareThreshold:
         return n_levels == 1
 
     def p_values(self, statistic: Floats) -> Floats:
+        """Give the share of the chi-square above each statistic (n,): small = abnormal."""
         return np.asarray(stats.chi2.sf(np.square(statistic), self.degrees_of_freedom_))
 
     def critical_value(self, fpr: float) -> float:

@@ -140,7 +140,28 @@ class PatchGaussian(BaseEstimator):
         return np.asarray(-self.distances(X).mean(axis=1))
 
     def leave_one_out_distances(self, X: Any, groups: Any = None) -> Floats:
-        """Distance of each fitted sample by the fit without it, or its group: (n, n_positions).
+        """Measure the distance of each fitted sample to the fit without it, or without its group.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_positions, n_features)
+            Samples that were part of the fit: all of them, or any (whole groups).
+        groups : array-like of shape (n_samples,), optional
+            Samples with the same label are left out together.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_positions)
+            Unsquared distances, up = abnormal.
+
+        Raises
+        ------
+        InputError
+            This fit was read from a file without its sums.
+        ValueError
+            A sample was not part of the fit.
+        DegenerateDataError
+            Leaving out a group leaves fewer than 2 samples.
 
         Notes
         -----
@@ -159,9 +180,10 @@ class PatchGaussian(BaseEstimator):
         return found
 
     def scoring_state(self) -> dict[str, NDArray[Any]]:
-        """All that scoring needs: means (P, D), and L^-1 as float32, its lower triangles packed.
+        """Give all that scoring needs, as named arrays.
 
-        float32 there changes a distance by about 1e-7 of itself.
+        ``location`` (P, D) has the means, ``whitening`` (P, D (D + 1) / 2) the lower triangles of
+        L^-1 as float32, which changes a distance by about 1e-7 of itself.
         """
         whitening = self._whitening()
         rows, columns = np.tril_indices(whitening.matrices.shape[1])
@@ -192,6 +214,7 @@ class PatchGaussian(BaseEstimator):
 
     @property
     def moments_(self) -> Moments:
+        """Sums over all samples seen, one set per position."""
         check_is_fitted(self)
         self._flush()
         if self._moments is None:
@@ -204,6 +227,7 @@ class PatchGaussian(BaseEstimator):
 
     @property
     def n_samples_seen_(self) -> int:
+        """Number of samples in the sums."""
         return self.moments_.n_samples
 
     def _restart(self) -> None:

@@ -146,10 +146,10 @@ def unexplained(moments: Moments, active: NDArray[np.bool_]) -> float:
 
 
 def standardization(distances: Floats, inside: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Mean and standard deviation per position, (P,), of distances (n, P) inside the pictures.
+    """Find mean and standard deviation per position, (P,), of distances (n, P) inside pictures.
 
-    The variance is drawn a little towards that over all positions, for fits to few images. The
-    deviation is infinite, and no distance counts, where too few images have the position.
+    The variance is drawn a little towards that over all positions, for fits to few images. Where
+    too few images have the position the deviation is infinite, and no distance counts.
     """
     n = inside.sum(axis=0)
     mean = _mean(distances, inside)
@@ -163,7 +163,11 @@ def standardization(distances: Floats, inside: NDArray[np.bool_]) -> tuple[Float
 def standardization_by_others(
     distances: Floats, inside: NDArray[np.bool_], groups: Any
 ) -> tuple[Floats, Floats]:
-    """`standardization` for each image by those that are not of its group, (n, P) each."""
+    """Find the `standardization` of each image by the images that are not of its group.
+
+    `groups` (n,) has the label of each image; with None each image is its own group. Mean and
+    standard deviation have the shape (n, P).
+    """
     n, mean = len(distances), _mean(distances, inside)
     centred = np.where(inside, distances - mean, 0.0)
     labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -189,7 +193,18 @@ def _mean(values: Floats, inside: NDArray[np.bool_]) -> Floats:
 
 
 def map_standard(distances: Floats, inside: NDArray[np.bool_]) -> MapStandard:
-    """Offset of a grid's distances (n, P), mean and deviations (P,) of their logarithms."""
+    """Find what standardizes the logarithms of a grid's distances (n, P) inside pictures.
+
+    Returns
+    -------
+    offset : float
+        Added to distances before the logarithm.
+    mean : float
+        Mean of the logarithms.
+    deviation : ndarray of shape (n_positions,)
+        Their standard deviation, times how heavy the tails about each position are; infinite
+        where too few images have the position.
+    """
     offset, mean, deviation, powers = _logarithms(distances, inside)
     tails = _tails(powers.sum(axis=0), len(powers), powers.mean())
     return offset, mean, np.where(_seen(inside), deviation * tails, np.inf)
@@ -198,9 +213,10 @@ def map_standard(distances: Floats, inside: NDArray[np.bool_]) -> MapStandard:
 def map_standard_by_others(
     distances: Floats, inside: NDArray[np.bool_], groups: Any
 ) -> MapStandard:
-    """`map_standard` with deviations (n, P), for each image by those not of its group.
+    """Find the `map_standard` of each image by the images not of its group: deviations (n, P).
 
-    Offset, mean and the deviation of all positions together are those of all images.
+    Only the tails are those of the other images: offset, mean and the deviation of all positions
+    together are those of all images.
     """
     offset, mean, deviation, powers = _logarithms(distances, inside)
     labels = np.arange(len(powers)) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -247,7 +263,7 @@ def _seen(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def varying(distances: Floats, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Positions (P,) that are not the same in all images, as those out of the region are."""
+    """Find the positions (P,) at which images differ; outside a region of interest none do."""
     highest = np.where(inside, distances, -np.inf).max(axis=0)
     lowest = np.where(inside, distances, np.inf).min(axis=0)
     seen = _seen(inside)
