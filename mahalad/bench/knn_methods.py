@@ -18,6 +18,7 @@ from mahalad.metric.votes import CLASS_WEIGHTS, Voting, nearest_neighbors, winne
 
 ENCODER, LOGISTIC = "encoder", "logistic"
 SCALED, SELF_TRAINED = "batch-hard-scaled", "scaled, self-trained"
+SUPERVISED = "logistic, all labels"
 METHODS = (ENCODER, *LOSSES, SELF_TRAINED, LOGISTIC)
 VOTINGS = tuple(Voting(k, class_weight=w) for k in (1, 3, 5, 9, 15) for w in CLASS_WEIGHTS)
 MARGINS = (0.1, 0.3)

@@ -224,7 +224,8 @@ def settle(options: dict[str, Any]) -> dict[str, Any]:
 def _preset(name: str) -> dict[str, Any]:
     from mahalad.detectors.mahalanobis import MahalanobisDetector
 
-    params = getattr(MahalanobisDetector, name)().get_params(deep=False)
+    detector = {"rippel2020": MahalanobisDetector.rippel2020}[name]()
+    params = detector.get_params(deep=False)
     return {option: params[option] for option in ("backbone", "scope")}
 
 

@@ -81,7 +81,8 @@ def read_mask(path: str | os.PathLike[str], shape: tuple[int, int] | None = None
     try:
         values, top = _mask_values(name)
     except Exception as error:  # damaged files make Pillow raise almost any type
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        said = error.strerror if isinstance(error, OSError) else None
+        reason = said or str(error) or type(error).__name__
         raise InputError(
             f"{name}: cannot be read as a mask: {reason}; give an image that is white where "
             "the defect is and black elsewhere"

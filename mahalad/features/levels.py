@@ -37,8 +37,8 @@ def sequential_stages(network: nn.Module) -> list[Stage]:
     if isinstance(network, ResNet):
         r: Any = network
         stem = Stage("stem", "bn1", lambda x: r.maxpool(r.act1(r.bn1(r.conv1(x)))))
-        layers = [Stage(f"layer{i}", f"layer{i}", getattr(r, f"layer{i}")) for i in range(1, 5)]
-        return [stem, *layers]
+        layers = enumerate((r.layer1, r.layer2, r.layer3, r.layer4), start=1)
+        return [stem, *(Stage(f"layer{i}", f"layer{i}", layer) for i, layer in layers)]
     return []
 
 

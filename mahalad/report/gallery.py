@@ -12,10 +12,10 @@ from pathlib import Path
 from PIL import Image
 
 from mahalad.errors import InputError
+from mahalad.images.folders import GOOD
 from mahalad.report.text import number, text
 from mahalad.result import Result
 
-GOOD = "good"
 _MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 _HINT = (
     "Point at a flagged image, focus or tap it to see where it is abnormal; others stay as they "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import ImageReadError, ImageValueError
 from mahalad.images.geometry import describe_input
 from mahalad.report.gallery import ReportImage, encode
@@ -92,7 +93,7 @@ def facts_of(detector: AnomalyDetector, units: MapUnits | None, source: str) -> 
         record = detector.features_.record()
         network = record.get("backbone") or record["kind"]
         facts["Network"] = f"{network}, {describe_input(record)}"
-    if hasattr(detector, "scope"):
+    if isinstance(detector, MahalanobisDetector):
         facts["Scope"] = detector.scope
     facts |= {
         "Fitted to": f"{detector.n_images_} good images",

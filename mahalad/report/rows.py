@@ -14,7 +14,7 @@ from mahalad.result import LabelledResult, Result
 
 Row = dict[str, Any]
 _LABEL_COLUMNS = ("label", "probability", "novel", "distance")
-"""What a row of a classifier has as well; JSON also has the neighbours."""
+"""Further columns of a classifier's rows; JSON also has the neighbours."""
 
 
 class Counted:
@@ -45,8 +45,13 @@ def row_of(result: Result) -> Row:
         "anomaly": result.anomaly,
     }
     if isinstance(result, LabelledResult):
-        row |= {name: getattr(result, name) for name in _LABEL_COLUMNS}
-        row["neighbours"] = [asdict(neighbour) for neighbour in result.neighbours]
+        row |= {
+            "label": result.label,
+            "probability": result.probability,
+            "novel": result.novel,
+            "distance": result.distance,
+            "neighbours": [asdict(neighbour) for neighbour in result.neighbours],
+        }
     if result.error is not None:
         row["error"] = result.error
     return row
