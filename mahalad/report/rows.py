@@ -18,7 +18,7 @@ _LABEL_COLUMNS = ("label", "probability", "novel", "distance")
 
 
 class Counted:
-    """Results as they come, counted."""
+    """Iterate over results and count them."""
 
     def __init__(self, results: Iterable[Result]) -> None:
         self._results = results
@@ -36,7 +36,7 @@ class Counted:
 
 
 def row_of(result: Result) -> Row:
-    """A result as a row; only that of an unreadable image has an ``error``."""
+    """Turn a result into a row; only an unreadable image's row has an ``error``."""
     row: Row = {
         "path": result.name,
         "score": result.score,
@@ -58,7 +58,7 @@ def row_of(result: Result) -> Row:
 
 
 def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator[str]:
-    """Rows as lines of text, one at a time; none at all if there is no first row.
+    """Write rows as lines of text, one at a time; nothing comes before the first row.
 
     Parameters
     ----------
@@ -69,7 +69,9 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
         Further entries that a CSV has as columns. JSON has all there are, a table none.
     """
     rows = iter(rows)
-    first = next(rows)
+    first = next(rows, None)
+    if first is None:
+        return
     rows = chain([first], rows)
     if style == "jsonl":
         for row in rows:
