@@ -1,4 +1,4 @@
-"""From few labels to F1: votes of neighbours in learned embeddings, and what they compete with.
+"""Compare classifiers that learn from few labels: voting neighbours, and their competitors.
 
 The layout is class folders, ``train/<class>`` and ``test/<class>``. Features of all images are
 extracted once and standardised by those of ``train``, without its labels. Then, for every seed, a
@@ -138,7 +138,7 @@ def run(
 def _standardized(
     root: str | Path, embedding: Embedding, positive: str, progress: Progress
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[Any], NDArray[Any]]:
-    """Read features, standardised by those of train, and labels: of train, of test, and of both."""
+    """Read features of train and test, both standardised by train, and the labels of both."""
     F, names = _read(Path(root, "train"), embedding, progress)
     embedding.standardize_as([F])
     F_test, names_test = _read(Path(root, "test"), embedding, progress)
@@ -180,7 +180,7 @@ def _judged_methods(
 def _read(
     folder: Path, embedding: Embedding, progress: Progress
 ) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    """Features of a folder's images, and their labels; every image must be readable."""
+    """Read the features and labels of a folder's images; every image must be readable."""
     paths, labels = read_labelled(folder)
     return embedding.read_strictly(progress(paths, len(paths)))[1], np.array(labels)
 
@@ -195,7 +195,7 @@ def _positive_of(y: NDArray[Any], positive: str) -> Any:
 
 
 def judge(y: NDArray[Any], predicted: NDArray[Any], positive: Any) -> dict[str, float]:
-    """Macro F1, and precision, recall and F1 of the positive class, each in [0, 1]."""
+    """Compute macro F1, and precision, recall and F1 of the positive class, each in [0, 1]."""
     precision, recall, f1, _ = precision_recall_fscore_support(
         y, predicted, labels=[positive], zero_division=0
     )
@@ -210,7 +210,7 @@ def judge(y: NDArray[Any], predicted: NDArray[Any], positive: Any) -> dict[str, 
 def differences(
     results: Sequence[dict[str, Any]], task: str, n: int, method: str = SCALED
 ) -> list[dict[str, Any]]:
-    """Macro F1 of a method less that of others, over the same seeds; 95 % t intervals."""
+    """Subtract other methods' macro F1 from one's, seed by seed, with 95 % t intervals."""
     by_method = {
         name: np.array([r["macro_f1"] for r in results_of(results, task, n, name)])
         for name in METHODS
@@ -236,7 +236,7 @@ def _views(
     names_test: NDArray[Any],
     n: int,
 ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    """Test samples in two dimensions, before and after a projection: (n, 2) and labels."""
+    """Show test samples in two dimensions, before and after a projection: (n, 2) and labels."""
     rows = draw(names.tolist(), n, 0)
     projection = TripletProjection(max_epochs=EPOCHS, validation_fraction=0)
     projected = projection.fit(train[rows], names[rows]).transform(test)

@@ -1,4 +1,4 @@
-"""A report of `bench knn` as text, made from the report alone."""
+"""Write a report of `bench knn` as text, from the report alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mahalad.report.tables import format_table, percent
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """The report as tables."""
+    """Write a report as tables."""
     p, images, results = report["parameters"], report["images"], report["results"]
     network = report["encoder"] or {}
     what = network.get("backbone") or network.get("kind") or "features"
@@ -41,7 +41,7 @@ def as_text(report: dict[str, Any]) -> str:
 
 
 def _details(report: dict[str, Any], task: str) -> list[str]:
-    """F1, precision and recall of the positive class, and the paired differences."""
+    """Write F1, precision and recall of the positive class, and the paired differences."""
     p, results = report["parameters"], report["results"]
     header = [f"of {p['positive']}", "F1", "precision", "recall"]
     lines = []

@@ -158,7 +158,7 @@ def _read(path: Path) -> Image.Image:
 
 
 def _table(judged: Sequence[Judged]) -> list[tuple[str, ...]]:
-    """Rows under `HEADER`: each defect, all of them, and the good parts."""
+    """Make the rows under `HEADER`: each defect, all of them, and the good parts."""
     good = [image for image in judged if image.kind == "good"]
     bad = [image for image in judged if image.kind != "good"]
     groups = {words(kind): [image for image in bad if image.kind == kind] for kind in DEFECTS}

@@ -84,6 +84,10 @@ def encode(image: Image.Image) -> bytes:
 
 
 def gallery(ranked: Sequence[ReportImage], threshold: float | None) -> str:
+    """Write the section of all images as HTML, with a line at the threshold if there is one.
+
+    `ranked` has the most abnormal image first.
+    """
     if not ranked:
         return "<section><h2>Images</h2><p>No image could be judged.</p></section>"
     cards = [_card(image) for image in ranked]
@@ -157,7 +161,7 @@ def _verdict(anomaly: bool | None) -> str:
 
 
 def _img(content: bytes, alt: str, name: str, extra: str = "") -> str:
-    """An image with its file in it; `alt` is escaped already."""
+    """Write an image with its file in it; `alt` is escaped already."""
     for start, media_type in _MEDIA_TYPES.items():
         if content.startswith(start):
             data = base64.b64encode(content).decode("ascii")

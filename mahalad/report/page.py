@@ -90,7 +90,7 @@ def render_report(
 
 
 def _labels(images: Sequence[ReportImage]) -> tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Scores, whether abnormal, and whether flagged, of the images whose kind is known."""
+    """Give scores, and whether abnormal and flagged, of the images whose kind is known."""
     known = [image for image in images if image.kind is not None]
     return (
         np.array([image.score for image in known]),
@@ -108,7 +108,7 @@ def _about(about: Mapping[str, str]) -> str:
 
 
 def _facts(images: Sequence[ReportImage], n_errors: int, fpr: float) -> list[str]:
-    """Tiles of the summary; those that need labels only where there are some."""
+    """Write the tiles of the summary; some need images whose kind is known."""
     scores, is_bad, flagged = _labels(images)
     n_good, n_bad = int((~is_bad).sum()), int(is_bad.sum())
     false_alarms, found = rates_at(is_bad, flagged)
