@@ -23,6 +23,7 @@ from mahalad.report import charts
 from mahalad.report.charts import Bins
 from mahalad.report.gallery import ReportImage, encode
 from mahalad.report.page import render_report
+from mahalad.report.rows import lines
 from mahalad.result import Result
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -416,3 +417,8 @@ def test_neither_module_imports_torch() -> None:
         "import sys, mahalad.report.overlays, mahalad.report.page; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("style", ["table", "csv", "jsonl"])
+def test_no_results_are_no_lines(style: str) -> None:
+    assert list(lines([], style)) == []

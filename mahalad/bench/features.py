@@ -1,4 +1,4 @@
-"""Data sets to features, extracted once by the product's own code."""
+"""Extract the features of data sets, once, by the code that users run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """From which features images are judged: parameters of `MahalanobisDetector`, by its names."""
+    """Parameters of `MahalanobisDetector` that say which features it uses."""
 
     backbone: str
     weights: str | Path | None
@@ -83,25 +83,28 @@ class CategoryImages:
 
     @property
     def paths(self) -> tuple[Path, ...]:
+        """Files of all images."""
         return (*self.category.train, *self.category.test)
 
     @property
     def n_train(self) -> int:
+        """Number of training images, the first ones."""
         return len(self.category.train)
 
     @property
     def is_anomaly(self) -> NDArray[np.bool_]:
+        """Whether each image is abnormal, shape (n_images,)."""
         test = [kind != "good" for kind in self.category.kinds]
         return np.array([False] * self.n_train + test)
 
     def at_levels(self, *levels: str) -> CategoryImages:
-        """The same images with the features of some levels only."""
+        """Give the same images with the features of some levels only."""
         features = {name: self.features[name] for name in levels}
         extractor = None if self.extractor is None else self.extractor.at_levels(levels)
         return replace(self, features=features, extractor=extractor)
 
     def select(self, rows: Rows) -> Any:
-        """What `AnomalyDetector` is given: features, or paths where copies must be made."""
+        """Give some rows as `AnomalyDetector` takes them: features, or paths if it makes copies."""
         if self.extractor is None:
             return take(self.features, rows)
         return [self.paths[i] for i in rows]
@@ -124,12 +127,12 @@ def extract_categories(
     Raises
     ------
     InputError
-        Images that cannot be read: a benchmark leaves none out. All are named.
+        An image cannot be read: a benchmark leaves none out. The message names all of them.
 
     Notes
     -----
-    The features of all images are held, once: maps take some 0.8 MB an image at 320 pixels.
-    Those of a category are views.
+    The features of all images are held in memory once; those of a category are views. Maps take
+    some 0.8 MB an image at 320 pixels.
     """
     cached = CachedFeatures(extractor) if n_augment else None
     paths = [path for category in categories for path in (*category.train, *category.test)]

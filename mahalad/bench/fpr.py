@@ -132,7 +132,7 @@ def run(
 
 
 def _patterns(groups: Sequence[str], categories: Sequence[Category]) -> dict[str, str]:
-    """Regular expression of each category that has one."""
+    """Give the rule of each category that has one."""
     names = [category.name for category in categories]
     patterns: dict[str, str] = {}
     own: dict[str, str] = {}
@@ -149,7 +149,7 @@ def _patterns(groups: Sequence[str], categories: Sequence[Category]) -> dict[str
 
 
 def _groups(category: Category, patterns: dict[str, str]) -> NDArray[Any] | None:
-    """Group of each image of a category, training images first; None without a pattern.
+    """Give the group of each image, training images first; None for a category without a rule.
 
     Bad images are never split, so a pattern need not match them.
     """
@@ -169,7 +169,7 @@ def _measure(
     targets: Sequence[Target],
     splits: int,
 ) -> dict[str, Any]:
-    """Rates over random splits of the good images, and on the official split."""
+    """Measure rates over random splits of the good images, and on the official split."""
     is_anomaly = images.is_anomaly
     good, bad = np.flatnonzero(~is_anomaly), np.flatnonzero(is_anomaly)
     # Without groups, the same picture twice still stays on one side.
@@ -204,7 +204,7 @@ def _measure(
 
 
 def _rates(is_anomaly: NDArray[np.bool_], found: Evaluation) -> tuple[float, float] | str:
-    """FPR and TPR, or why there is no threshold."""
+    """Give FPR and TPR, or the reason why there is no threshold."""
     if found.flagged is None:
         return found.reason or "no threshold"
     return rates_at(is_anomaly, found.flagged)
@@ -213,7 +213,7 @@ def _rates(is_anomaly: NDArray[np.bool_], found: Evaluation) -> tuple[float, flo
 def _summarise(
     target: Target, rates: Sequence[dict[Target, tuple[float, float] | str]]
 ) -> dict[str, Any]:
-    """One target on one category: its rates in every split, the last being the official one."""
+    """Sum up one target on one category; the last of its splits is the official one."""
     *split_rates, official = [found[target] for found in rates]
     reasons = [rate for rate in (*split_rates, official) if isinstance(rate, str)]
     held = [rate for rate in split_rates if not isinstance(rate, str)]
@@ -232,7 +232,7 @@ def _summarise(
 
 
 def _mean_over(measured: dict[str, Any], targets: Sequence[Target]) -> list[dict[str, Any]]:
-    """Mean and standard error over the categories that have a figure, per target."""
+    """Average each target's figures over the categories that have them."""
     means = []
     for i, target in enumerate(targets):
         row: dict[str, Any] = {"rule": target.rule, "alpha": target.fpr}

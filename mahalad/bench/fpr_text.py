@@ -1,4 +1,4 @@
-"""A report of `bench fpr` as text, made from the report alone."""
+"""Write a report of `bench fpr` as text, from the report alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIGURES = ("fpr", "tpr", "official_fpr")
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """A report as aligned text, for a terminal of 100 columns."""
+    """Write a report as aligned text, for a terminal of 100 columns."""
     p, network, categories = report["parameters"], report["network"], report["categories"]
     about = [
         ("protocol", f"{p['splits']} random splits of train/good + test/good, 30 % held out"),

@@ -200,7 +200,7 @@ def _rows(
     network: dict[str, Any],
     truths: dict[str, PixelTruth | None],
 ) -> list[dict[str, Any]]:
-    """The report's rows of one network."""
+    """Measure one network and give its rows of the report."""
     measured = {
         one.category.name: _measure(one, variants, protocol, truths[one.category.name])
         for one in images
@@ -220,7 +220,7 @@ def _measure(
     protocol: str,
     truth: PixelTruth | None,
 ) -> list[dict[str, Any]]:
-    """Figures of every variant on one category; variants that differ in the target share fits."""
+    """Measure every variant on one category; variants that differ in the target share fits."""
     tested = np.arange(images.n_train, len(images.paths))
     folds = _folds(images.n_train, protocol)
     results = []
@@ -235,7 +235,7 @@ def _measure(
 
 
 def _folds(n_train: int, protocol: str) -> list[Rows]:
-    """Rows to fit to: one array for each fit."""
+    """Give the rows to fit to, one array for each fit."""
     if protocol == "official":
         return [np.arange(n_train)]
     folds = KFold(5, shuffle=True, random_state=0)
@@ -245,7 +245,7 @@ def _folds(n_train: int, protocol: str) -> list[Rows]:
 def _summarise(
     is_anomaly: NDArray[np.bool_], judged: Sequence[tuple[int, Evaluation]]
 ) -> dict[str, Any]:
-    """Figures of each fit (images fitted, and what it says) on a category, and their means."""
+    """Compute the figures of each fit (number of images, what it says) and their means."""
     folds = []
     for n_fitted, found in judged:
         rates = (None, None) if found.flagged is None else rates_at(is_anomaly, found.flagged)
@@ -272,7 +272,7 @@ def _summarise(
 
 
 def _mean_over(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard error over the categories that have a figure."""
+    """Average each metric over the categories that have it, with the standard error."""
     means = {}
     for metric in METRICS | PIXEL_METRICS:
         values = [result[metric] for result in results if result[metric] is not None]

@@ -27,7 +27,7 @@ labels_option = click.option("--labels", type=click.IntRange(min=1), default=Non
 
 
 def backbone_options(command: Any) -> Any:
-    """Options that say which network is used."""
+    """Add options that say which network is used."""
     return decorate(
         [
             click.option("--backbone", default="tf_efficientnet_lite0", show_default=True,
@@ -46,7 +46,7 @@ def backbone_options(command: Any) -> Any:
 
 
 def encoder_options(command: Any) -> Any:
-    """Options that say what makes the features: a network, or an autoencoder of `pretrain`."""
+    """Add options that say what makes the features: a network, or an autoencoder."""
     return decorate(
         [
             click.option("--encoder", type=click.Path(), default=None, metavar="FILE",
@@ -66,7 +66,7 @@ def encoder_options(command: Any) -> Any:
 
 
 def loss_options(command: Any) -> Any:
-    """Options that say what is trained for."""
+    """Add options that say which loss is trained with."""
     return decorate(
         [
             click.option("--loss", type=click.Choice(LOSSES), default=LOSSES[0],
@@ -80,7 +80,7 @@ def loss_options(command: Any) -> Any:
 
 
 def make_encoder(options: dict[str, Any]) -> Any:
-    """The unbuilt backbone, or the autoencoder, that `encoder_options` describe."""
+    """Make the backbone (not built) or the autoencoder that `encoder_options` describe."""
     from mahalad.features.extractor import BackboneFeatures
 
     if options["encoder"] is not None:
@@ -100,7 +100,7 @@ def make_encoder(options: dict[str, Any]) -> Any:
 
 
 def refuse_unused(options: dict[str, Any], *switches: str) -> None:
-    """Options that another one makes void are usage errors, not silence."""
+    """Refuse options that have no effect because of another one."""
     for switch in switches:
         names = {"encoder": _NETWORK, "no_projection": _LEARNING}[switch]
         given = [name for name in names if is_given(name)]

@@ -56,7 +56,7 @@ class Neighbourhood(click.ParamType[int | str]):
 
 
 def whole_range(limit: Whole) -> click.IntRange:
-    """Values of an option that the library allows: one table for Python and the command line."""
+    """Give the range of an option from the limit of the library's parameter."""
     return click.IntRange(limit.least, limit.most)
 
 
@@ -68,7 +68,7 @@ def decorate(options: Iterable[Callable[[Any], Any]], command: Any) -> Any:
 
 
 def network_options(command: Any) -> Any:
-    """Options that say which features are extracted."""
+    """Add options that say which features are extracted."""
     return decorate(
         [
             click.option("--backbone", default="tf_efficientnet_lite0", show_default=True,
@@ -102,7 +102,7 @@ def network_options(command: Any) -> Any:
 
 
 def detector_options(command: Any) -> Any:
-    """Options that say how features are scored and judged."""
+    """Add options that say how features are scored and judged."""
     return decorate(
         [
             click.option("--scope", type=click.Choice(SCOPES), default="positions",
@@ -131,7 +131,7 @@ def detector_options(command: Any) -> Any:
 
 
 def fit_options(command: Any) -> Any:
-    """Further options of a detector that `fit` has."""
+    """Add further options of a detector that `fit` has."""
     return decorate(
         [
             click.option("--preset", type=click.Choice(PRESETS), default=None,
@@ -167,7 +167,7 @@ fpr_option = click.option(
 
 
 def model_options(command: Any) -> Any:
-    """Options that say which detector judges, of a file or fitted first."""
+    """Add options that say which detector judges: one of a file, or one that is fitted first."""
     return decorate(
         [
             click.option("-m", "--model", type=click.Path(), default=None,
@@ -185,12 +185,12 @@ def model_options(command: Any) -> Any:
 
 
 def settle(options: dict[str, Any]) -> dict[str, Any]:
-    """Detector options with the preset applied, the scope chosen and the levels parsed.
+    """Apply the preset to detector options, choose the scope and parse the levels.
 
     Raises
     ------
     click.UsageError
-        Options that are for the other scope.
+        An option is for the other scope.
     """
     options = dict(options)
     preset = options.pop("preset", None)
@@ -224,18 +224,19 @@ def settle(options: dict[str, Any]) -> dict[str, Any]:
 def _preset(name: str) -> dict[str, Any]:
     from mahalad.detectors.mahalanobis import MahalanobisDetector
 
-    params = getattr(MahalanobisDetector, name)().get_params(deep=False)
+    detector = {"rippel2020": MahalanobisDetector.rippel2020}[name]()
+    params = detector.get_params(deep=False)
     return {option: params[option] for option in ("backbone", "scope")}
 
 
 def is_given(name: str) -> bool:
-    """Whether the user gave an option, rather than its default standing in."""
+    """Say whether the user gave an option; False if it has its default."""
     source = click.get_current_context().get_parameter_source(name)
     return source not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 
 
 def parse_levels(text: str | None) -> list[str | int] | None:
-    """Names and indices of levels, separated by commas; None for all, or none given."""
+    """Parse names and indices of levels, separated by commas; None stands for all."""
     if text is None or text.strip() == "all":
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -243,7 +244,7 @@ def parse_levels(text: str | None) -> list[str | int] | None:
 
 
 def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector:
-    """A detector from the options of `fit`, after `settle`."""
+    """Make a detector from the options of `fit`, after `settle`."""
     from mahalad.detectors.detector import AnomalyDetector
     from mahalad.detectors.knn import KNNDetector
     from mahalad.detectors.mahalanobis import MahalanobisDetector

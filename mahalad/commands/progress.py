@@ -11,7 +11,7 @@ from mahalad.progress import Progress
 
 
 def progress_bar(label: str) -> Progress:
-    """Wrap an iterable of known length into a progress bar on a terminal's stderr."""
+    """Make a progress bar on a terminal's stderr; elsewhere nothing is shown."""
 
     def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:
         from tqdm import tqdm
@@ -25,7 +25,7 @@ def progress_bar(label: str) -> Progress:
 
 
 def with_progress(X: Any, label: str) -> Any:
-    """The sources in `X` as an iterator under a progress bar."""
+    """Iterate over the sources in `X` under a progress bar."""
     if not sys.stderr.isatty():
         return X
     names = names_of(X)

@@ -150,7 +150,7 @@ def _search(
 
 
 def _set_point(classifier: MetricKNNClassifier, wanted: dict[str, float]) -> Exception | None:
-    """Set the threshold that is wanted, if any; what it failed by."""
+    """Set the threshold that is wanted, if any; give the error if it fails."""
     try:
         if wanted:
             classifier.set_operating_point(**wanted)
@@ -160,7 +160,7 @@ def _set_point(classifier: MetricKNNClassifier, wanted: dict[str, float]) -> Exc
 
 
 def _make_classifier(options: dict[str, Any]) -> MetricKNNClassifier:
-    """The unfitted classifier that options of `tune` describe."""
+    """Make the classifier that the options of `tune` describe, not yet fitted."""
     from mahalad.metric.classifier import MetricKNNClassifier
 
     refuse_unused(options, "encoder", "no_projection")
@@ -192,7 +192,7 @@ def _make_classifier(options: dict[str, Any]) -> MetricKNNClassifier:
 
 
 def _check_is_empty(where: str | None) -> None:
-    """An index that is in use is refused before anything is trained."""
+    """Refuse an index that is in use, before anything is trained."""
     if where is None:
         return
     from mahalad.index.opening import open_index

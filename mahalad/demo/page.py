@@ -37,6 +37,7 @@ class Judged:
 
 
 def words(kind: str) -> str:
+    """Write the name of a kind of defect for readers."""
     return kind.replace("_", " ")
 
 
@@ -49,6 +50,21 @@ def make_page(
     times: str,
     command: str,
 ) -> str:
+    """Write the page as HTML.
+
+    Parameters
+    ----------
+    judged : sequence of Judged
+        Test images in any order; the page shows the most abnormal first.
+    rows : sequence of sequences of str
+        Rows of the table under `HEADER`.
+    threshold : float
+        Scores above it are flagged.
+    n_train : int
+        Good images that were fitted.
+    verdict, times, command : str
+        Sentences on what was found and how long it took, and the command to run next.
+    """
     ranked = sorted(judged, key=lambda image: -image.score)
     cards = [_card(image) for image in ranked]
     cards.insert(

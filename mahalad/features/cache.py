@@ -1,4 +1,4 @@
-"""Features of images, computed once and kept: in memory, or in a folder on disk.
+"""Keep features of images, so that nothing is computed twice: in memory, or in a folder.
 
 An image is found by a hash of its prepared pixels. A folder also tells apart all that was done to
 them: network, weights, levels, preprocessing. So an entry can be neither stale nor mixed up, and a
@@ -237,14 +237,14 @@ def _cache_in(folder: str | Path, extractor: Any) -> FolderCache:
 def _by_image(
     keys: Sequence[str], features: Mapping[str, NDArray[Any]]
 ) -> dict[str, ImageFeatures]:
-    """Features of each image by its key."""
+    """Part features of several images into those of each image, by its key."""
     return {
         key: {name: values[i] for name, values in features.items()} for i, key in enumerate(keys)
     }
 
 
 def _key(prepared: NDArray[Any]) -> str:
-    """128-bit hash of a prepared image."""
+    """Compute a 128-bit hash of a prepared image."""
     digest = hashlib.blake2b(f"{prepared.dtype}{prepared.shape}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(prepared).data)
     return digest.hexdigest()
@@ -259,7 +259,7 @@ def _checksum(features: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _read(shard: Path) -> tuple[dict[str, int], dict[str, NDArray[Any]]]:
-    """Row of each key, and the levels; `ModelFileError` unless the values are as written."""
+    """Read the row of each key, and the levels; `ModelFileError` if the values were changed."""
     header, features = read_model(shard)
     if _checksum(features) != header["checksum"]:
         raise ModelFileError("its values are not those that were written")

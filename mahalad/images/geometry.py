@@ -1,4 +1,4 @@
-"""How a picture of any shape lies in the network's square, and how maps find back to it.
+"""Fit pictures of any shape into the network's square, and bring maps back to their shape.
 
 ``"squash"`` stretches the picture to the square. ``"pad"`` keeps its aspect: the longer side fills
 the square, the picture lies in the middle, and its edge is repeated around it: a constant colour
@@ -76,7 +76,7 @@ def pad_to_square(prepared: Prepared, side: int, *, mode: Any = "edge") -> Prepa
 
 
 def boxes_of(prepared: Sequence[Prepared], side: int) -> Boxes:
-    """Where fitted pictures lie in their squares, (n, 4)."""
+    """Compute where fitted pictures lie in their squares, (n, 4)."""
     found = []
     for picture in prepared:
         height, width = picture.shape[:2]
@@ -86,9 +86,9 @@ def boxes_of(prepared: Sequence[Prepared], side: int) -> Boxes:
 
 
 def positions_inside(boxes: npt.NDArray[Any], side: int) -> npt.NDArray[np.bool_]:
-    """Which positions of a grid have their centre in the picture, (n, side, side).
+    """Find the positions of a grid that have their centre in the picture, (n, side, side).
 
-    Of a picture that is narrower than a position, those in its middle.
+    If a picture is narrower than a position, the positions in its middle count as inside.
     """
     x, y = (_inside(boxes[:, axis], boxes[:, axis + 2], side) for axis in (0, 1))
     return np.asarray(y[:, :, None] & x[:, None, :])
@@ -148,7 +148,7 @@ def _resample_rows(
 
 
 def describe_input(record: Mapping[str, Any]) -> str:
-    """What a features' record says of the images' way into the network, in short."""
+    """Describe in short how images go into the network, by the record of the features."""
     tiles = record.get("tiles", 1)
     text = f"{record['input_size']} px"
     text = text if tiles == 1 else f"{tiles} x {tiles} tiles of {text}"

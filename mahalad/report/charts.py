@@ -43,6 +43,10 @@ class Bins:
 
     @classmethod
     def of(cls, scores: Floats, threshold: float | None) -> Bins:
+        """Choose some 30 bins that hold all scores, and the threshold.
+
+        The axis is logarithmic if the highest is more than 30 times the lowest.
+        """
         everything = scores if threshold is None else np.append(scores, threshold)
         low, high = float(everything.min()), float(everything.max())
         is_log = low > 0 and high / low > _LOG_FROM
@@ -57,16 +61,17 @@ class Bins:
         return cls(is_log, anchor, step, first, last - first + 2)
 
     def places(self, scores: Floats) -> Floats:
-        """Positions of scores on the axis, 0 = its left end, 1 = its right end."""
+        """Compute positions of scores on the axis, 0 = its left end, 1 = its right end."""
         return (self._raw(scores) - self.first) / self.n_bins
 
     def counts(self, scores: Floats) -> list[int]:
+        """Count the scores in each bin."""
         index = np.ceil(self._raw(scores)).astype(int) - 1 - self.first
         inside = np.clip(index, 0, self.n_bins - 1)  # the logarithm's last bit may vary
         return [int(n) for n in np.bincount(inside, minlength=self.n_bins)]
 
     def ticks(self) -> list[float]:
-        """Round scores between the ends of the axis."""
+        """Choose round scores between the ends of the axis."""
         low, high = (self.anchor + self.step * (self.first + k) for k in (0, self.n_bins))
         if not self.is_log:
             step = nice_step(high - low, 7)
@@ -145,7 +150,7 @@ def histogram(
 def _bars(
     name: str, counts: Sequence[int], base: float, left: float, right: float, height: float
 ) -> list[str]:
-    """Shapes of one row of the histogram, which stands on y = `base`."""
+    """Draw one row of the histogram, which stands on y = `base`."""
     unit, bar = (height - 24) / max(counts), (right - left) / len(counts)
     shapes = []
     for tick in range(0, max(counts) + 1, max(1, round(nice_step(max(counts), 3)))):

@@ -135,7 +135,7 @@ def _blend(pixels: NDArray[np.uint8], t: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _eroded(region: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """Pixels whose distance to the outside of a region, or of the image, is over `width`."""
+    """Find pixels that are more than `width` from the outside of a region, or of the image."""
     box = np.ones(2 * width + 1, bool)
     rows = ndimage.binary_erosion(region, box[:, None])
     return np.asarray(ndimage.binary_erosion(rows, box[None, :]), bool)
@@ -162,6 +162,7 @@ def _as_picture(image: Image.Image | FloatImage) -> Image.Image:
 
 
 def checked_map(anomaly_map: NDArray[Any]) -> NDArray[np.float64]:
+    """Give a map as floats; `InputError` unless it is (h, w), not empty and finite."""
     values = np.asarray(anomaly_map, np.float64)
     if values.ndim != 2 or values.size == 0:
         raise InputError(f"anomaly map is of shape {values.shape}; allowed is (h, w), not empty")
