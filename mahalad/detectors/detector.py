@@ -18,6 +18,7 @@ from mahalad.detectors.maps import in_pixels, map_threshold, maps_of
 from mahalad.detectors.reservoir import FeatureStore
 from mahalad.detectors.scoring import score, score_with_maps
 from mahalad.errors import CalibrationError, InputError
+from mahalad.features.copying import copy_extractor
 from mahalad.features.extraction import Batch, extract
 from mahalad.files.spec import params_spec
 from mahalad.images.reading import ReadImage
@@ -410,7 +411,13 @@ class AnomalyDetector(BaseEstimator):
     def _make_parts(self) -> tuple[Any, Any]:
         """Fresh feature extractor and scorer, unfitted."""
         scorer = make_scorer("gaussian") if self.scorer is None else self.scorer
-        return clone(self.features, safe=False), clone(scorer)
+        return copy_extractor(self.features), clone(scorer)
+
+    def __sklearn_clone__(self) -> Self:
+        copy: Self = super().__sklearn_clone__()
+        if "features" in self.get_params(deep=False):  # fitted ones stay so: `fit` does not
+            copy.features = copy_extractor(self.features)
+        return copy
 
     def _most_stored(self) -> int:
         return 10_000 if self.max_stored is None else self.max_stored

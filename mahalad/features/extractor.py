@@ -17,6 +17,7 @@ from mahalad.images.geometry import (
     check_geometry,
     fit_to_square,
     pad_to_square,
+    turn,
 )
 from mahalad.images.region import hash_region, read_region, region_on_grid
 from mahalad.images.resizing import resize_square
@@ -280,9 +281,3 @@ class BackboneFeatures(BaseEstimator):
 
 def _as_float(image: NDArray[Any]) -> NDArray[np.float32]:
     return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
-
-
-def turn(image: NDArray[Any], k: int) -> NDArray[Any]:
-    """One of the 8 orientations of a picture, (h, w, ...): turned by quarters, from 4 mirrored."""
-    turned = np.rot90(image, k % 4)
-    return np.ascontiguousarray(turned[:, ::-1] if k >= 4 else turned)
