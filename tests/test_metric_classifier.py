@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import sklearn.metrics
-from conftest import make_picture
+from conftest import DATA, assert_same_entries, make_picture
 from sklearn.base import clone
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
@@ -525,6 +525,11 @@ def test_a_file_with_an_autoencoder(pictures, tmp_path):
     loaded = MetricKNNClassifier.load(tmp_path / "m")
     assert list(loaded.inspect(images)) == list(knn.inspect(images))
     np.testing.assert_array_equal(clone(loaded).fit(images, y).embed(images), knn.embed(images))
+
+
+def test_a_stored_file_written_again_has_the_same_entries(tmp_path):
+    path = DATA / "format4_classifier.mahalad"
+    assert_same_entries(path, MetricKNNClassifier.load, tmp_path / "again")
 
 
 def test_damaged_and_foreign_files_are_refused(beans, tmp_path):

@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector
 from mahalad.errors import InputError, ModelFileError
-from mahalad.features.extractor import turn
+from mahalad.images.geometry import turn
 
 TRANSPOSITIONS = (
     None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270,

@@ -466,6 +466,12 @@ class AnomalyDetector(BaseEstimator):
     def _make_scorer(self) -> Any:
         return self.unfitted_parts()[1]
 
+    def __sklearn_clone__(self) -> Self:
+        copy: Self = super().__sklearn_clone__()
+        if "features" in self.get_params(deep=False):  # fitted ones stay so: `fit` does not
+            copy.features = copy_extractor(self.features)
+        return copy
+
     def _most_stored(self) -> int:
         return 10_000 if self.max_stored is None else self.max_stored
 

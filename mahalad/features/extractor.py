@@ -19,6 +19,7 @@ from mahalad.images.geometry import (
     boxes_of,
     fit_to_square,
     pad_to_square,
+    turn,
 )
 from mahalad.images.region import hash_region, read_region, region_on_grid
 from mahalad.images.resizing import resize_square
@@ -311,9 +312,3 @@ class BackboneFeatures(BaseEstimator):
 
 def _as_float(image: NDArray[Any]) -> NDArray[np.float32]:
     return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
-
-
-def turn(image: NDArray[Any], k: int) -> NDArray[Any]:
-    """Turn a picture, (h, w, ...), by k quarters; from 4 on, mirror it too. 8 orientations."""
-    turned = np.rot90(image, k % 4)
-    return np.ascontiguousarray(turned[:, ::-1] if k >= 4 else turned)

@@ -155,3 +155,9 @@ def describe_input(record: Mapping[str, Any]) -> str:
     text = f"{text}, padded" if record.get("resize") == RECORDED["pad"] else text
     number = record.get("orientations", 1)
     return text if number == 1 else f"{text}, {number} orientations"
+
+
+def turn(image: Prepared, k: int) -> Prepared:
+    """One of the 8 orientations of a picture, (h, w, ...): turned by quarters, from 4 mirrored."""
+    turned = np.rot90(image, k % 4)
+    return np.ascontiguousarray(turned[:, ::-1] if k >= 4 else turned)

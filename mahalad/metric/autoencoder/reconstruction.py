@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from mahalad.errors import InputError
+from mahalad.features.copying import copy_extractor
 from mahalad.protocols import Floats
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ class ReconstructionError(BaseEstimator):
 
     def __init__(self, autoencoder: Autoencoder) -> None:
         self.autoencoder = autoencoder
+
+    def __sklearn_clone__(self) -> Self:
+        return type(self)(copy_extractor(self.autoencoder))  # fitted, if it is: never fitted here
 
     @property
     def batch_size(self) -> int:
