@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import InputError
 from mahalad.protocols import Features
-
-
-class Value:
-    """Base of frozen dataclasses whose arrays nobody changes: a deep copy is the value itself."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
 
 
 def as_input_of(scorer: Any, features: Features) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -14,6 +14,13 @@ FloatImage = NDArray[np.float32]
 
 Features = Mapping[str, NDArray[Any]]
 """Level name to array of shape (n_samples, n_features): what travels to the scorer."""
+
+
+class Value:
+    """Base of frozen dataclasses whose arrays nobody changes: a deep copy is the value itself."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
 
 @runtime_checkable
@@ -32,6 +39,20 @@ class FeatureExtractor(Protocol):
 
     def transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
         """Extract features of prepared images, each level (n, n_features), float32."""
+        ...
+
+
+class PoolsMaps(Protocol):
+    """A feature extractor whose pooled features are weighted means of maps that it can give."""
+
+    def passes(self, prepared: Sequence[NDArray[Any]]) -> Iterator[Sequence[NDArray[Any]]]:
+        """Split prepared images into those of one pass through the network."""
+        ...
+
+    def unpooled(
+        self, prepared: Sequence[NDArray[Any]]
+    ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """Give each level's maps (n, C, h, w) and the weights of positions, (h, w) or (n, h, w)."""
         ...
 
 

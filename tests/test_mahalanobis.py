@@ -440,7 +440,7 @@ def test_clone_and_pickle(fitted, picture_folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scope": "pixels"}, "unknown scope 'pixels'; one of positions, image"),
+        ({"scope": "pixels"}, "scope must be one of positions, image, got 'pixels'"),
         ({"reduction": "npca"}, r"reduction is for scope='image'"),
         ({"threshold": "chi2-nominal"}, r"'chi2-nominal' is the paper's rule for scope='image'"),
         ({"top_fraction": 2.0}, r"top_fraction must lie in \[0, 1\], got 2\.0"),

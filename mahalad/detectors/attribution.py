@@ -13,30 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.features.extractor import BackboneFeatures
 from mahalad.images.geometry import Boxes, resample
-from mahalad.protocols import Floats
+from mahalad.protocols import Floats, PoolsMaps
 from mahalad.scorers.gaussian import LedoitWolfGaussian
 from mahalad.scorers.level_sum import LevelSum
 
 
-def can_attribute(extractor: Any, scorer: Any) -> bool:
-    """Whether the features are pooled maps and the scorer is a Gaussian per level."""
-    return (
-        isinstance(extractor, BackboneFeatures)
-        and isinstance(scorer, LevelSum)
-        and isinstance(scorer.estimator, LedoitWolfGaussian)
-    )
-
-
 def attribute(
-    extractor: BackboneFeatures, scorer: LevelSum, prepared: Sequence[NDArray[Any]]
+    extractor: PoolsMaps, scorer: LevelSum, prepared: Sequence[NDArray[Any]]
 ) -> dict[str, Floats]:
     """Shares of positions in the distance of every level, signed.
 
     Parameters
     ----------
-    extractor : BackboneFeatures, built
+    extractor : built feature extractor that pools maps, such as BackboneFeatures
     scorer : LevelSum of LedoitWolfGaussian, fitted
     prepared : sequence of ndarray
         Images as `extractor.prepare` makes them.
@@ -51,7 +41,7 @@ def attribute(
 
 
 def _attribute(
-    extractor: BackboneFeatures, scorer: LevelSum, prepared: Sequence[NDArray[Any]]
+    extractor: PoolsMaps, scorer: LevelSum, prepared: Sequence[NDArray[Any]]
 ) -> dict[str, Floats]:
     shares = {}
     for name, (maps, weights) in extractor.unpooled(prepared).items():

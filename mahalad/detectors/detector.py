@@ -14,7 +14,8 @@ from sklearn.base import BaseEstimator, clone
 
 from mahalad.checks import N_AUGMENT, Either, IsNone, Limit, Real, Whole, check_parameters
 from mahalad.detectors import file
-from mahalad.detectors.fitting import calibrate, read
+from mahalad.detectors.calibrating import calibrate
+from mahalad.detectors.fitting import read
 from mahalad.detectors.maps import in_pixels, map_threshold, maps_of
 from mahalad.detectors.scoring import score, score_with_maps
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState
@@ -43,7 +44,7 @@ _LIMITS: dict[str, Limit] = {
     "n_augment": N_AUGMENT,
     "n_folds": Whole(2),
     "holdout_fraction": Real("(0, 1)"),
-    "max_stored": Either((IsNone(), Whole(2))),
+    "max_stored": Whole(2),
     "random_state": Either((IsNone(), Whole(0, 2**63 - 1))),
 }
 
@@ -534,7 +535,8 @@ class AnomalyDetector(BaseEstimator):
         """Refuse parameters that are out of their limits, of a file's model as well."""
         check_fpr(self.fpr)
         check_threshold(self.threshold)
-        check_parameters(_LIMITS, self)
+        given = {name: getattr(self, name) for name in _LIMITS}
+        check_parameters(_LIMITS, given | {"max_stored": self._most_stored()})
 
     def _check_parameters(self, calibration: Any) -> None:
         """Refuse what cannot be fitted: parameters out of their limits, or at odds."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.detectors.fitting import fit_scorer
+from mahalad.detectors.calibrating import fit_scorer
 from mahalad.detectors.reservoir import group_names, read_store, store_arrays
 from mahalad.detectors.scoring import score
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState, MakeScorer

@@ -8,17 +8,14 @@ from typing import Any
 import numpy as np
 
 from mahalad.arrays import as_input_of, in_order, originals
-from mahalad.detectors.attribution import (
-    attribute,
-    can_attribute,
-    enlarge,
-    enlarge_keeping_sum,
-)
+from mahalad.detectors.attribution import attribute, enlarge, enlarge_keeping_sum
 from mahalad.errors import InputError
 from mahalad.features.extractor import BackboneFeatures
 from mahalad.images.reading import ReadImage
 from mahalad.protocols import Features, Floats
 from mahalad.scorers.capabilities import capabilities_of, map_maxima
+from mahalad.scorers.gaussian import LedoitWolfGaussian
+from mahalad.scorers.level_sum import LevelSum
 
 
 def maps_of(
@@ -47,6 +44,15 @@ def maps_of(
     ]
     enlarged = [enlarge_keeping_sum(values, side, boxes) for values in shares.values()]
     return per_image, np.sum(enlarged, axis=0)
+
+
+def can_attribute(extractor: Any, scorer: Any) -> bool:
+    """Whether the features are pooled maps and the scorer is a Gaussian per level."""
+    return (
+        isinstance(extractor, BackboneFeatures)
+        and isinstance(scorer, LevelSum)
+        and isinstance(scorer.estimator, LedoitWolfGaussian)
+    )
 
 
 def in_pixels(extractor: Any, maps: Floats, images: list[ReadImage]) -> Floats:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import ModelFileError
-from mahalad.features.extractor import BackboneFeatures
 from mahalad.files.container import below
 
 _MUST_AGREE = (
@@ -19,8 +18,27 @@ _MUST_AGREE = (
 )  # fmt: skip
 
 
+class RecordedFeatures(Protocol):
+    """Features of a backbone, such as `BackboneFeatures`: they say what identifies them."""
+
+    backbone_: Any
+    region_: NDArray[np.bool_] | None
+
+    def record(self) -> dict[str, Any]:
+        """Give what identifies built features, as JSON."""
+        ...
+
+    def build(self, state: dict[str, Any] | None = None, region: Any = None) -> Any:
+        """Make the network, with weights and a region from elsewhere where they are given."""
+        ...
+
+    def set_params(self, **params: Any) -> Any:
+        """Set parameters by name."""
+        ...
+
+
 def describe_features(
-    extractor: BackboneFeatures, include_weights: bool
+    extractor: RecordedFeatures, include_weights: bool
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """The record of built features, and arrays: the region, and weights of no package.
 
@@ -41,7 +59,7 @@ def describe_features(
 
 
 def restore_features(
-    extractor: BackboneFeatures,
+    extractor: RecordedFeatures,
     record: Mapping[str, Any],
     arrays: Mapping[str, NDArray[Any]],
     weights: str | Path | None = None,

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from mahalad.protocols import Floats
-from mahalad.scorers.positions.standards import Standards
 
 
 @dataclass(frozen=True)
@@ -84,12 +83,6 @@ def degrees_of_freedom(scorer: Any) -> int | None:
 def has_sums(scorer: Any) -> bool:
     """Whether images can be added to a fitted scorer: False if a file gave it without its sums."""
     return bool(getattr(scorer, "has_sums_", True))
-
-
-def standards_in_use(scorer: Any) -> Standards | None:
-    """Units of a scorer's scores and maps; None if it has none, or none yet."""
-    standards: Standards | None = getattr(scorer, "standards_", None)
-    return standards
 
 
 def map_maxima(scorer: Any) -> Floats | None:

@@ -10,9 +10,8 @@ from scipy import linalg
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mahalad.arrays import Value
 from mahalad.errors import DegenerateDataError
-from mahalad.protocols import Floats
+from mahalad.protocols import Floats, Value
 from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage, principal_axes
 
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
-from mahalad.arrays import Value
-from mahalad.protocols import Floats
+from mahalad.protocols import Floats, Value
 
 
 @dataclass(frozen=True, eq=False)

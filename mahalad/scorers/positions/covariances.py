@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mahalad.arrays import Value
 from mahalad.errors import DegenerateDataError, InputError
-from mahalad.protocols import Floats
+from mahalad.protocols import Floats, Value
 from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage
 from mahalad.scorers.positions.chunks import centred, for_each_chunk, squared_norms
 from mahalad.scorers.positions.standards import MIN_SAMPLES

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from mahalad.arrays import Value
 from mahalad.errors import InputError
-from mahalad.protocols import Floats
+from mahalad.protocols import Floats, Value
 from mahalad.scorers.moments import Moments
 
 MIN_SAMPLES = 5
