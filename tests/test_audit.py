@@ -28,7 +28,15 @@ from mahalad import (
 from mahalad.errors import ModelFileError
 from mahalad.files.audit import audit
 from mahalad.files.container import read_model
-from mahalad.files.layouts import CONTEXT, CONTEXT_STEPS
+from mahalad.files.layouts import (
+    AUTOENCODER,
+    CLASSIFIER,
+    CONTEXT,
+    CONTEXT_STEPS,
+    DETECTOR,
+    OF_AUTOENCODER,
+    OF_BACKBONE,
+)
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.scorers.positions import grids
 from mahalad.scorers.positions.scorer import PatchScorer
@@ -421,3 +429,33 @@ def test_whatever_happens_to_a_file_it_loads_or_is_refused(name, seed, tmp_path)
             n_passed += 1
     assert n_refused + n_passed == 25
     assert n_refused > 15
+
+
+# -- documentation -------------------------------------------------------------------------
+
+
+def keys_of(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        for key, own in schema.items():
+            yield key
+            yield from keys_of(own)
+    elif hasattr(schema, "of"):
+        yield from keys_of(schema.of)
+
+
+def test_every_key_and_array_of_the_format_is_documented():
+    page = (DATA.parent.parent / "docs" / "model-format.md").read_text()
+    named = set(re.findall(r"`([^`]+)`", page))
+    schemas = (DETECTOR, CLASSIFIER, AUTOENCODER, OF_AUTOENCODER, OF_BACKBONE)
+    for key in {key for schema in schemas for key in keys_of(schema)}:
+        assert key in named, key
+    for name in OFTEN:
+        header, arrays = stored(name)
+        levels = [*header.get("fit", {}).get("levels", {}), CONTEXT]
+        for array in filter(lambda array: not is_weight(array), arrays):
+            generic = {array.removeprefix("autoencoder/")}
+            for level in levels:
+                before, found, after = array.rpartition(f"/{level}")
+                if found:
+                    generic |= {f"{before}/{what}{after}" for what in ("LEVEL", "GRID", "POOLED")}
+            assert generic & named, array
