@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mahalad.errors import ModelFileError
+from mahalad.files.audit import audit
 from mahalad.files.old.upgrade import upgrade
 
 FORMAT_VERSION = 4  # 4: maps have a context; files of 3 keep the maps they had
@@ -81,12 +82,16 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, TypeError, AttributeError) as error:  # numpy has no bfloat16, say
         raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
     try:
-        return upgrade(header, arrays)
-    except (TypeError, ValueError, AttributeError) as error:
+        header, arrays = upgrade(header, arrays)
+        audit(header, arrays)
+    except ModelFileError as error:  # it does not know the file
+        raise ModelFileError(f"{path}: {error}") from error
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:  # old and odd
         raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
+    return header, arrays
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
