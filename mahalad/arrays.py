@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,3 +50,8 @@ def rows(features: Features) -> dict[str, NDArray[Any]]:
 def originals(features: Features) -> dict[str, NDArray[Any]]:
     """The images themselves, without their copies: (n, c, ...) to (n, ...)."""
     return {name: values[:, 0] for name, values in features.items()}
+
+
+def below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Arrays whose name starts with a prefix, without it."""
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}

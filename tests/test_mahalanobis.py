@@ -81,7 +81,9 @@ def test_the_whole_is_its_parts_put_together(fitted, small_weights, picture_fold
     F, G = features.transform(good), features.transform(test)
     assert list(F) == ["head", *MAPS]
     scorer = PatchScorer().partial_fit(F)
-    calibration = -scorer.leave_one_out_level_scores(F).sum(axis=1)
+    left_out, standards = scorer.leave_one_out(F)
+    calibration = -left_out.sum(axis=1)
+    scorer = scorer.standardized_by(standards)
     levels, where = scorer.scores_and_maps(G)
     folder = picture_folder / "test"
     np.testing.assert_allclose(fitted.level_scores(folder), -levels, rtol=1e-3)

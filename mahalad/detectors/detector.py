@@ -23,9 +23,10 @@ from mahalad.errors import CalibrationError, InputError
 from mahalad.features.copying import copy_extractor
 from mahalad.features.extraction import Batch, extract
 from mahalad.features.file import restore_features
+from mahalad.files.classes import class_named
 from mahalad.files.container import read_model, write_model
 from mahalad.files.damage import naming
-from mahalad.files.spec import class_named, params_spec, to_spec
+from mahalad.files.spec import params_spec, to_spec
 from mahalad.images.reading import ReadImage
 from mahalad.protocols import Floats, Threshold
 from mahalad.result import Result, judge

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.arrays import below
 from mahalad.detectors.calibrating import fit_scorer
 from mahalad.detectors.reservoir import group_names, read_store, store_arrays
 from mahalad.detectors.scoring import score
@@ -18,8 +19,9 @@ from mahalad.errors import ModelFileError
 from mahalad.features.extractor import BackboneFeatures
 from mahalad.features.file import describe_features, region_in
 from mahalad.features.golden import GOLDEN_RTOL, GOLDEN_SEED, golden_features
-from mahalad.files.container import VERSIONED, below
-from mahalad.files.spec import from_spec, is_known, to_spec
+from mahalad.files.classes import is_known
+from mahalad.files.container import VERSIONED
+from mahalad.files.spec import from_spec, to_spec
 from mahalad.protocols import Floats
 from mahalad.result import Result
 from mahalad.scorers.capabilities import capabilities_of, has_sums

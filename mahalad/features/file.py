@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.arrays import below
 from mahalad.errors import ModelFileError
-from mahalad.files.container import below
 
 _MUST_AGREE = (
     "levels", "maps", "region", "input_size", "tiles", "orientations", "mean", "std",

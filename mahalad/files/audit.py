@@ -7,6 +7,7 @@ the one that was saved: that is what its golden inputs are for.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,34 +16,20 @@ from numpy.typing import NDArray
 
 from mahalad.errors import ModelFileError
 from mahalad.files import layouts
+from mahalad.files.classes import PART_NAMES
 from mahalad.files.layouts import CONTEXT, Header, Row, Weights
-from mahalad.files.schema import check_json
+from mahalad.files.schema import AnyOf, ListOf, MapOf, Maybe, OneOf, Optional
 
 Arrays = Mapping[str, NDArray[Any]]
 
-CLASS_NAMES = frozenset(
-    {
-        "AsIs",
-        "Autoencoder",
-        "BackboneFeatures",
-        "ChiSquareThreshold",
-        "ConformalThreshold",
-        "KthNeighborDistance",
-        "LedoitWolfGaussian",
-        "LevelSum",
-        "MeanDistance",
-        "NearestNeighborDistance",
-        "NominalChiSquareThreshold",
-        "OneClassSVM",
-        "PatchGaussian",
-        "PatchScorer",
-        "Pipeline",
-        "PrincipalComponents",
-        "ReconstructionError",
-        "StandardizedDistance",
-    }
-)
-"""Classes that parameters may be objects of."""
+_WORDS = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    dict: "an object",
+    list: "a list",
+}
 
 _CHUNK = 1 << 20  # numbers looked at together: a mask of a whole array would take memory
 _KINDS = {"f": "floats", "i": "whole numbers", "u": "whole numbers from 0", "b": "true or false"}
@@ -96,7 +83,7 @@ def check_spec(value: Any, where: str, outside: bool = False) -> None:
             check_spec(item, f"{where}[{position}]", outside)
     elif isinstance(value, dict) and "class" in value:
         name = value["class"]
-        if not isinstance(name, str) or name not in CLASS_NAMES:
+        if not isinstance(name, str) or name not in PART_NAMES:
             raise ModelFileError(
                 f"{where} is of class {name!r}, which no model file of this version of mahalad "
                 "holds"
@@ -225,3 +212,65 @@ def _damaged(what: str, row: Row | None = None) -> ModelFileError:
     part = "the model file" if row is None else row.part
     label = f"{row.what}: " if row is not None and row.what else ""
     return ModelFileError(f"{part} is damaged ({label}{what})")
+
+
+def check_json(value: Any, schema: Any, where: str = "") -> None:
+    """Check a value against a schema; keys that the schema does not know are let pass.
+
+    Parameters
+    ----------
+    value : JSON
+    schema
+        See `mahalad.files.schema`.
+    where : str
+        Keys down to the value, joined by dots.
+
+    Raises
+    ------
+    ModelFileError
+        A key is missing, or a value is another than it may be. It does not name the file.
+    """
+    if isinstance(schema, Maybe):
+        if value is not None:
+            check_json(value, schema.of, where)
+    elif isinstance(schema, Mapping):
+        _expect(isinstance(value, dict), value, _WORDS[dict], where or "the header")
+        _check_keys(value, schema, where)
+    elif isinstance(schema, ListOf):
+        found = isinstance(value, list) and schema.length in (None, len(value))
+        count = "" if schema.length is None else f" of {schema.length}"
+        _expect(found, value, f"a list{count}", where)
+        for position, item in enumerate(value):
+            check_json(item, schema.of, f"{where}[{position}]")
+    elif isinstance(schema, MapOf):
+        _expect(isinstance(value, dict), value, _WORDS[dict], where)
+        for key, item in value.items():
+            check_json(item, schema.of, f"{where}.{key}")
+    elif isinstance(schema, OneOf):
+        _expect(value in schema.values, value, " or ".join(map(repr, schema.values)), where)
+    else:
+        types = schema.types if isinstance(schema, AnyOf) else (schema,)
+        wanted = " or ".join(_WORDS[each] for each in types)
+        _expect(any(_is(value, each) for each in types), value, wanted, where)
+
+
+def _check_keys(value: dict[str, Any], schema: Mapping[str, Any], where: str) -> None:
+    for key, own in schema.items():
+        path = f"{where}.{key}" if where else key
+        if key in value:
+            check_json(value[key], own.of if isinstance(own, Optional) else own, path)
+        elif not isinstance(own, Optional):
+            raise ModelFileError(f"the model file lacks {path!r}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # NaN is not
+    return type(value) is kind  # True is no number
+
+
+def _expect(fits: bool, value: Any, wanted: str, where: str) -> None:
+    if not fits:
+        shown = repr(value)
+        shown = shown if len(shown) < 60 else f"{shown[:57]}..."
+        raise ModelFileError(f"the model file is damaged ({where} is {shown}, expected {wanted})")

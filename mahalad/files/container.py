@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +140,3 @@ def info(path: str | Path) -> dict[str, Any]:
     """The header of a model file, with the file's size in bytes as ``size``."""
     header = read_header(path)
     return {"path": str(path), "size": Path(path).stat().st_size, **header}
-
-
-def below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Arrays whose name starts with a prefix, without it."""
-    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
