@@ -262,7 +262,7 @@ def test_no_network_at_all_is_an_error(root: Path, no_hub: list[str]) -> None:
         ({"scope": "positions", "table": "distances"}, "'distances' .* needs scope='image'"),
         ({"scope": "positions", "threshold": "chi2-nominal"}, "chi2-nominal.* scope='image'"),
         ({"threshold": "mine"}, r"threshold must be one of conformal.*got 'mine'"),
-        ({"fpr": 1.0}, r"fpr must lie in \(0, 1\), got 1.0"),
+        ({"fpr": 1.0}, r"fpr must lie between 0 and 1, got 1.0"),
         ({"n_augment": -1}, "n_augment must be a whole number >= 0, got -1"),
         ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
         ({"categories": ["nut"]}, "no category nut"),
@@ -281,7 +281,7 @@ def test_usage_errors_come_before_the_work(
     ("options", "message"),
     [
         ({"splits": 1}, "splits must be a whole number >= 2, got 1"),
-        ({"alphas": [0.1, 0.0]}, r"alphas must lie in \(0, 1\), got 0.0"),
+        ({"alphas": [0.1, 0.0]}, r"alphas must lie between 0 and 1, got 0.0"),
     ],
 )
 def test_usage_errors_of_rates_come_before_the_work(

@@ -17,6 +17,7 @@ from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import CalibrationError
 from mahalad.evaluation.pixels import PixelFigures
 from mahalad.protocols import Floats
+from mahalad.result import compares_scores
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.thresholds.rules import RULES
 
@@ -139,5 +140,5 @@ def _judge(detector: AnomalyDetector, level_scores: Floats, target: Target) -> E
         return Evaluation(scores, reason=str(error))
     rule: Any = RULES[target.rule]()
     statistic = rule.statistic(scores, level_scores)
-    shown = critical if np.allclose(statistic, scores, rtol=1e-12) else None
+    shown = critical if compares_scores(rule, statistic, scores, level_scores) else None
     return Evaluation(scores, shown, statistic > critical)
