@@ -42,8 +42,15 @@ class FeatureExtractor(Protocol):
         ...
 
 
+@runtime_checkable
 class PoolsMaps(Protocol):
     """A feature extractor whose pooled features are weighted means of maps that it can give."""
+
+    backbone_: Any
+
+    def boxes(self, prepared: Sequence[NDArray[Any]]) -> Any:
+        """Give where pictures lie in their squares, (n, 4); None where they fill them."""
+        ...
 
     def passes(self, prepared: Sequence[NDArray[Any]]) -> Iterator[Sequence[NDArray[Any]]]:
         """Split prepared images into those of one pass through the network."""

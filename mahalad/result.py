@@ -51,7 +51,7 @@ def judge(
     level_names: Sequence[str],
     threshold: Threshold,
     fpr: float,
-    maps: Sequence[Floats] | None = None,
+    maps: Sequence[Floats] | Floats | None = None,
 ) -> list[Result]:
     """Results of images from their anomaly scores (n,), per level (n, n_levels), and maps."""
     critical = threshold.critical_value(fpr)

@@ -533,7 +533,7 @@ def test_a_small_defect_of_a_large_image_is_found_by_tiles():
 
 
 def test_the_memory_for_features_does_not_grow_with_tiles():
-    kept = [MahalanobisDetector(tiles=k)._most_stored() for k in (1, 2, 3, 4)]
+    kept = [MahalanobisDetector(tiles=k).most_stored() for k in (1, 2, 3, 4)]
     assert kept == [1000, 250, 111, 100]
-    assert MahalanobisDetector(tiles=2, max_stored=700)._most_stored() == 700
-    assert MahalanobisDetector(tiles=2, scope="image")._most_stored() == 10_000
+    assert MahalanobisDetector(tiles=2, max_stored=700).most_stored() == 700
+    assert MahalanobisDetector(tiles=2, scope="image").most_stored() == 10_000

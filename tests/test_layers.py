@@ -57,7 +57,7 @@ PRIVATE: dict[str, set[str]] = {}
 """Module to private names that it uses of others."""
 
 LONG: dict[str, str] = {
-    "detectors.detector": "state and fit are to move out of it",
+    "detectors.detector": "one estimator: its public methods, with their documentation",
     "index.server": "one backend: the whole contract, and what a server needs to be asked for it",
     "metric.autoencoder.autoencoder": "its file and its batches are to move out of it",
     "metric.classifier": "corrections and fitting are to move out of it",

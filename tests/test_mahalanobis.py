@@ -100,7 +100,7 @@ def test_the_whole_is_its_parts_put_together(fitted, small_weights, picture_fold
 
 def test_default_and_paper_configurations():
     default = MahalanobisDetector()
-    assert (default.scope, default.max_stored, default._most_stored()) == ("positions", None, 1000)
+    assert (default.scope, default.max_stored, default.most_stored()) == ("positions", None, 1000)
     features, scorer = default.unfitted_parts()
     assert (features.levels, features.maps, features.input_size) == ([-1], None, 320)
     assert isinstance(scorer, PatchScorer)
@@ -116,7 +116,7 @@ def test_default_and_paper_configurations():
         "n_augment": 100,
         "fpr": 0.01,
     }
-    assert paper._most_stored() == 10_000
+    assert paper.most_stored() == 10_000
     features, scorer = paper.unfitted_parts()
     assert (features.levels, features.maps, features.input_size) == (None, (), None)
     assert isinstance(scorer, LevelSum)

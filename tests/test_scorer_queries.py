@@ -24,7 +24,6 @@ from mahalad.scorers.capabilities import (
     has_sums,
     map_maxima,
     score_names,
-    standards_in_use,
 )
 from mahalad.scorers.file import sums_of_scorer
 from mahalad.scorers.gaussian import LedoitWolfGaussian
@@ -198,7 +197,7 @@ def test_added_images_take_the_standards_away():
         lambda scorer: scorer.merge(PatchScorer().fit(X)),
     ):
         scorer = change(PatchScorer().fit(X))
-        assert standards_in_use(scorer) is None
+        assert not hasattr(scorer, "standards_")
         for name in ("standard_", "scale_", "map_standards_", "map_maxima_", "n_active_"):
             with pytest.raises(AttributeError, match="standards_"):
                 getattr(scorer, name)
@@ -215,7 +214,7 @@ def test_what_standards_hold_can_be_read_and_not_written():
             setattr(scorer, f"{name}_", None)
         with pytest.raises(AttributeError):
             setattr(standards, name, None)
-    assert standards_in_use(scorer) is standards
+    assert scorer.standards_ is standards
 
 
 def test_standards_of_originals():

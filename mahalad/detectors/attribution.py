@@ -7,20 +7,24 @@ c_p = w_p (f_p - mu)' Sigma^-1 (fbar - mu) / d, with weights w_p that sum to 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.images.geometry import Boxes, resample
 from mahalad.protocols import Floats, PoolsMaps
-from mahalad.scorers.gaussian import LedoitWolfGaussian
-from mahalad.scorers.level_sum import LevelSum
+
+
+class OfGaussians(Protocol):
+    """A scorer that is a sum over levels of distances to Gaussians, such as `LevelSum`."""
+
+    estimators_: Mapping[str, Any]
 
 
 def attribute(
-    extractor: PoolsMaps, scorer: LevelSum, prepared: Sequence[NDArray[Any]]
+    extractor: PoolsMaps, scorer: OfGaussians, prepared: Sequence[NDArray[Any]]
 ) -> dict[str, Floats]:
     """Shares of positions in the distance of every level, signed.
 
@@ -41,11 +45,11 @@ def attribute(
 
 
 def _attribute(
-    extractor: PoolsMaps, scorer: LevelSum, prepared: Sequence[NDArray[Any]]
+    extractor: PoolsMaps, scorer: OfGaussians, prepared: Sequence[NDArray[Any]]
 ) -> dict[str, Floats]:
     shares = {}
     for name, (maps, weights) in extractor.unpooled(prepared).items():
-        gaussian: LedoitWolfGaussian = scorer.estimators_[name]
+        gaussian = scorer.estimators_[name]
         f = maps.reshape(*maps.shape[:2], -1).astype(np.float64)  # (n, C, P)
         # (P,), or (n, P) where each image has a region of its own
         w = weights.reshape(*weights.shape[:-2], -1).astype(np.float64)

@@ -14,26 +14,23 @@ from sklearn.base import BaseEstimator, clone
 
 from mahalad.checks import N_AUGMENT, Either, IsNone, Limit, Real, Whole, check_parameters
 from mahalad.detectors import file
+from mahalad.detectors.asking import Fitted
 from mahalad.detectors.calibrating import calibrate
 from mahalad.detectors.fitting import read
-from mahalad.detectors.maps import in_pixels, map_threshold, maps_of
-from mahalad.detectors.scoring import score, score_with_maps
+from mahalad.detectors.maps import map_threshold
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState
 from mahalad.errors import CalibrationError, InputError
 from mahalad.features.copying import copy_extractor
-from mahalad.features.extraction import Batch, extract
 from mahalad.features.file import restore_features
 from mahalad.files.classes import class_named
 from mahalad.files.container import read_model, write_model
 from mahalad.files.damage import naming
 from mahalad.files.spec import params_spec, to_spec
-from mahalad.images.reading import ReadImage
 from mahalad.protocols import Floats, Threshold
-from mahalad.result import Result, judge
+from mahalad.result import Result
 from mahalad.scorers.capabilities import (
     capabilities_of,
     degrees_of_freedom,
-    score_names,
 )
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.thresholds.rules import check_fpr, check_threshold, fit_threshold
@@ -244,11 +241,11 @@ class AnomalyDetector(BaseEstimator):
 
     def anomaly_score(self, X: Any) -> Floats:
         """Anomaly score of each image, shape (n,), up = abnormal."""
-        return self._score_all(X)[0]
+        return self._fitted().scores(X)[0]
 
     def level_scores(self, X: Any) -> Floats:
         """Anomaly scores per level, shape (n, n_levels), up = abnormal; they sum to the score."""
-        levels = self._score_all(X)[1]
+        levels = self._fitted().scores(X)[1]
         if levels is None:
             raise InputError(f"the scorer {self.scorer_!r} has no scores per level")
         return levels
@@ -261,7 +258,7 @@ class AnomalyDetector(BaseEstimator):
         """Distance to the threshold, shape (n,), negative = flagged."""
         threshold = self._fitted_threshold()
         critical = threshold.critical_value(check_fpr(self.fpr))
-        return np.asarray(critical - threshold.statistic(*self._score_all(X)))
+        return np.asarray(critical - threshold.statistic(*self._fitted().scores(X)))
 
     def predict(self, X: Any) -> NDArray[np.int64]:
         """+1 for good images and -1 for anomalies, shape (n,)."""
@@ -270,7 +267,7 @@ class AnomalyDetector(BaseEstimator):
     def p_values(self, X: Any) -> Floats:
         """p-value of each image, shape (n,), small = abnormal."""
         threshold = self._fitted_threshold()
-        return threshold.p_values(threshold.statistic(*self._score_all(X)))
+        return threshold.p_values(threshold.statistic(*self._fitted().scores(X)))
 
     def anomaly_map(self, X: Any) -> Floats:
         """Where each image differs from the good ones, up = abnormal.
@@ -289,7 +286,7 @@ class AnomalyDetector(BaseEstimator):
         InputError
             The scorer has no maps, or an image cannot be read.
         """
-        return np.concatenate([maps for _, maps in self._each_map(X)])
+        return np.concatenate([maps for _, maps in self._fitted().maps(X)])
 
     def explain(self, X: Any) -> list[dict[str, Floats]]:
         """For each image, the maps of its levels on their own grids, (height, width).
@@ -298,7 +295,7 @@ class AnomalyDetector(BaseEstimator):
         (`level_scores`). The per-position scorer has one map of all its levels, on the finest grid.
         Grids are over the network's whole square, with what an image was padded with.
         """
-        return [maps for batch, _ in self._each_map(X) for maps in batch]
+        return [maps for batch, _ in self._fitted().maps(X) for maps in batch]
 
     def inspect(self, X: Any, *, maps: bool = False) -> Iterator[Result]:
         """Judge images one after the other; an unreadable one is reported, not raised.
@@ -316,38 +313,19 @@ class AnomalyDetector(BaseEstimator):
         """
         threshold, fpr = self._fitted_threshold(), check_fpr(self.fpr)
         threshold.critical_value(fpr)  # too few calibration images: better before the work
-        scorer, levels = self._fitted().scorer, tuple(self._state.levels)
-        can = capabilities_of(scorer)
-        for images, features in self._extract(X):
-            names = [image.source.name for image in images if image.error is None]
-            scores: Any = (np.empty(0), None)
-            places: Any = None
-            if names and maps and can.scores_with_maps:
-                scores, places = score_with_maps(scorer, features, levels)
-                places = in_pixels(self.features_, places, images)
-            elif names:
-                scores = score(scorer, features, levels)
-                if maps:
-                    places = maps_of(self.features_, scorer, images, features, levels)[1]
-            parts = score_names(scorer, levels)
-            good = iter(judge(names, scores[0], scores[1], parts, threshold, fpr, places))
-            for image in images:
-                if image.error is None:
-                    yield next(good)
-                else:
-                    yield Result(image.source.name, error=str(image.error))
+        yield from self._fitted().inspect(X, threshold, fpr, maps=maps)
 
     @property
     def scorer_(self) -> Any:
-        return self._fitted().scorer
+        return self._up_to_date().scorer
 
     @property
     def calibration_scores_(self) -> Floats:
-        return self._fitted().scores
+        return self._up_to_date().scores
 
     @property
     def calibration_method_(self) -> str:
-        return self._fitted().method
+        return self._up_to_date().method
 
     @property
     def threshold_(self) -> float:
@@ -362,7 +340,7 @@ class AnomalyDetector(BaseEstimator):
         maps, each by the fit without the image. Show it in flagged images only, as overlays do:
         then no more than a share `fpr` of good images shows any colour.
         """
-        return map_threshold(self._fitted().scorer)
+        return map_threshold(self._up_to_date().scorer)
 
     @property
     def n_images_(self) -> int:
@@ -404,7 +382,7 @@ class AnomalyDetector(BaseEstimator):
             params_spec(self),
             self.features_,
             self._state,
-            self._fitted(),
+            self._up_to_date(),
             include_features=include_features,
             include_weights=include_weights,
         )
@@ -474,7 +452,8 @@ class AnomalyDetector(BaseEstimator):
             copy.features = copy_extractor(self.features)
         return copy
 
-    def _most_stored(self) -> int:
+    def most_stored(self) -> int:
+        """Most images whose features are kept, with the default where none is given."""
         return 10_000 if self.max_stored is None else self.max_stored
 
     def _recipe(self) -> FitRecipe:
@@ -484,7 +463,7 @@ class AnomalyDetector(BaseEstimator):
             threshold=self.threshold,
             n_folds=self.n_folds,
             holdout_fraction=self.holdout_fraction,
-            capacity=self._most_stored() if streams else None,
+            capacity=self.most_stored() if streams else None,
             salt=self._salt(),
             n_augment=self.n_augment,
         )
@@ -494,35 +473,19 @@ class AnomalyDetector(BaseEstimator):
         recipe = self._recipe()
         return self._state.with_sums(self._make_scorer) if recipe.streams else self._state
 
-    def _fitted(self) -> Calibrated:
+    def _up_to_date(self) -> Calibrated:
         """Scorer and calibration, brought up to date with all images added."""
         self._check_fitted()
         if self._calibrated is None:
             self._calibrated = calibrate(self._state, self._recipe(), self._make_scorer)
         return self._calibrated
 
-    def _extract(self, X: Any) -> Iterator[Batch]:
-        return extract(X, self.features_, self._salt())
-
-    def _each_map(self, X: Any) -> Iterator[tuple[list[dict[str, Floats]], Floats]]:
-        """For each batch, the maps of every image's levels, and all maps in image coordinates."""
-        scorer, levels = self._fitted().scorer, tuple(self._state.levels)
-        for images, features in self._extract(X):
-            _raise_first_error(images)
-            yield maps_of(self.features_, scorer, images, features, levels)
-
-    def _score_all(self, X: Any) -> tuple[Floats, Floats | None]:
-        scorer, names = self._fitted().scorer, tuple(self._state.levels)
-        parts = []
-        for images, features in self._extract(X):
-            _raise_first_error(images)
-            parts.append(score(scorer, features, names))
-        scores = np.concatenate([own for own, _ in parts])
-        levels = [own for _, own in parts if own is not None]
-        return scores, np.concatenate(levels) if levels else None
+    def _fitted(self) -> Fitted:
+        scorer = self._up_to_date().scorer
+        return Fitted(self.features_, scorer, tuple(self._state.levels), self._salt())
 
     def _fitted_threshold(self) -> Threshold:
-        fitted = self._fitted()
+        fitted = self._up_to_date()
         degrees = degrees_of_freedom(fitted.scorer)
         return fit_threshold(self.threshold, fitted.method, fitted.scores, degrees)
 
@@ -537,7 +500,7 @@ class AnomalyDetector(BaseEstimator):
         check_fpr(self.fpr)
         check_threshold(self.threshold)
         given = {name: getattr(self, name) for name in _LIMITS}
-        check_parameters(_LIMITS, given | {"max_stored": self._most_stored()})
+        check_parameters(_LIMITS, given | {"max_stored": self.most_stored()})
 
     def _check_parameters(self, calibration: Any) -> None:
         """Refuse what cannot be fitted: parameters out of their limits, or at odds."""
@@ -593,11 +556,3 @@ def _holding_out(state: FitState, X: Any, features: Any, recipe: FitRecipe) -> F
         raise InputError("none of the calibration images could be read")
     unreadable = (*state.unreadable, *given.unreadable)
     return replace(state, held_out=given.store, unreadable=unreadable)
-
-
-def _raise_first_error(images: Sequence[ReadImage]) -> None:
-    for image in images:
-        if image.error is not None:
-            raise type(image.error)(
-                f"{image.error} (inspect() reports such images and scores the rest)"
-            ) from image.error

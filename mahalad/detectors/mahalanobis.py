@@ -215,7 +215,8 @@ class MahalanobisDetector(AnomalyDetector):
             neighbourhood=self.neighbourhood,
         )
 
-    def _most_stored(self) -> int:
+    def most_stored(self) -> int:
+        """Most images whose features are kept; by default fewer, the more an image takes."""
         if self.max_stored is None:
             return 10_000 if self.scope == "image" else max(100, 1_000 // self.tiles**2)
         return self.max_stored

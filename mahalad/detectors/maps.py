@@ -10,9 +10,8 @@ import numpy as np
 from mahalad.arrays import as_input_of, in_order, originals
 from mahalad.detectors.attribution import attribute, enlarge, enlarge_keeping_sum
 from mahalad.errors import InputError
-from mahalad.features.extractor import BackboneFeatures
 from mahalad.images.reading import ReadImage
-from mahalad.protocols import Features, Floats
+from mahalad.protocols import Features, Floats, PoolsMaps
 from mahalad.scorers.capabilities import capabilities_of, map_maxima
 from mahalad.scorers.gaussian import LedoitWolfGaussian
 from mahalad.scorers.level_sum import LevelSum
@@ -49,7 +48,7 @@ def maps_of(
 def can_attribute(extractor: Any, scorer: Any) -> bool:
     """Whether the features are pooled maps and the scorer is a Gaussian per level."""
     return (
-        isinstance(extractor, BackboneFeatures)
+        isinstance(extractor, PoolsMaps)
         and isinstance(scorer, LevelSum)
         and isinstance(scorer.estimator, LedoitWolfGaussian)
     )
@@ -57,7 +56,7 @@ def can_attribute(extractor: Any, scorer: Any) -> bool:
 
 def in_pixels(extractor: Any, maps: Floats, images: list[ReadImage]) -> Floats:
     """Maps on a grid, in image coordinates."""
-    if not isinstance(extractor, BackboneFeatures):
+    if not isinstance(extractor, PoolsMaps):
         return maps
     prepared = [image.prepared for image in images if image.prepared is not None]
     return enlarge(maps, extractor.backbone_.side, extractor.boxes(prepared))

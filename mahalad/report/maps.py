@@ -21,6 +21,7 @@ from mahalad.images.sources import ImageSource
 from mahalad.protocols import FloatImage, Floats
 from mahalad.report.overlays import checked_map, overlay, thumbnail
 from mahalad.result import Result
+from mahalad.scorers.capabilities import capabilities_of
 
 if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
@@ -66,7 +67,7 @@ def units_of(detector: AnomalyDetector) -> MapUnits:
     """
     # Whether there are maps depends on features and scorer: one grey picture asks both.
     side = detector.anomaly_map([np.full((32, 32, 3), 128, np.uint8)]).shape[-1]
-    if not hasattr(detector.scorer_, "anomaly_maps"):
+    if not capabilities_of(detector.scorer_).has_maps:
         return MapUnits(
             f"share of each pixel in the score, signed, up = abnormal: mean * {side}**2 = score",
             SHARES_SCALE / side**2,
