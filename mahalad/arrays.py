@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +12,26 @@ from mahalad.errors import InputError
 from mahalad.protocols import Features
 
 
+class Value:
+    """Base of frozen dataclasses whose arrays nobody changes: a deep copy is the value itself."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
 def as_input_of(scorer: Any, features: Features) -> Any:
     """The mapping for a scorer that accepts levels; the levels side by side for any other."""
     if getattr(scorer, "accepts_levels", False):
         return features
     return np.hstack([np.asarray(values, dtype=np.float64) for values in features.values()])
+
+
+def check_levels(X: Features, known: Collection[str]) -> None:
+    """Raise `InputError` unless features are of the levels that a scorer was fitted to."""
+    if set(X) != set(known):
+        raise InputError(
+            f"features of levels {', '.join(X)} given to a scorer of levels {', '.join(known)}"
+        )
 
 
 def take(features: Features, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from mahalad.files.container import read_model
+
 SHARED = Path(os.environ.get("MAHALAD_SHARED", Path(__file__).parents[2] / "shared"))
+
+DATA = Path(__file__).parent / "data"
+"""Stored model files."""
 
 
 @pytest.fixture
@@ -89,3 +96,20 @@ def fit_by_command(picture_folder, small_weights, tmp_path_factory):
         return path
 
     return make
+
+
+def assert_same_entries(stored: Path, load: Callable[[Path], Any], again: Path) -> None:
+    """What a stored model file is, once loaded and saved: the same entries of header and arrays."""
+    load(stored).save(again)
+    (header, arrays), (found_header, found) = read_model(stored), read_model(again)
+    assert keys_of(found_header) == keys_of(header)
+    assert {name: (a.dtype, a.shape) for name, a in found.items()} == {
+        name: (a.dtype, a.shape) for name, a in arrays.items()
+    }
+    for name, array in arrays.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def keys_of(value: Any) -> Any:
+    """The keys of nested mappings, in their order."""
+    return [(k, keys_of(v)) for k, v in value.items()] if isinstance(value, dict) else None

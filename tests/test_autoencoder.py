@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import make_picture, run
+from conftest import DATA, assert_same_entries, make_picture, run
 from PIL import Image
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
@@ -38,6 +39,7 @@ from mahalad.metric.autoencoder.autoencoder import Autoencoder
 from mahalad.metric.autoencoder.networks import AutoencoderNetwork, make_encoder, make_network
 from mahalad.metric.autoencoder.pretraining import Training, as_batch, shuffled_batches
 from mahalad.metric.autoencoder.reconstruction import AsIs, ReconstructionError
+from mahalad.metric.classifier import MetricKNNClassifier
 from mahalad.protocols import FeatureExtractor
 from mahalad.unfitted import NotFittedError
 
@@ -339,8 +341,12 @@ def test_a_full_disk_keeps_the_last_checkpoint(unbroken, tmp_path, monkeypatch):
         ({"batch_size": 1}, "batch_size must be a whole number >= 2, got 1"),
         ({"bottleneck": 2.5}, "bottleneck must be a whole number >= 1, got 2.5"),
         ({"width": True}, "width must be a whole number >= 1, got True"),
-        ({"learning_rate": float("nan")}, "learning_rate must be a number above 0, got nan"),
-        ({"random_state": -1}, "random_state must be None or a whole number >= 0, got -1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number > 0, got nan"),
+        ({"random_state": 2**32}, "random_state must be a whole number from 0 to 4294967295"),
+        (
+            {"random_state": -1},
+            "random_state must be a whole number from 0 to .*, or be None, got -1",
+        ),
     ],
 )
 def test_parameters_out_of_range(parameters, message):
@@ -411,15 +417,34 @@ def test_before_the_fit():
             ask()
 
 
-def test_a_clone_is_fitted_and_fits_apart(fitted):
-    before = fitted.embed(NEW[:2])
-    copy = clone(fitted).set_params(epochs=1)
-    np.testing.assert_array_equal(copy.build().embed(NEW[:2]), before)
-    copy.fit(GOOD[:4])
-    assert not np.allclose(copy.embed(NEW[:2]), before)
-    np.testing.assert_array_equal(fitted.embed(NEW[:2]), before)
-    assert fitted.n_images_ == 20 and copy.n_images_ == 4 and fitted.epochs == 15
-    assert not hasattr(clone(small()), "network_")
+def test_a_clone_is_unfitted(fitted):
+    copied = clone(fitted)
+    assert copied.get_params() == fitted.get_params()
+    assert not hasattr(copied, "network_") and not hasattr(copied, "n_images_")
+    with pytest.raises(NotFittedError, match="this Autoencoder is not fitted"):
+        copied.build()
+
+
+@pytest.mark.parametrize("around", [ReconstructionError, lambda autoencoder: autoencoder])
+def test_models_and_their_clones_use_a_fitted_autoencoder_as_it_is(fitted, around):
+    """They use the one that they were given, whatever is done to it afterwards."""
+    mine = copy.copy(fitted)
+    scorer = AsIs() if around is ReconstructionError else None
+    detector = AnomalyDetector(around(mine), scorer, fpr=0.1).fit(NEW)
+    labels = ["a", "b"] * 20
+    knn = MetricKNNClassifier(mine, n_neighbors=3).fit(NEW, labels)
+    scores, embeddings = detector.anomaly_score(ODD), knn.embed(ODD)
+    copies = clone(detector), clone(knn)
+    np.testing.assert_array_equal(clone(copies[0]).fit(NEW).anomaly_score(ODD), scores)
+    np.testing.assert_array_equal(clone(copies[1]).fit(NEW, labels).embed(ODD), embeddings)
+    mine.set_params(epochs=1).fit(GOOD[:4])
+    assert not np.allclose(mine.embed(NEW[:2]), fitted.embed(NEW[:2]))
+    assert fitted.n_images_ == 20 and mine.n_images_ == 4 and fitted.epochs == 15
+    np.testing.assert_array_equal(detector.anomaly_score(ODD), scores)
+    np.testing.assert_array_equal(knn.embed(ODD), embeddings)
+    np.testing.assert_array_equal(copies[0].fit(NEW).anomaly_score(ODD), scores)
+    with pytest.raises(NotFittedError, match="this Autoencoder is not fitted"):
+        MetricKNNClassifier(small(), n_neighbors=3).fit(NEW, labels)
 
 
 # -- reconstructions -----------------------------------------------------------------------
@@ -560,6 +585,10 @@ def test_round_trip(fitted, tmp_path):
     ) + 50_000  # the weights once, and nothing of the optimizer
 
 
+def test_a_stored_file_written_again_has_the_same_entries(tmp_path):
+    assert_same_entries(DATA / "format4_encoder.mahalad", Autoencoder.load, tmp_path / "again")
+
+
 def test_by_pickle(fitted):
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.embed(NEW[:3]), fitted.embed(NEW[:3]))
@@ -573,7 +602,7 @@ def test_a_state_survives_json(fitted):
 
 
 def test_parameters_changed_after_the_fit(fitted, tmp_path):
-    changed = clone(fitted).set_params(bottleneck=16)
+    changed = copy.copy(fitted).set_params(bottleneck=16)
     with pytest.raises(InputError, match="bottleneck was changed by set_params after the fit"):
         changed.save(tmp_path / "enc")
 

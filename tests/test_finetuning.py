@@ -28,10 +28,11 @@ from mahalad.errors import (
 )
 from mahalad.features.backbones import build_backbone
 from mahalad.features.extractor import BackboneFeatures
+from mahalad.images.geometry import turn
 from mahalad.images.spool import Pictures
 from mahalad.metric.finetuning import toplevels, unfreezing
 from mahalad.metric.finetuning.finetuning import FineTuner
-from mahalad.metric.finetuning.toplevels import TopLevels, turned
+from mahalad.metric.finetuning.toplevels import TopLevels
 from mahalad.metric.triplets.losses import LOSSES
 
 HEAD = {"conv_head.weight", "bn2.weight", "bn2.bias"}
@@ -146,7 +147,7 @@ def test_what_does_not_fit_into_the_cache_is_computed_again(make, data, monkeypa
 
 def test_the_eight_orientations(rng):
     picture = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    found = [turned(picture, n) for n in range(8)]
+    found = [turn(picture, n) for n in range(8)]
     flips = [p for q in (picture, picture.transpose(1, 0, 2)) for p in (q, q[::-1])]
     wanted = [p for q in flips for p in (q, q[:, ::-1])]
     assert {p.tobytes() for p in found} == {p.tobytes() for p in wanted}
@@ -159,9 +160,9 @@ def test_images_are_turned_where_they_may_be(make, data, monkeypatch):
 
     def spy(picture, orientation):
         seen.add(orientation)
-        return turned(picture, orientation)
+        return turn(picture, orientation)
 
-    monkeypatch.setattr(toplevels, "turned", spy)
+    monkeypatch.setattr(toplevels, "turn", spy)
     make().fit(*data)
     assert seen == {0}
     make(any_orientation=True).fit(*data)
@@ -287,12 +288,12 @@ def test_labels_that_cannot_be_used(make, data, y, message):
         ({"stages": 8}, r"stages=8: test_efficientnet has 7 levels .* give 1 to 7"),
         ({"stages": 3, "levels": [0, 1]}, "has 2 levels up to the highest one used; give 1 to 2"),
         ({"epochs": 1.5}, r"epochs must be a whole number >= 1, got 1\.5"),
-        ({"random_state": -1}, "random_state must be a whole number >= 0, got -1"),
+        ({"random_state": -1}, "random_state must be a whole number from 0 to .*, got -1"),
         ({"learning_rate": 0}, "learning_rate must be a number > 0, got 0"),
         ({"margin": np.inf}, "margin must be a number > 0, got inf"),
         ({"weight_decay": -1}, "weight_decay must be a number >= 0, got -1"),
         ({"validation_fraction": 1}, r"validation_fraction must lie in \[0, 1\), got 1"),
-        ({"loss": "none"}, "loss must be one of batch-all, .*, got 'none'"),
+        ({"loss": "none"}, "loss must be one of batch-hard-scaled, .*, got 'none'"),
     ],
 )
 def test_parameters_out_of_range(make, data, options, message):

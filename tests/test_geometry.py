@@ -129,11 +129,11 @@ def test_resampling_is_bilinear_at_the_places_of_the_picture_s_pixels(rng):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tiles": 0}, "tiles must be a whole number >= 1, .* got 0"),
-        ({"tiles": 1.5}, "tiles must be a whole number >= 1, .* got 1.5"),
+        ({"tiles": 0}, "tiles must be a whole number >= 1, got 0"),
+        ({"tiles": 1.5}, "tiles must be a whole number >= 1, got 1.5"),
         ({"tiles": True}, "got True"),
-        ({"resize": "crop"}, "unknown resize 'crop'; one of squash, pad"),
-        ({"resize": None}, "unknown resize None"),
+        ({"resize": "crop"}, "resize must be one of squash, pad, got 'crop'"),
+        ({"resize": None}, "resize must be .* got None"),
     ],
 )
 def test_bad_geometry(small_weights, options, message):

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import sklearn.metrics
-from conftest import make_picture
+from conftest import DATA, assert_same_entries, make_picture
 from sklearn.base import clone
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
@@ -420,11 +420,15 @@ def test_unreadable_images_are_reported_and_the_rest_labelled(pictures, network,
     [
         ({"n_neighbors": 0}, None, "n_neighbors must be a whole number >= 1, got 0"),
         ({"n_neighbors": 7}, None, "n_neighbors=7, but there are 6 labelled images"),
-        ({"weights": "rank"}, None, "weights must be one of 'uniform', 'distance', got 'rank'"),
-        ({"distance": "l1"}, None, "distance must be one of None, 'cosine', 'euclidean'"),
+        ({"weights": "rank"}, None, "weights must be one of uniform, distance, got 'rank'"),
+        ({"distance": "l1"}, None, "distance must be one of None, cosine, euclidean, got 'l1'"),
         ({"novelty_fpr": 2}, None, "fpr must be a number between 0 and 1"),
         ({"calibration_folds": 1}, None, "calibration_folds must be a whole number >= 2"),
-        ({"random_state": -1}, None, "random_state must be None or a whole number"),
+        (
+            {"random_state": -1},
+            None,
+            "random_state must be a whole number from 0 to .*, or be None",
+        ),
         ({}, ["a"] * 6, r"one label only, 'a' \(6\)"),
         ({}, ["a"] * 5 + ["b"], "one image only for 'b'"),
         ({}, ["a", "b"], "2 labels given for 6 images"),
@@ -521,6 +525,11 @@ def test_a_file_with_an_autoencoder(pictures, tmp_path):
     loaded = MetricKNNClassifier.load(tmp_path / "m")
     assert list(loaded.inspect(images)) == list(knn.inspect(images))
     np.testing.assert_array_equal(clone(loaded).fit(images, y).embed(images), knn.embed(images))
+
+
+def test_a_stored_file_written_again_has_the_same_entries(tmp_path):
+    path = DATA / "format4_classifier.mahalad"
+    assert_same_entries(path, MetricKNNClassifier.load, tmp_path / "again")
 
 
 def test_damaged_and_foreign_files_are_refused(beans, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,9 +15,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.ensemble import IsolationForest
 
-import mahalad.detectors.file as persistence
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector, load
+from mahalad.detectors.file import golden_scores
 from mahalad.errors import InputError, ModelFileError
+from mahalad.features.golden import GOLDEN_RTOL
 from mahalad.files.container import (
     FORMAT_VERSION,
     info,
@@ -434,23 +436,26 @@ def test_format_3_keeps_its_maps(name):
         assert added.merge(newer).scorer_.context_weight_ == 0
 
 
+def golden_of(detector):
+    return golden_scores(detector.features_, detector._state, detector.scorer_)
+
+
 def test_scores_near_zero_do_not_stop_a_load(rng, tmp_path):
     """Standardized scores pass through 0: the golden ones are compared in their own unit."""
     X = {"m": rng.normal(size=(40, 3, 3, 8))}
     detector = AnomalyDetector(scorer=PatchScorer(), fpr=0.1).fit(X)
-    golden = persistence.golden(detector)
+    golden = golden_of(detector)
     # Moved so that the first golden score is all but 0.
-    location, scale = detector.scorer_.standard_
-    detector.scorer_.standard_ = (
-        location + golden[0] * scale * detector.scorer_.scale_[0],
-        scale,
-    )
-    assert abs(persistence.golden(detector)[0]) < 1e-6
+    standards = detector.scorer_.standards_
+    location, scale = standards.standard
+    moved = location + golden[0] * scale * standards.scale[0]
+    detector.scorer_.standards_ = dataclasses.replace(standards, standard=(moved, scale))
+    assert abs(golden_of(detector)[0]) < 1e-6
     detector.save(tmp_path / "m")
     header, arrays = read_model(tmp_path / "m")
-    assert header["golden"]["atol"] == persistence.GOLDEN_RTOL
+    assert header["golden"]["atol"] == GOLDEN_RTOL
     loaded = load(tmp_path / "m")
-    np.testing.assert_allclose(persistence.golden(loaded), persistence.golden(detector), atol=1e-5)
+    np.testing.assert_allclose(golden_of(loaded), golden_of(detector), atol=1e-5)
     header["golden"]["scores"][0] += 1e-3
     write_model(tmp_path / "changed", header, arrays)
     with pytest.raises(ModelFileError, match="does not score here as it did where"):

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from mahalad.features.extractor import BackboneFeatures
 from mahalad.images.geometry import Boxes, resample
@@ -80,6 +78,9 @@ def enlarge(maps: Floats, side: int, boxes: Boxes | None = None) -> Floats:
     if boxes is not None:
         pairs = zip(maps, boxes, strict=True)
         return np.stack([resample(values, (side, side), box) for values, box in pairs])
+    import torch  # here, so that a detector can be made without it
+    from torch.nn import functional
+
     x = torch.from_numpy(np.ascontiguousarray(maps))[:, None]
     x = functional.interpolate(x, (side, side), mode="bilinear", align_corners=False)
     return np.asarray(x[:, 0].numpy())

@@ -8,7 +8,7 @@ from mahalad.lazy import hand_on
 
 _HOME_OF = {
     "BackboneFeatures": "mahalad.features.extractor",
-    "turn": "mahalad.features.extractor",
+    "turn": "mahalad.images.geometry",
 }
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from mahalad.features.extractor import BackboneFeatures, turn
+    from mahalad.features.extractor import BackboneFeatures
+    from mahalad.images.geometry import turn
 
 __getattr__ = hand_on(__name__, _HOME_OF)

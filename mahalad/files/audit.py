@@ -15,34 +15,11 @@ from numpy.typing import NDArray
 
 from mahalad.errors import ModelFileError
 from mahalad.files import layouts
+from mahalad.files.classes import CLASS_NAMES
 from mahalad.files.layouts import CONTEXT, Header, Row, Weights
 from mahalad.files.schema import check_json
 
 Arrays = Mapping[str, NDArray[Any]]
-
-CLASS_NAMES = frozenset(
-    {
-        "AsIs",
-        "Autoencoder",
-        "BackboneFeatures",
-        "ChiSquareThreshold",
-        "ConformalThreshold",
-        "KthNeighborDistance",
-        "LedoitWolfGaussian",
-        "LevelSum",
-        "MeanDistance",
-        "NearestNeighborDistance",
-        "NominalChiSquareThreshold",
-        "OneClassSVM",
-        "PatchGaussian",
-        "PatchScorer",
-        "Pipeline",
-        "PrincipalComponents",
-        "ReconstructionError",
-        "StandardizedDistance",
-    }
-)
-"""Classes that parameters may be objects of."""
 
 _CHUNK = 1 << 20  # numbers looked at together: a mask of a whole array would take memory
 _KINDS = {"f": "floats", "i": "whole numbers", "u": "whole numbers from 0", "b": "true or false"}

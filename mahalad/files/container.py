@@ -9,8 +9,9 @@ import contextlib
 import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,6 @@ from safetensors.numpy import save
 from mahalad.errors import ModelFileError
 from mahalad.files.audit import audit
 from mahalad.files.old.upgrade import upgrade
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 FORMAT_VERSION = 4  # 4: maps have a context; files of 3 keep the maps they had
 _KEY = "mahalad"

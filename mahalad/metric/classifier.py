@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
+from mahalad.checks import SEED, Either, IsNone, Limit, OneOf, Whole, check_parameters
+from mahalad.choices import CLASS_WEIGHTS, EMBEDDING_DISTANCES, VOTES
 from mahalad.errors import CalibrationError, InputError
-from mahalad.index.contract import Distance, Neighbors, VectorIndex
-from mahalad.index.opening import open_index
+from mahalad.features.copying import copy_extractor
+from mahalad.files.container import write_model
+from mahalad.files.damage import naming
+from mahalad.index.contract import Neighbors, VectorIndex
+from mahalad.metric import corrections, fitting
 from mahalad.metric import file as modelfiles
 from mahalad.metric.answers import Answers, decide
 from mahalad.metric.copies import describe_copies
-from mahalad.metric.embedding import Embedding, about
-from mahalad.metric.held_out import HeldOut, cross_fit, draw_folds, held_out_votes, train
-from mahalad.metric.label_arrays import as_type_of, labels_array, repeated_names
-from mahalad.metric.labelled import check_labels
+from mahalad.metric.embedding import Embedding, embedding_distance
+from mahalad.metric.held_out import HeldOut, held_out_votes
+from mahalad.metric.label_arrays import positive_code, repeated_names
 from mahalad.metric.operating import Curve, OperatingPoint, choose, precision_recall_curve
-from mahalad.metric.search_record import Search
+from mahalad.metric.search_record import Search, chosen_params
+from mahalad.metric.state import Fitted
 from mahalad.metric.triplets.self_training import check_confidence
-from mahalad.metric.votes import CLASS_WEIGHTS, DISTANCES, WEIGHTS, Voting, label_codes
+from mahalad.metric.votes import Voting
 from mahalad.protocols import Floats
 from mahalad.result import LabelledResult, Result
 from mahalad.thresholds.rules import ConformalThreshold, check_fpr
 from mahalad.unfitted import NotFittedError
-
-CHEAP_FOLDS = 20
-"""Folds where there is nothing to train."""
 
 
 class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
@@ -95,8 +98,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         Images that `fit` had to leave out.
     n_self_trained_ : int
         Unlabelled images that trained the projection.
-    search_ : Search
-        Only after `mahalad.metric.search.search_parameters`: what it tried and chose.
+    search_ : Search or None
+        What `mahalad.metric.search.search_parameters` tried and chose, if it was asked.
 
     Notes
     -----
@@ -121,20 +124,21 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     ['bad']
     """
 
-    classes_: NDArray[Any]
-    embedding_: Embedding
-    index_: VectorIndex
     operating_point_: OperatingPoint | None
-    calibration_method_: str
-    unreadable_: list[Result]
-    n_self_trained_: int
-    search_: Search
-    _search_is_new: bool
-    _cross_fitted: HeldOut
+    _limits: ClassVar[Mapping[str, Limit]] = {
+        "n_neighbors": Whole(1),
+        "weights": OneOf(VOTES),
+        "class_weight": OneOf(CLASS_WEIGHTS),
+        "distance": OneOf((None, *EMBEDDING_DISTANCES)),
+        "calibration_folds": Either((Whole(2), IsNone())),
+        "random_state": SEED,
+    }
+    _fitted: Fitted | None = None
+    _searched: Search | None = None  # for the next fit
     _point_for: tuple[str, Voting]
-    _cross_fitted_for: tuple[int, str]
-    _held_out: tuple[Voting, HeldOut, NDArray[Any]] | None
-    _counts: NDArray[np.int64] | None
+    # Derived from a fitted state, which is kept beside them: of another one they say nothing.
+    _counts: tuple[Fitted, NDArray[np.int64]] | None = None
+    _held_out: tuple[Fitted, Voting, HeldOut, NDArray[Any]] | None = None
 
     def __init__(
         self,
@@ -199,49 +203,31 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             that is not empty, or parameters out of range.
         """
         self._check_parameters()
-        if self.self_training is not None and (unlabelled is None or self.projection is None):
-            raise InputError("self_training needs unlabelled images, and a projection to train")
-        y = labels_array(y)
-        if not self.__dict__.pop("_search_is_new", False):
-            self.__dict__.pop("search_", None)  # it was for another fit
-        self.__dict__.pop("index_", None)  # a failed fit leaves no half-fitted classifier
-        encoder = clone(self.encoder, safe=False)
-        projection = clone(self.projection, safe=False)
-        embedding = Embedding(None if encoder is None else encoder.build(), projection, self.cache)
-        images, F = embedding.read_all(X)
-        if len(images) != len(y):
-            raise InputError(f"{len(y)} labels given for {len(images)} images")
-        readable = [image.error is None for image in images]
-        names = y[readable].astype(str)
-        check_labels(names.tolist(), "labels of the images")
-        if self.n_neighbors > len(names):
-            raise InputError(
-                f"n_neighbors={self.n_neighbors}, but there are {len(names)} labelled images"
-            )
-        self.unreadable_ = [
-            Result(image.source.name, error=str(image.error)) for image in images if image.error
-        ]
-        self.classes_ = np.unique(y[readable])
-        self._positive_code()
-        self.embedding_ = embedding
-        further = self._standardize(F, unlabelled, {image.key for image in images})
-        Z = embedding.standardized(F)
-        self.n_self_trained_ = 0
-        if projection is not None:
-            self.n_self_trained_ = train(
-                projection, Z, names, further, self.self_training, self.class_weight
-            )
-        own = self.standardize and unlabelled is None
-        probabilities, distances = self._cross_fit(F, names, own, further)
-        E = embedding.project(Z)
-        index = self._new_index(E.shape[1])
-        paths = [image.source.name for image in images if image.error is None]
-        ids = index.add(E, names.tolist(), paths)
-        self._cross_fitted = HeldOut(ids[: len(distances)], probabilities, distances)
-        self._cross_fitted_for = self.n_neighbors, self.weights
+        search, self._searched, self._fitted = self._searched, None, None
+        recipe = fitting.Recipe(
+            encoder=copy_extractor(self.encoder),
+            projection=clone(self.projection, safe=False),
+            voting=self._voting(),
+            distance=embedding_distance(self.distance, self.projection),
+            index=self.index,
+            positive=self.positive,
+            standardize=self.standardize,
+            calibration_folds=self.calibration_folds,
+            self_training=self.self_training,
+            cache=self.cache,
+            random_state=self.random_state or 0,
+        )
+        fitted = fitting.fit(recipe, X, y, unlabelled)
+        self._fitted = replace(fitted, search=search)
         self.operating_point_ = None
-        self.use_index(index)
-        self._warn_if_uncalibrated()
+        self.use_index(fitted.index)
+        self.warn_if_uncalibrated()
+        return self
+
+    def adopt(self, search: Search) -> Self:
+        """Take the parameters that a search chose; `search_` keeps it for the next `fit` alone."""
+        self.set_params(**chosen_params(search.chosen, self.projection))
+        self._searched = search
         return self
 
     def add(
@@ -276,32 +262,22 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         InputError
             A label that is not known.
         """
-        self._check_fitted()
-        labels = self._known_labels(y, new_label)
-        read, F = self.embedding_.read_strictly(X)
-        names = repeated_names(labels, len(read))
-        shown = read if paths is None else [str(path) for path in paths]
-        if not len(names) == len(shown) == len(read):
-            raise InputError(
-                f"{len(read)} images, {len(names)} labels and {len(shown)} paths to add"
-            )
-        E = self.embedding_.embed(F)
-        copies = describe_copies(self.index_, E, names)
-        self._index_changed()  # also if the store fails half-way
-        ids = self.index_.add(E, names, shown)
-        self._forget(ids)  # a store may give the ids of removed images again
-        self._index_changed(labels)
+        fitted = self._changing()  # also if the store fails half-way
+        labels = corrections.known_labels(fitted, y, new_label=new_label)
+        read, F = fitted.embedding.read_strictly(X)
+        names, shown = corrections.texts_to_store(read, labels, paths)
+        E = fitted.embedding.embed(F)
+        copies = describe_copies(fitted.index, E, names)
+        ids = fitted.index.add(E, names, shown)
+        self._fitted = corrections.after(self._state(), ids, labels)
         if copies:
             warnings.warn(copies, stacklevel=2)
         return ids
 
     def remove(self, ids: Sequence[int]) -> int:
         """Remove stored images by their ids; returns how many of them there were."""
-        self._check_fitted()
-        self._index_changed()
-        n = self.index_.remove(ids)
-        self._forget(ids)
-        self._index_changed()
+        n = self._changing().index.remove(ids)
+        self._fitted = corrections.after(self._state(), ids)
         return n
 
     def relabel(self, ids: Sequence[int], labels: Any, *, new_label: bool = False) -> None:
@@ -312,18 +288,30 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         InputError
             An id that is not stored, or a label that is not known.
         """
-        self._check_fitted()
-        known = self._known_labels(labels, new_label)
-        self._index_changed()
-        self.index_.relabel(ids, repeated_names(known, len(ids)))
-        self._index_changed(known)
+        fitted = self._changing()
+        known = corrections.known_labels(fitted, labels, new_label=new_label)
+        fitted.index.relabel(ids, repeated_names(known, len(ids)))
+        self._fitted = corrections.after(self._state(), labels=known)
+
+    def set_novelty_fpr(self, fpr: float) -> Self:
+        """Ask for another rate at which images are called novel; nothing is fitted again.
+
+        A warning says so where the labelled images are too few for it.
+        """
+        self.set_params(novelty_fpr=fpr)
+        self.warn_if_uncalibrated()
+        return self
 
     def use_index(self, index: VectorIndex) -> None:
         """Take an index of the same embedding into use; it may hold labels that are new here."""
-        self.index_ = index
-        known = set(self.classes_.astype(str))
-        found = [name for name in index.counts() if name not in known]
-        self._index_changed(as_type_of(found, self.classes_))
+        self._fitted = corrections.use_index(self._state(), index)
+
+    def forget_votes(self, ids: Sequence[int]) -> None:
+        """Drop the votes that were cast on images with these ids, which others may get now.
+
+        `remove` does it by itself; this is for images that were removed from the index directly.
+        """
+        self._fitted = corrections.after(self._state(), ids)
 
     # -- asking ----------------------------------------------------------------------------
 
@@ -343,8 +331,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
 
     def embed(self, X: Any) -> NDArray[np.float32]:
         """Embeddings of images, shape (n, n_components): what the index compares."""
-        self._check_fitted()
-        return self.embedding_.embed(self.embedding_.read_strictly(X)[1])
+        embedding = self.embedding_
+        return embedding.embed(embedding.read_strictly(X)[1])
 
     def inspect(self, X: Any, *, maps: bool = False) -> Iterator[LabelledResult]:
         """Classify images one after the other; an unreadable one is reported, not raised.
@@ -362,7 +350,6 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         """
         if maps:
             raise InputError("a classifier by nearest neighbours has no anomaly maps")
-        self._check_fitted()
         novelty = self._novelty()
         for images, F in self.embedding_.read(X):
             good: Iterator[LabelledResult] = iter(())
@@ -395,24 +382,23 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         InputError
             After a cross-fit, `n_neighbors` or `weights` were changed by set_params.
         """
-        self._check_fitted()
-        asked = self._voting()
-        now = self.n_neighbors, self.weights
-        if len(self._cross_fitted.ids) and now != self._cross_fitted_for:
+        fitted, asked = self._state(), self._voting()
+        cast = fitted.calibration
+        then, now = (cast.n_neighbors, cast.weights), (self.n_neighbors, self.weights)
+        if len(cast.votes.ids) and now != then:
             raise InputError(
-                f"n_neighbors and weights were {self._cross_fitted_for} in the cross-fit and are "
-                f"{now} now: set them back, or fit again"
+                f"n_neighbors and weights were {then} in the cross-fit and are {now} now: set "
+                "them back, or fit again"
             )
-        if self._held_out is None or self._held_out[0] != asked:
-            classes = self.classes_.astype(str).tolist()
-            votes = held_out_votes(self.index_, self._cross_fitted, classes, asked)
-            self._held_out = (asked, *votes)
-        return self._held_out[1:]
+        known = self._held_out
+        if known is None or known[0] is not fitted or known[1] != asked:
+            votes = held_out_votes(fitted.index, cast.votes, fitted.names, asked)
+            self._held_out = known = (fitted, asked, *votes)
+        return known[2:]
 
     def precision_recall_curve(self) -> Curve:
         """Precision and recall of the positive label at every threshold, from `held_out`."""
-        self._check_fitted()
-        code = self._positive_code()
+        code = positive_code(self.positive, self.classes_)
         if code is None:
             raise InputError(
                 "precision and recall are about one label: set_params(positive=...), one of "
@@ -438,12 +424,58 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         InputError
             No positive label, or it cannot be reached; the best that can be is named.
         """
-        self._check_fitted()
+        self._state()
         point = None
         if precision is not None or recall is not None:
             point = choose(self.precision_recall_curve(), precision, recall)
         self.operating_point_, self._point_for = point, (str(self.positive), self._voting())
         return self
+
+    def warn_if_uncalibrated(self) -> None:
+        """Warn if too few images are stored to tell at `novelty_fpr` whether one is novel."""
+        if self._novelty()[1] is None:
+            warnings.warn(
+                f"{len(self.index_)} labelled images are too few to tell whether an image is "
+                f"novel at novelty_fpr={self.novelty_fpr:g}: label more, or ask for a larger rate",
+                stacklevel=3,
+            )
+
+    # -- what was fitted -------------------------------------------------------------------
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """Labels there are, shape (n_classes,); new ones stand at the end."""
+        return self._state().classes
+
+    @property
+    def embedding_(self) -> Embedding:
+        """Encoder, mean and deviation, projection."""
+        return self._state().embedding
+
+    @property
+    def index_(self) -> VectorIndex:
+        """The labelled embeddings."""
+        return self._state().index
+
+    @property
+    def calibration_method_(self) -> str:
+        """How images of the fit came to votes that had not seen them."""
+        return self._state().calibration.method
+
+    @property
+    def n_self_trained_(self) -> int:
+        """Unlabelled images that trained the projection."""
+        return self._state().n_self_trained
+
+    @property
+    def unreadable_(self) -> list[Result]:
+        """Images that `fit` had to leave out."""
+        return self._state().unreadable
+
+    @property
+    def search_(self) -> Search | None:
+        """What chose the parameters of this fit, or of the next; None for parameters as given."""
+        return self._searched or (None if self._fitted is None else self._fitted.search)
 
     # -- files -----------------------------------------------------------------------------
 
@@ -463,9 +495,15 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         ModelFileError
             The file cannot be written; an older file of that name is then intact.
         """
-        self._check_fitted()
-        self._check_point()
-        modelfiles.save(self, path, include_weights=include_weights)
+        fitted, point = self._state(), self._checked_point()
+        header, arrays = modelfiles.describe(
+            type(self).__name__,
+            self.get_params(deep=False),
+            fitted,
+            point,
+            include_weights=include_weights,
+        )
+        write_model(path, header, arrays)
 
     @classmethod
     def load(
@@ -496,121 +534,53 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         InputError
             The index holds embeddings of another model.
         """
-        return modelfiles.load(cls, path, weights=weights, device=device, index=index)
+        saved = modelfiles.read(path, weights=weights, device=device, index=index)
+        with naming(path):
+            classifier = cls(**saved.params)
+        classifier._fitted = saved.fitted
+        classifier.operating_point_ = saved.point
+        classifier._point_for = str(classifier.positive), classifier._voting()
+        classifier.use_index(saved.fitted.index)
+        return classifier
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _forget(self, ids: Any) -> None:
-        """Drop the votes that were cast on images with these ids."""
-        held = self._cross_fitted
-        kept = ~np.isin(held.ids, np.asarray(ids, dtype=np.int64))
-        self._cross_fitted = HeldOut(held.ids[kept], held.probabilities[kept], held.distances[kept])
+    def _state(self) -> Fitted:
+        """What was fitted, as it is now."""
+        if self._fitted is None:
+            raise NotFittedError(
+                "this MetricKNNClassifier is not fitted: call fit with labelled images, or load "
+                "a model file"
+            )
+        return self._fitted
+
+    def _changing(self) -> Fitted:
+        """The fitted state, before its index is changed: nothing derived from it holds any
+        longer, whatever comes of the change."""
+        self._fitted = fitted = replace(self._state())
+        return fitted
 
     def _voting(self) -> Voting:
         return Voting(int(self.n_neighbors), self.weights, self.class_weight)
 
-    def _check_point(self) -> None:
+    def _checked_point(self) -> OperatingPoint | None:
+        """The operating point, if it is for the parameters as they are."""
         now = str(self.positive), self._voting()
         if self.operating_point_ is not None and self._point_for != now:
             raise InputError(
                 "the operating point is for positive={!r}, {}, and now there are {!r}, {}: "
                 "set_operating_point again".format(*self._point_for, *now)
             )
-
-    def _index_changed(self, labels: Any = ()) -> None:
-        """Forget what was derived from it, and learn labels that are new."""
-        self._held_out = self._counts = None
-        if len(labels):  # new ones at the end: votes that are kept have the old order
-            new = np.setdiff1d(labels, self.classes_)
-            self.classes_ = np.concatenate([self.classes_, new])
-
-    def _standardize(
-        self, F: Floats, unlabelled: Any, known: set[Any]
-    ) -> NDArray[np.float32] | None:
-        """Set mean and deviation; give unlabelled features that are to train, without those of
-        images that are labelled."""
-        embedding, further = self.embedding_, None
-        batches: Any = [F]
-        if self.self_training is not None:
-            images, further = embedding.read_all(unlabelled)
-            batches = [further]
-        elif unlabelled is not None:
-            batches = (part for _, part in embedding.read(unlabelled) if len(part))
-        if self.standardize:
-            embedding.standardize_as(batches)
-        else:
-            embedding.mean, embedding.scale = np.zeros(F.shape[1]), np.ones(F.shape[1])
-        if further is None:
-            return None
-        new = [image.key not in known for image in images if image.error is None]
-        return embedding.standardized(further[new])
-
-    def _cross_fit(
-        self, F: Floats, names: NDArray[Any], own: bool, further: NDArray[np.float32] | None
-    ) -> tuple[Floats, Floats]:
-        """Honest votes (n, n_classes) and distances (n,); none where leave-one-out will do.
-
-        `own`: the features are standardised by these images themselves.
-        """
-        classes = self.classes_.astype(str).tolist()
-        trains = self.projection is not None
-        self.calibration_method_ = "leave-one-out"
-        none = np.empty((0, len(classes))), np.empty(0)
-        if self.calibration_folds is None or not (trains or own):
-            return none
-        n_folds = self.calibration_folds if trains else max(self.calibration_folds, CHEAP_FOLDS)
-        folds = draw_folds(
-            label_codes(names, classes), n_folds, self.n_neighbors, self.random_state or 0,
-            trains=trains,
-        )  # fmt: skip
-        if not folds:
-            if trains:
-                warnings.warn(
-                    f"{len(names)} labelled images are too few to train without a part of them: "
-                    "operating point and novelty come from leave-one-out among images that the "
-                    "projection was trained on, and are far too optimistic",
-                    stacklevel=3,
-                )
-            return none
-        self.calibration_method_ = "cross-fit"
-        return cross_fit(
-            self.embedding_,
-            self.projection,
-            F,
-            names,
-            classes,
-            folds,
-            standardize=own,
-            k=self.n_neighbors,
-            weights=self.weights,
-            distance=self._distance(),
-            further=further,
-            self_training=self.self_training,
-            class_weight=self.class_weight,
-        )
+        return self.operating_point_
 
     def _decide(self, found: Neighbors) -> Answers:
-        classes = self.classes_.astype(str).tolist()
-        if self._counts is None:
-            counts = self.index_.counts()
-            self._counts = np.array([counts.get(name, 0) for name in classes])
-        self._check_point()
-        code, point = self._positive_code(), self.operating_point_
+        fitted, known = self._state(), self._counts
+        if known is None or known[0] is not fitted:
+            counts = fitted.index.counts()
+            self._counts = known = fitted, np.array([counts.get(n, 0) for n in fitted.names])
+        point, code = self._checked_point(), positive_code(self.positive, fitted.classes)
         threshold = None if code is None or point is None else point.threshold
-        return decide(found, classes, self._voting(), self._counts, code, threshold)
-
-    def _new_index(self, n_features: int) -> VectorIndex:
-        index = open_index(
-            self.index,
-            n_features=n_features,
-            distance=self._distance(),
-            about=about(self.embedding_),
-        )
-        n = len(index)
-        if n:
-            index.close()
-            raise InputError(f"{self.index}: holds {n} vectors already; a fit needs an empty index")
-        return index
+        return decide(found, fitted.names, self._voting(), known[1], code, threshold)
 
     def _novelty(self) -> tuple[ConformalThreshold | None, float | None]:
         """Rule and critical distance; None where there are too few images for them."""
@@ -624,69 +594,16 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         except CalibrationError:
             return rule, None
 
-    def _warn_if_uncalibrated(self) -> None:
-        if self._novelty()[1] is None:
-            warnings.warn(
-                f"{len(self.index_)} labelled images are too few to tell whether an image is "
-                f"novel at novelty_fpr={self.novelty_fpr:g}: label more, or ask for a larger rate",
-                stacklevel=3,
-            )
-
-    def _positive_code(self) -> int | None:
-        """Number of the positive class; None if no label is positive."""
-        if self.positive is None:
-            return None
-        known: list[str] = self.classes_.astype(str).tolist()
-        if str(self.positive) not in known:
-            raise InputError(
-                f"positive={self.positive!r} is not one of the labels: {', '.join(known)}"
-            )
-        return known.index(str(self.positive))
-
-    def _known_labels(self, y: Any, new_label: bool) -> NDArray[Any]:
-        """Labels of images to add, as an array of the type of `classes_`."""
-        labels = labels_array([y] if isinstance(y, (str, int, np.integer)) else y)
-        known = self.classes_.astype(str).tolist()
-        unknown = sorted(set(labels.astype(str).tolist()) - set(known))
-        if unknown and not new_label:
-            raise InputError(
-                f"unknown label {', '.join(map(repr, unknown))}; known are "
-                f"{', '.join(map(repr, known))} (new_label=True, or --new-label, allows new ones)"
-            )
-        return as_type_of(labels.astype(str).tolist(), self.classes_)
-
-    def _distance(self) -> Distance:
-        default = "euclidean" if self.projection is None else self.projection.distance
-        return cast(Distance, self.distance or default)
-
     def _check_parameters(self) -> None:
         check_fpr(self.novelty_fpr)
-        for name, least in (("n_neighbors", 1), ("calibration_folds", 2)):
-            value = getattr(self, name)
-            if value is None and name == "calibration_folds":
-                continue
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-        for name, allowed in (
-            ("weights", WEIGHTS),
-            ("class_weight", CLASS_WEIGHTS),
-            ("distance", (None, *DISTANCES)),
-        ):
-            if getattr(self, name) not in allowed:
-                names = ", ".join(map(repr, allowed))
-                raise InputError(f"{name} must be one of {names}, got {getattr(self, name)!r}")
+        check_parameters(self._limits, self)
         if self.self_training is not None:
             check_confidence(self.self_training)
-        seed = self.random_state
-        if seed is not None and not (isinstance(seed, (int, np.integer)) and 0 <= seed < 2**32):
-            raise InputError(f"random_state must be None or a whole number >= 0, got {seed!r}")
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "index_"):
-            raise NotFittedError(
-                "this MetricKNNClassifier is not fitted: call fit with labelled images, or load "
-                "a model file"
-            )
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "index_")
+        return self._fitted is not None
+
+    def __sklearn_clone__(self) -> Self:
+        copy: Self = super().__sklearn_clone__()
+        copy.encoder = copy_extractor(self.encoder)  # a fitted one stays so: `fit` does not
+        return copy

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.arrays import originals
-from mahalad.errors import InputError, UnreadableImageWarning
+from mahalad.errors import InputError
 from mahalad.features.cache import CachedFeatures, hash_record
 from mahalad.features.extraction import extract
 from mahalad.images.reading import ReadImage
+from mahalad.index.contract import Distance
 from mahalad.protocols import Floats
-
-if TYPE_CHECKING:
-    pass
-
 
 Arrays = dict[str, NDArray[Any]]
 Batch = tuple[list[ReadImage], Floats]
@@ -69,26 +65,14 @@ class Embedding:
             yield images, self._side_by_side(originals(features)) if features else np.empty((0, 0))
 
     def read_all(self, X: Any) -> tuple[list[ReadImage], Floats]:
-        """All images (without their pixels), and features of the readable ones; warns of others.
-
-        Raises
-        ------
-        InputError
-            None of them can be read.
-        """
+        """All images (without their pixels), and features (n_readable, n_features); it may be that
+        none can be read: see `check_some`."""
         images: list[ReadImage] = []
         parts = []
         for batch, F in self.read(X):
-            for image in batch:
-                if image.error is not None:
-                    warnings.warn(
-                        f"left out of the fit: {image.error}", UnreadableImageWarning, stacklevel=3
-                    )
             images += [replace(image, prepared=None) for image in batch]
             parts += [F] if len(F) else []
-        if not parts:
-            raise InputError("none of the images could be read")
-        return images, np.concatenate(parts)
+        return images, np.concatenate(parts) if parts else np.empty((0, 0))
 
     def read_strictly(self, X: Any) -> tuple[list[str], Floats]:
         """Names and features of all images; the first that cannot be read is raised."""
@@ -162,6 +146,18 @@ class Embedding:
     def embed(self, F: Floats) -> NDArray[np.float32]:
         """Embeddings (n, n_components) of features (n, n_features)."""
         return self.project(self.standardized(F))
+
+
+def check_some(F: Floats) -> None:
+    """Raise `InputError` unless there are features of at least one image."""
+    if not len(F):
+        raise InputError("none of the images could be read")
+
+
+def embedding_distance(asked: str | None, projection: Any) -> Distance:
+    """The distance that is asked for; else that of the projection, or Euclidean without one."""
+    default = "euclidean" if projection is None else projection.distance
+    return cast(Distance, asked or default)
 
 
 def _are_paths(X: Any) -> bool:

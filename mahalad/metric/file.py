@@ -1,120 +1,128 @@
-"""A classifier by nearest neighbours as a model file, and back, with its embeddings checked."""
+"""A classifier by nearest neighbours as header and arrays of a model file, and back.
+
+Functions over values: the classifier itself writes what `describe` gives, and makes itself of what
+`read` gives.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from mahalad.errors import InputError, MahaladError, ModelFileError
+from mahalad.errors import InputError, ModelFileError
+from mahalad.features.copying import copy_extractor
 from mahalad.features.extractor import BackboneFeatures
-from mahalad.features.file import build_features
+from mahalad.features.file import restore_features
 from mahalad.features.golden import GOLDEN_RTOL, GOLDEN_SEED, N_GOLDEN, golden_images
-from mahalad.files.container import VERSIONED, below, read_model, write_model
-from mahalad.files.spec import EMBEDDED, from_spec, to_spec
+from mahalad.files.container import VERSIONED, below, read_model
+from mahalad.files.damage import naming
+from mahalad.files.spec import EMBEDDED, from_spec, is_known, to_spec
 from mahalad.index.contract import VectorIndex
 from mahalad.index.memory import MemoryIndex
 from mahalad.index.opening import open_index
-from mahalad.metric.embedding import Arrays, Embedding
+from mahalad.metric.embedding import Arrays, Embedding, embedding_distance
 from mahalad.metric.held_out import HeldOut
 from mahalad.metric.operating import OperatingPoint
 from mahalad.metric.search_record import Search, record_of
+from mahalad.metric.state import Calibration, Fitted
+from mahalad.metric.triplets.projection import TripletProjection
 from mahalad.result import Result
-
-if TYPE_CHECKING:
-    from mahalad.metric.classifier import MetricKNNClassifier
-
-    C = TypeVar("C", bound=MetricKNNClassifier)
 
 KIND = "metric-knn"
 _OWN = ("encoder", "projection", "cache")  # not among the parameters: parts, and a local folder
+_AUTOENCODER = "Autoencoder"
+_VOTES = ("ids", "probabilities", "distances")
 
 
-def save(classifier: MetricKNNClassifier, path: str | Path, *, include_weights: bool) -> None:
-    """Write a fitted classifier; see `MetricKNNClassifier.save`."""
-    embedding, index, point = (
-        classifier.embedding_, classifier.index_, classifier.operating_point_
-    )  # fmt: skip
-    params = classifier.get_params(deep=False)
-    encoder, arrays = _describe_encoder(classifier, include_weights)
-    projection = None
-    if embedding.projection is not None:
-        own, state = embedding.projection.state()
-        arrays |= {f"projection/{name}": values for name, values in state.items()}
-        projection = {"params": _plain_params(embedding.projection), "state": own}
-    where: dict[str, Any] = {"where": classifier.index}
-    if classifier.index is None and not isinstance(index, MemoryIndex):
-        raise InputError(
-            "the index in use is not in memory, and index=None does not say where it is: "
-            "set_params(index=...) to its folder or address before saving"
-        )
-    if isinstance(index, MemoryIndex):
-        where, state = {"state": index.state()[0]}, index.state()[1]
-        arrays |= {f"index/{name}": values for name, values in state.items()}
-    held_out = classifier._cross_fitted
-    arrays |= {
-        "mean": embedding.mean,
-        "scale": embedding.scale,
-        "held_out/ids": held_out.ids,
-        "held_out/probabilities": held_out.probabilities,
-        "held_out/distances": held_out.distances,
-        "golden/embeddings": golden(embedding),
-    }
+@dataclass(frozen=True)
+class Saved:
+    """What a model file holds.
+
+    Attributes
+    ----------
+    params : dict
+        Parameters of the classifier, its unfitted parts included.
+    fitted : Fitted
+    point : OperatingPoint or None
+    """
+
+    params: dict[str, Any]
+    fitted: Fitted
+    point: OperatingPoint | None
+
+
+def describe(
+    class_name: str,
+    params: Mapping[str, Any],
+    fitted: Fitted,
+    point: OperatingPoint | None,
+    *,
+    include_weights: bool,
+) -> tuple[dict[str, Any], Arrays]:
+    """Header and arrays of a fitted classifier, from its parameters and its state.
+
+    Raises
+    ------
+    InputError
+        A part that a file cannot hold, or an index that is neither in memory nor named by the
+        parameters.
+    """
+    embedding, calibration = fitted.embedding, fitted.calibration
+    encoder, arrays = _describe_encoder(embedding.encoder, include_weights)
+    projection, own = _describe_projection(embedding.projection)
+    where, stored = _describe_index(fitted.index, params["index"])
+    arrays |= own | stored
+    arrays |= {"mean": embedding.mean, "scale": embedding.scale}
+    arrays |= {f"held_out/{name}": getattr(calibration.votes, name) for name in _VOTES}
+    arrays |= {"golden/embeddings": golden(embedding)}
     header = {
         "mahalad_version": importlib.metadata.version("mahalad"),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
         "kind": KIND,
-        "class": type(classifier).__name__,
+        "class": class_name,
         "params": {name: to_spec(value) for name, value in params.items() if name not in _OWN},
-        "classes": classifier.classes_.tolist(),
+        "classes": fitted.classes.tolist(),
         "encoder": encoder,
         "projection": projection,
         "levels": embedding.level_sizes,
-        "about": index.about,
+        "about": fitted.index.about,
         "index": where,
-        "search": record_of(classifier),
+        "search": record_of(fitted.search, params),
         "operating_point": None if point is None else vars(point),
         "calibration": {
-            "method": classifier.calibration_method_,
-            "n_neighbors": int(classifier._cross_fitted_for[0]),
-            "weights": classifier._cross_fitted_for[1],
+            "method": calibration.method,
+            "n_neighbors": int(calibration.n_neighbors),
+            "weights": calibration.weights,
         },
-        "n_self_trained": classifier.n_self_trained_,
-        "unreadable": [{"name": r.name, "error": r.error} for r in classifier.unreadable_],
+        "n_self_trained": fitted.n_self_trained,
+        "unreadable": [{"name": r.name, "error": r.error} for r in fitted.unreadable],
         "golden": {"seed": GOLDEN_SEED, "rtol": GOLDEN_RTOL},
     }
-    write_model(path, header, arrays)
+    return header, arrays
 
 
-def load(
-    cls: type[C],
-    path: str | Path,
-    *,
-    weights: str | Path | None = None,
-    device: str | None = None,
-    index: str | None = None,
-) -> C:
-    """Read a classifier and check its golden embeddings; see `MetricKNNClassifier.load`."""
+def read(
+    path: str | Path, *, weights: str | Path | None, device: str | None, index: str | None
+) -> Saved:
+    """Read a model file, check its golden embeddings, and open its index.
+
+    Parameters and errors are those of `MetricKNNClassifier.load`.
+    """
     header, arrays = read_model(path)
     if header.get("kind") != KIND:
         found = header.get("kind") or header.get("class") or "something else"
         raise ModelFileError(f"{path}: holds no classifier by nearest neighbours, but {found}")
-    try:
-        return _restore(cls, path, header, arrays, weights, device, index)
-    except ModelFileError as error:  # of a part, which does not know the file
-        if str(path) in str(error):
-            raise
-        raise ModelFileError(f"{path}: {error}") from error
-    except MahaladError:
-        raise
-    except KeyError as error:
-        raise ModelFileError(f"{path}: the model file lacks {error}") from error
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
+    with naming(path):
+        if index is not None and "state" in header["index"]:
+            raise InputError(f"{path}: its index is in the file itself, and not in {index}")
+        return _restore(path, header, arrays, weights, device, index)
 
 
 def read_index(path: str | Path) -> VectorIndex:
@@ -131,66 +139,73 @@ def read_index(path: str | Path) -> VectorIndex:
 
 
 def _restore(
-    cls: type[C],
     path: str | Path,
     header: dict[str, Any],
     arrays: Arrays,
     weights: str | Path | None,
     device: str | None,
     where: str | None,
-) -> C:
+) -> Saved:
     encoder, built = _restore_encoder(path, header["encoder"], arrays, weights, device)
     projection = _restore_projection(header["projection"], below("projection/", arrays), device)
     params = {name: from_spec(spec) for name, spec in header["params"].items()}
-    if where is not None:
-        if "state" in header["index"]:
-            raise InputError(f"{path}: its index is in the file itself, and not in {where}")
-        params["index"] = where
-    unfitted = None if projection is None else clone(projection)
-    classifier = cls(encoder, unfitted, **params)
+    params |= {} if where is None else {"index": where}
+    params |= {"encoder": encoder, "projection": None if projection is None else clone(projection)}
     embedding = Embedding(built, projection)
     embedding.level_sizes = {name: int(size) for name, size in header["levels"].items()}
     embedding.mean, embedding.scale = arrays["mean"], arrays["scale"]
-    _check_golden(embedding, path, header["golden"], arrays["golden/embeddings"])
-    held_out = [arrays[f"held_out/{name}"] for name in ("ids", "probabilities", "distances")]
-    point = header["operating_point"]
-    classifier.embedding_ = embedding
-    if header.get("search") is not None:
-        classifier.search_ = Search(**header["search"])
-    classifier._point_for = str(classifier.positive), classifier._voting()
-    classifier.classes_ = np.array(header["classes"])
-    classifier.operating_point_ = None if point is None else OperatingPoint(**point)
+    _check_golden(embedding, header["golden"], arrays["golden/embeddings"])
+    point, search = header["operating_point"], header.get("search")
+    chosen = None if point is None else OperatingPoint(**point)
     calibration = header["calibration"]
-    classifier.calibration_method_ = calibration["method"]
-    classifier._cross_fitted = HeldOut(*held_out)
-    classifier._cross_fitted_for = calibration["n_neighbors"], calibration["weights"]
-    classifier.n_self_trained_ = int(header.get("n_self_trained", 0))
-    classifier.unreadable_ = [Result(r["name"], error=r["error"]) for r in header["unreadable"]]
+    fitted = Fitted(
+        embedding=embedding,
+        classes=np.array(header["classes"]),
+        calibration=Calibration(
+            calibration["method"],
+            HeldOut(*(arrays[f"held_out/{name}"] for name in _VOTES)),
+            calibration["n_neighbors"],
+            calibration["weights"],
+        ),
+        n_self_trained=int(header.get("n_self_trained", 0)),
+        unreadable=[Result(r["name"], error=r["error"]) for r in header["unreadable"]],
+        search=None if search is None else Search(**search),
+        index=_restore_index(header, arrays, params),  # last: it holds a folder or a connection
+    )
+    return Saved(params, fitted, chosen)
+
+
+def _describe_index(index: VectorIndex, where: str | None) -> tuple[dict[str, Any], Arrays]:
+    """An index in memory as JSON and arrays, or the place of any other."""
+    if isinstance(index, MemoryIndex):
+        state, arrays = index.state()
+        return {"state": state}, {f"index/{name}": values for name, values in arrays.items()}
+    if where is None:
+        raise InputError(
+            "the index in use is not in memory, and index=None does not say where it is: "
+            "set_params(index=...) to its folder or address before saving"
+        )
+    return {"where": where}, {}
+
+
+def _restore_index(header: dict[str, Any], arrays: Arrays, params: dict[str, Any]) -> VectorIndex:
     if "state" in header["index"]:
-        classifier.use_index(MemoryIndex.restore(header["index"]["state"], below("index/", arrays)))
-        return classifier
-    n_features = arrays["golden/embeddings"].shape[1]
-    external = open_index(
-        classifier.index, n_features=n_features, distance=classifier._distance(),
-        about=header["about"], create=False,
-    )  # fmt: skip
-    classifier.use_index(external)
-    return classifier
+        return MemoryIndex.restore(header["index"]["state"], below("index/", arrays))
+    return open_index(
+        params["index"],
+        n_features=arrays["golden/embeddings"].shape[1],
+        distance=embedding_distance(params["distance"], params["projection"]),
+        about=header["about"],
+        create=False,
+    )
 
 
-def _describe_encoder(
-    classifier: MetricKNNClassifier, include_weights: bool
-) -> tuple[dict[str, Any] | None, Arrays]:
+def _describe_encoder(encoder: Any, include_weights: bool) -> tuple[dict[str, Any] | None, Arrays]:
     """The encoder as JSON and arrays, with weights that cannot be had from a package."""
-    encoder = classifier.embedding_.encoder
     if encoder is None:
         return None, {}
     if not isinstance(encoder, BackboneFeatures):
-        _check_is_autoencoder(encoder)
-        own, state = encoder.state()
-        return {"class": "Autoencoder", "params": _plain_params(encoder), "state": own}, {
-            f"encoder/{name}": values for name, values in state.items()
-        }
+        return _describe_autoencoder(encoder)
     arrays: Arrays = {}
     record = encoder.record()
     if include_weights and record["weights_source"] != "package":
@@ -199,6 +214,17 @@ def _describe_encoder(
     if encoder.region_ is not None:
         arrays["region"] = encoder.region_.astype(np.uint8)
     return {"class": "BackboneFeatures", "spec": to_spec(encoder), "record": record}, arrays
+
+
+def _describe_autoencoder(encoder: Any) -> tuple[dict[str, Any], Arrays]:
+    if type(encoder).__name__ != _AUTOENCODER or not is_known(type(encoder)):
+        raise InputError(
+            f"an encoder {encoder!r} cannot be saved in a model file; BackboneFeatures and "
+            "Autoencoder can"
+        )
+    own, state = encoder.state()
+    spec = {"class": _AUTOENCODER, "params": _plain_params(encoder), "state": own}
+    return spec, {f"encoder/{name}": values for name, values in state.items()}
 
 
 def _restore_encoder(
@@ -211,27 +237,30 @@ def _restore_encoder(
     """The encoder as a parameter, and ready for use."""
     if spec is None:
         return None, None
-    if spec["class"] == "Autoencoder":
-        from mahalad.metric.autoencoder.autoencoder import Autoencoder
-
-        params = spec["params"] | ({} if device is None else {"device": device})
-        encoder = Autoencoder(**params).restore(spec["state"], below("encoder/", arrays))
-        return encoder, encoder
-    given = from_spec(spec["spec"])
-    if device is not None:
-        given.set_params(device=device)
+    on_device = {} if device is None else {"device": device}
+    if spec["class"] == _AUTOENCODER:
+        encoder = from_spec({"class": _AUTOENCODER, "params": spec["params"] | on_device})
+        encoder.restore(spec["state"], below("encoder/", arrays))
+        return encoder, copy_extractor(encoder)
+    given = from_spec(spec["spec"]).set_params(**on_device)
     built = clone(given, safe=False)
-    build_features(built, path, spec["record"], arrays, weights)
+    restore_features(built, spec["record"], arrays, weights)
     if isinstance(given.roi, str) and given.roi == EMBEDDED:
         given.set_params(roi=built.region_)
     return given, built
 
 
+def _describe_projection(projection: Any) -> tuple[dict[str, Any] | None, Arrays]:
+    if projection is None:
+        return None, {}
+    own, state = projection.state()
+    spec = {"params": _plain_params(projection), "state": own}
+    return spec, {f"projection/{name}": values for name, values in state.items()}
+
+
 def _restore_projection(spec: dict[str, Any] | None, arrays: Arrays, device: str | None) -> Any:
     if spec is None:
         return None
-    from mahalad.metric.triplets.projection import TripletProjection
-
     params = spec["params"] | ({} if device is None else {"device": device})
     return TripletProjection(**params).restore(spec["state"], arrays)
 
@@ -249,16 +278,6 @@ def _plain_params(estimator: Any) -> dict[str, Any]:
     return plain
 
 
-def _check_is_autoencoder(encoder: Any) -> None:
-    from mahalad.metric.autoencoder.autoencoder import Autoencoder
-
-    if not isinstance(encoder, Autoencoder):
-        raise InputError(
-            f"an encoder {encoder!r} cannot be saved in a model file; BackboneFeatures and "
-            "Autoencoder can"
-        )
-
-
 def golden(embedding: Embedding) -> NDArray[np.float32]:
     """Embeddings of inputs that are generated from a fixed seed, (N_GOLDEN, n_components)."""
     if embedding.encoder is None:
@@ -269,9 +288,7 @@ def golden(embedding: Embedding) -> NDArray[np.float32]:
     return embedding.embed(np.hstack(columns))
 
 
-def _check_golden(
-    embedding: Embedding, path: str | Path, expected: dict[str, Any], wanted: NDArray[Any]
-) -> None:
+def _check_golden(embedding: Embedding, expected: dict[str, Any], wanted: NDArray[Any]) -> None:
     """Raise `ModelFileError` unless the golden inputs are embedded as they were when saved."""
     found = golden(embedding)
     off = np.inf
@@ -279,7 +296,7 @@ def _check_golden(
         off = float(np.linalg.norm(found - wanted)) / max(float(np.linalg.norm(wanted)), 1e-12)
     if not off <= expected["rtol"]:
         raise ModelFileError(
-            f"{path}: the model does not embed here as it did where it was saved: its check inputs "
+            "the model does not embed here as it did where it was saved: its check inputs "
             f"are off by {off:.2g} of their length (allowed: {expected['rtol']:g}). Another "
             "precision, library version or device may be the reason; `mahalad info` shows the "
             "versions it was saved with"

@@ -39,3 +39,19 @@ def repeated_names(labels: NDArray[Any], n: int) -> list[str]:
     """Names of labels, one for all repeated."""
     names: list[str] = labels.astype(str).tolist()
     return names * n if len(names) == 1 else names
+
+
+def positive_code(positive: str | int | None, classes: NDArray[Any]) -> int | None:
+    """Number of the positive class; None if no label is positive.
+
+    Raises
+    ------
+    InputError
+        It is not one of the classes.
+    """
+    if positive is None:
+        return None
+    known: list[str] = classes.astype(str).tolist()
+    if str(positive) not in known:
+        raise InputError(f"positive={positive!r} is not one of the labels: {', '.join(known)}")
+    return known.index(str(positive))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +14,13 @@ from sklearn.model_selection import ParameterSampler, StratifiedShuffleSplit
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from mahalad.errors import CollapseError, InputError, UnreadableImageWarning
-from mahalad.metric.embedding import Embedding
+from mahalad.errors import CollapseError, InputError
+from mahalad.features.copying import copy_extractor
+from mahalad.metric.classifier import MetricKNNClassifier
+from mahalad.metric.embedding import Embedding, check_some, embedding_distance
 from mahalad.metric.labelled import check_labels
 from mahalad.metric.search_record import OF_VOTES, Search, values_of
 from mahalad.metric.votes import CLASS_WEIGHTS, Voting, nearest_neighbors, winners
-
-if TYPE_CHECKING:
-    from mahalad.metric.classifier import MetricKNNClassifier
 
 N_SPLITS = 3
 HELD_OUT = 0.25
@@ -126,9 +124,7 @@ def search_parameters(
         found[0],
         [{**c, "validation_f1": f1} for c, f1 in zip(candidates, found, strict=True)],
     )
-    _set(classifier, search.chosen)
-    classifier.search_ = search
-    classifier._search_is_new = True  # the next fit keeps it, any other drops it
+    classifier.adopt(search)
     return search
 
 
@@ -136,11 +132,10 @@ def _features(
     classifier: MetricKNNClassifier, X: Any, y: Any, unlabelled: Any
 ) -> tuple[NDArray[Any], NDArray[Any], bool]:
     """Features of readable images, their labels, and whether splits standardise themselves."""
-    encoder = clone(classifier.encoder, safe=False)
+    encoder = copy_extractor(classifier.encoder)
     embedding = Embedding(None if encoder is None else encoder.build(), None, classifier.cache)
-    with warnings.catch_warnings():  # `fit` will name them
-        warnings.simplefilter("ignore", UnreadableImageWarning)
-        images, F = embedding.read_all(X)
+    images, F = embedding.read_all(X)  # `fit` will name those that cannot be read
+    check_some(F)
     if len(images) != len(y):
         raise InputError(f"{len(y)} labels given for {len(images)} images")
     names = np.asarray(y)[[image.error is None for image in images]].astype(str)
@@ -158,7 +153,7 @@ def _candidates(
     known = [k for k in _NEIGHBORS if k <= n_train]
     space = {**_OF_PROJECTION, "n_neighbors": known, "class_weight": list(CLASS_WEIGHTS)}
     space = {name: space[name] for name in over}
-    before = values_of(classifier, over)
+    before = values_of(over, classifier.get_params(deep=False))
     if before.get("n_neighbors", 0) > n_train:
         raise InputError(
             f"n_neighbors={before['n_neighbors']}, but the splits of the search leave {n_train} "
@@ -182,7 +177,7 @@ def _pipeline(classifier: MetricKNNClassifier, own: bool) -> Pipeline:
         classifier.n_neighbors,
         classifier.weights,
         classifier.class_weight,
-        classifier._distance(),
+        embedding_distance(classifier.distance, classifier.projection),
     )
     return Pipeline([*steps, ("vote", vote)])
 
@@ -240,12 +235,3 @@ def _in_pipeline(pipeline: Pipeline, candidate: dict[str, Any]) -> dict[str, Any
         for step in ("projection", "vote")
         if step in pipeline.named_steps and f"{step}__{name}" in pipeline.get_params()
     }
-
-
-def _set(classifier: MetricKNNClassifier, chosen: dict[str, Any]) -> None:
-    if classifier.projection is not None:
-        projection = clone(classifier.projection)
-        own = projection.get_params(deep=False)
-        projection.set_params(**{name: value for name, value in chosen.items() if name in own})
-        classifier.set_params(projection=projection)
-    classifier.set_params(**{name: chosen[name] for name in OF_VOTES if name in chosen})

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from mahalad.metric.classifier import MetricKNNClassifier
-
+from sklearn.base import clone
 
 OF_VOTES = ("n_neighbors", "class_weight")
 
@@ -37,18 +35,31 @@ class Search:
     candidates: list[dict[str, Any]]
 
 
-def record_of(classifier: MetricKNNClassifier) -> dict[str, Any] | None:
-    """The search as JSON, if there was one and its choice was not changed afterwards."""
-    search: Search | None = getattr(classifier, "search_", None)
-    if search is None:
+def record_of(search: Search | None, params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The search as JSON, if there was one and its choice was not changed afterwards.
+
+    `params` are the classifier's parameters by name.
+    """
+    if search is None or values_of(search.chosen, params) != search.chosen:
         return None
-    now = values_of(classifier, list(search.chosen))
-    return asdict(search) if now == search.chosen else None
+    return asdict(search)
 
 
-def values_of(classifier: MetricKNNClassifier, names: Sequence[str]) -> dict[str, Any]:
-    """Parameters of the classifier and its projection, by their names in a search."""
-    return {
-        name: getattr(classifier if name in OF_VOTES else classifier.projection, name, None)
-        for name in names
-    }
+def values_of(names: Iterable[str], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a classifier and its projection, by their names in a search.
+
+    A projection need not have all of them: None stands for what it lacks.
+    """
+    own = {} if params["projection"] is None else params["projection"].get_params(deep=False)
+    return {name: (params if name in OF_VOTES else own).get(name) for name in names}
+
+
+def chosen_params(chosen: Mapping[str, Any], projection: Any) -> dict[str, Any]:
+    """Parameters of a classifier that a search chose; a projection is a clone with its values."""
+    params = {name: chosen[name] for name in OF_VOTES if name in chosen}
+    if projection is not None:
+        copy = clone(projection)
+        own = copy.get_params(deep=False)
+        copy.set_params(**{name: value for name, value in chosen.items() if name in own})
+        params["projection"] = copy
+    return params

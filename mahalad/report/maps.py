@@ -1,4 +1,4 @@
-"""Anomaly maps as files: beside each raw map an overlay for the eye, and a note for both."""
+"""Write anomaly maps as files: each raw map with an overlay for the eye, and a note for both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
 
 
-FORMATS = ("png", "npy")
 LONGEST_SIDE = 1600  # pixels of an overlay
 NOTE = "maps.json"
 POSITIONS_SCALE = 100.0
@@ -58,12 +57,12 @@ class MapUnits:
 
 
 def units_of(detector: AnomalyDetector) -> MapUnits:
-    """What the values of a detector's maps are.
+    """Say what the values of a detector's maps are.
 
     Raises
     ------
     InputError
-        It has no maps.
+        The detector has no maps.
     """
     # Whether there are maps depends on features and scorer: one grey picture asks both.
     side = detector.anomaly_map([np.full((32, 32, 3), 128, np.uint8)]).shape[-1]
@@ -180,7 +179,7 @@ class MapFolder:
 
 
 def colour_begins(result: Result, map_threshold: float) -> float:
-    """The map's threshold in a flagged image; infinity, no colour at all, in any other.
+    """Give the map's threshold for a flagged image; infinity (no colour) for any other.
 
     The score has more power than a place by itself, and its false-positive rate holds. So it
     decides whether there is something, and the map only where.
@@ -189,7 +188,7 @@ def colour_begins(result: Result, map_threshold: float) -> float:
 
 
 def reopen(name: str) -> Image.Image | FloatImage:
-    """The image of a `Result.name`, at its own size."""
+    """Open the image of a `Result.name` again, at its own size."""
     return open_image(ImageSource(name, Path(name), Path(name)))
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
+from mahalad.arrays import Value
 from mahalad.protocols import Floats
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class Moments(Value):
     """Sums of z = x - shift over samples x.
 
     All arrays may have further leading axes: the sums of many sets of samples of the same number,

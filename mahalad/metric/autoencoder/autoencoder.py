@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -15,24 +12,25 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator
 
-from mahalad.errors import InputError, UnreadableImageWarning
+from mahalad.checks import SEED, Limit, Real, Whole, check_parameters
+from mahalad.errors import InputError
 from mahalad.features.devices import no_tf32, resolve_device
+from mahalad.features.golden import golden_images
 from mahalad.features.weights import hash_weights
-from mahalad.images.reading import read_batches
+from mahalad.files.damage import naming
+from mahalad.images.reading import left_out, read_batches
 from mahalad.images.resizing import resize_square
-from mahalad.images.spool import Pictures
 from mahalad.metric.autoencoder import file as autoencoder_file
-from mahalad.metric.autoencoder.checkpoints import check_checkpoint, resume, write_checkpoint
+from mahalad.metric.autoencoder.checkpoints import check_checkpoint, train_with_checkpoint
 from mahalad.metric.autoencoder.networks import SIZES, STRIDE, AutoencoderNetwork, make_network
-from mahalad.metric.autoencoder.pretraining import Training, as_batch, train
+from mahalad.metric.autoencoder.pretraining import Training, as_batch
+from mahalad.metric.pictures import read_pictures
 from mahalad.progress import Progress, no_progress
 from mahalad.protocols import Floats
 from mahalad.result import Result
 from mahalad.unfitted import NotFittedError
 
 INTERPOLATION = "bicubic"
-
-_MUST_AGREE = (*SIZES, "batch_size", "learning_rate", "random_state")
 
 
 class Autoencoder(BaseEstimator):
@@ -81,9 +79,9 @@ class Autoencoder(BaseEstimator):
     The result depends on the images' content and the parameters, not on the order of the images.
     On the CPU, with the same number of threads and the same torch, it is the same bit for bit.
 
-    `sklearn.base.clone` of a fitted autoencoder is fitted too (both share the network until one
-    of them is fitted again): detectors clone their parts, and it was trained on other images
-    than theirs.
+    Detectors and classifiers use a fitted autoencoder as it is, and so do their clones: it was
+    trained on other images than theirs. To fit it anew afterwards changes none of them. A clone
+    of the autoencoder itself (`sklearn.base.clone`) is unfitted, as of every estimator.
 
     References
     ----------
@@ -103,6 +101,15 @@ class Autoencoder(BaseEstimator):
     history_: list[dict[str, Any]]
     n_images_: int
     unreadable_: list[Result]
+    _limits: ClassVar[Mapping[str, Limit]] = {
+        "bottleneck": Whole(1),
+        "width": Whole(1),
+        "input_size": Whole(STRIDE),
+        "epochs": Whole(1),
+        "batch_size": Whole(2),
+        "learning_rate": Real("(0, inf)"),
+        "random_state": SEED,
+    }
 
     def __init__(
         self,
@@ -179,54 +186,25 @@ class Autoencoder(BaseEstimator):
         device = resolve_device(self.device)
         if checkpoint is not None:
             check_checkpoint(checkpoint, params, self.epochs)
-        pictures = self._read(X)
-        images = {"n": len(pictures), "hash": pictures.hash()}
+        pictures, _, failed = read_pictures(
+            X, self.input_size, INTERPOLATION, batch_size=self.batch_size, ahead=2
+        )
+        self.unreadable_ = left_out(failed)
+        if len(pictures) < 2:
+            raise InputError(
+                f"a fit needs at least 2 images that can be read, and has {len(pictures)}"
+                + (f"; {len(failed)} could not be read" if failed else "")
+            )
+        pictures.sort()
         sizes = {name: params[name] for name in SIZES}
         network = make_network(**sizes, random_state=params["random_state"]).to(device)
         training = Training(network, params["learning_rate"])
-        if checkpoint is not None and os.path.lexists(checkpoint):
-            resume(checkpoint, training, images)
-
-        def after_epoch() -> None:
-            if checkpoint is not None:
-                write_checkpoint(checkpoint, training, params, images)
-
-        train(
-            training,
-            pictures,
-            epochs=self.epochs,
-            batch_size=params["batch_size"],
-            random_state=params["random_state"],
-            after_epoch=after_epoch,
-            progress=progress or no_progress,
+        train_with_checkpoint(
+            training, pictures, params, self.epochs, checkpoint, progress or no_progress
         )
         self.history_, self.n_images_ = training.history, len(pictures)
         self._become(network, {"epochs": int(self.epochs), "device": str(self.device), **params})
         return self
-
-    def _read(self, X: Any) -> Pictures:
-        """The images as squares, in the order of their content's hashes."""
-        size = self.input_size
-        pictures = Pictures()
-
-        def prepare(image: Any) -> NDArray[Any]:
-            return resize_square(image, size, INTERPOLATION)
-
-        for images in read_batches(X, prepare, batch_size=self.batch_size, ahead=2):
-            for image in images:
-                if image.prepared is not None:
-                    pictures.add(image.prepared, image.key)
-                    continue
-                self.unreadable_.append(Result(image.source.name, error=str(image.error)))
-                text = f"left out of the fit: {image.error}"
-                warnings.warn(text, UnreadableImageWarning, stacklevel=3)
-        if len(pictures) < 2:
-            raise InputError(
-                f"a fit needs at least 2 images that can be read, and has {len(pictures)}"
-                + (f"; {len(self.unreadable_)} could not be read" if self.unreadable_ else "")
-            )
-        pictures.sort()
-        return pictures
 
     def _become(self, network: AutoencoderNetwork, params: dict[str, Any]) -> None:
         """Take a network into use, frozen."""
@@ -320,8 +298,7 @@ class Autoencoder(BaseEstimator):
         """
         from mahalad.metric.autoencoder.drawing import draw_grid
 
-        if max_images < 1:
-            raise InputError(f"max_images must be a whole number >= 1, got {max_images!r}")
+        check_parameters({"max_images": Whole(1)}, {"max_images": max_images})
         pairs: list[NDArray[np.float32]] = []
         for batch in self._batches(X):
             pairs.extend(np.stack(self.redraw(batch[: max_images - len(pairs)]), axis=1))
@@ -367,7 +344,7 @@ class Autoencoder(BaseEstimator):
         ModelFileError
             The file cannot be written; an older file of that name is then intact.
         """
-        autoencoder_file.save(self, path)
+        autoencoder_file.write(path, *self.state())
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | None = None) -> Self:
@@ -385,7 +362,11 @@ class Autoencoder(BaseEstimator):
             Not an autoencoder, damaged, from a newer version, or images that are generated from
             a seed have other embeddings or reconstruction errors here.
         """
-        return autoencoder_file.load(cls, path, device)
+        about, arrays = autoencoder_file.read(path)
+        with naming(path):
+            params = dict(about["params"])
+            params["device"] = params["device"] if device is None else device
+            return cls(**params).restore(about, arrays)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that the fitted autoencoder is, as JSON and named arrays.
@@ -395,7 +376,19 @@ class Autoencoder(BaseEstimator):
         InputError
             Parameters of the network were changed after the fit.
         """
-        return autoencoder_file.state(self)
+        network = self._fitted()
+        for name in SIZES:
+            if getattr(self, name) != getattr(network, name):
+                raise InputError(f"{name} was changed by set_params after the fit: fit again")
+        return autoencoder_file.describe(
+            network,
+            params=self._fitted_params,
+            record=self.record(),
+            n_images=self.n_images_,
+            history=self.history_,
+            unreadable=self.unreadable_,
+            golden=self._golden(),
+        )
 
     def restore(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
         """Become what `state` described; the parameters must be those of ``about["params"]``.
@@ -407,33 +400,37 @@ class Autoencoder(BaseEstimator):
         KeyError, TypeError, ValueError
             Something is missing, or of a wrong type or shape.
         """
-        autoencoder_file.restore(self, about, arrays)
+        network = autoencoder_file.network_of(about, arrays).to(resolve_device(self.device))
+        fit = about["fit"]
+        self._forget()
+        self.history_, self.n_images_ = list(fit["history"]), int(fit["n_images"])
+        self.unreadable_ = autoencoder_file.unreadable_of(about)
+        self._become(network, dict(about["params"]))
+        autoencoder_file.check(about, arrays, self.record(), self._golden())
         return self
 
     # -- inside ----------------------------------------------------------------------------
 
     def _checked_parameters(self) -> dict[str, Any]:
         """The parameters with which a checkpoint must agree."""
-        least = {"bottleneck": 1, "width": 1, "input_size": STRIDE, "epochs": 1, "batch_size": 2}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not whole or value < smallest:
-                raise InputError(f"{name} must be a whole number >= {smallest}, got {value!r}")
+        check_parameters(self._limits, self)
         if self.input_size % STRIDE:
             raise InputError(
                 f"input_size must be a multiple of {STRIDE}, the network's stride, got "
                 f"{self.input_size}: take {self.input_size // STRIDE * STRIDE} or "
                 f"{-(-self.input_size // STRIDE) * STRIDE}"
             )
-        rate = self.learning_rate
-        if not isinstance(rate, (int, float, np.number)) or not 0 < rate < math.inf:
-            raise InputError(f"learning_rate must be a number above 0, got {rate!r}")
-        seed = 0 if self.random_state is None else self.random_state
-        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-            raise InputError(f"random_state must be None or a whole number >= 0, got {seed!r}")
         params = {name: int(getattr(self, name)) for name in (*SIZES, "batch_size")}
-        return {**params, "learning_rate": float(rate), "random_state": int(seed)}
+        seed = int(self.random_state or 0)
+        return {**params, "learning_rate": float(self.learning_rate), "random_state": seed}
+
+    def _golden(self) -> dict[str, NDArray[Any]]:
+        """What golden images give: embeddings and reconstruction errors."""
+        prepared = golden_images(self)
+        return {
+            "golden/embeddings": self.transform(prepared)["bottleneck"],
+            "golden/errors": self.errors_of(prepared),
+        }
 
     @property
     def _device(self) -> torch.device:
@@ -451,8 +448,3 @@ class Autoencoder(BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "network_")
-
-    def __sklearn_clone__(self) -> Self:
-        copy = type(self)(**self.get_params(deep=False))
-        copy.__dict__.update(self.__dict__)
-        return copy

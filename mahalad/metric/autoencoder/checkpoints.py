@@ -12,7 +12,9 @@ from typing import Any
 
 from mahalad.errors import InputError, ModelFileError
 from mahalad.files.container import read_header, read_model, write_model
-from mahalad.metric.autoencoder.pretraining import Training
+from mahalad.images.spool import Pictures
+from mahalad.metric.autoencoder.pretraining import Training, train
+from mahalad.progress import Progress
 
 KIND = "autoencoder checkpoint"
 
@@ -113,3 +115,41 @@ def resume(path: str | Path, training: Training, images: dict[str, Any]) -> None
         training.restore(arrays, header["history"], int(header["n_steps"]))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path}: the checkpoint is damaged ({error})") from error
+
+
+def train_with_checkpoint(
+    training: Training,
+    pictures: Pictures,
+    params: dict[str, Any],
+    epochs: int,
+    path: str | Path | None,
+    progress: Progress,
+) -> None:
+    """Train until `epochs` are done, from the checkpoint if it is there; write it each time.
+
+    Parameters
+    ----------
+    params : dict
+        "batch_size" and "random_state", and all others with which a checkpoint must agree.
+    path : str, Path or None
+        None: without a checkpoint.
+    progress : callable
+        See `mahalad.metric.autoencoder.pretraining.train`.
+    """
+    images = {"n": len(pictures), "hash": pictures.hash()}
+    if path is not None and os.path.lexists(path):
+        resume(path, training, images)
+
+    def after_epoch() -> None:
+        if path is not None:
+            write_checkpoint(path, training, params, images)
+
+    train(
+        training,
+        pictures,
+        epochs=epochs,
+        batch_size=params["batch_size"],
+        random_state=params["random_state"],
+        after_epoch=after_epoch,
+        progress=progress,
+    )

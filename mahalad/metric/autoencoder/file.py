@@ -1,25 +1,25 @@
-"""A fitted autoencoder as JSON and arrays, as a file, and back, checked on the way."""
+"""A fitted autoencoder as JSON and arrays, as a file, and back: functions over values."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.errors import InputError, MahaladError, ModelFileError
-from mahalad.features.devices import resolve_device
-from mahalad.features.golden import GOLDEN_SEED, golden_images
+from mahalad.errors import ModelFileError
+from mahalad.features.golden import GOLDEN_SEED
 from mahalad.files.container import read_model, write_model
-from mahalad.metric.autoencoder.networks import SIZES, get_weights, make_network, set_weights
+from mahalad.metric.autoencoder.networks import (
+    SIZES,
+    AutoencoderNetwork,
+    get_weights,
+    make_network,
+    set_weights,
+)
 from mahalad.result import Result
-
-if TYPE_CHECKING:
-    from mahalad.metric.autoencoder.autoencoder import Autoencoder
-
-    A = TypeVar("A", bound=Autoencoder)
 
 GOLDEN_RTOL = 1e-4
 """Largest change of what golden images give, relative to its root mean square."""
@@ -27,10 +27,11 @@ GOLDEN_RTOL = 1e-4
 _PREFIX = "weights/"
 _VERSIONED = ("torch", "numpy", "pillow", "safetensors")
 
+Arrays = dict[str, NDArray[Any]]
 
-def save(autoencoder: Autoencoder, path: str | Path) -> None:
-    """Write a fitted autoencoder; see `Autoencoder.save`."""
-    about, arrays = state(autoencoder)
+
+def write(path: str | Path, about: dict[str, Any], arrays: Arrays) -> None:
+    """Write what `describe` gave to a file, atomically."""
     header = {
         "mahalad_version": importlib.metadata.version("mahalad"),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
@@ -39,84 +40,93 @@ def save(autoencoder: Autoencoder, path: str | Path) -> None:
     write_model(path, header, arrays)
 
 
-def load(cls: type[A], path: str | Path, device: str | None) -> A:
-    """Read an autoencoder and check its golden images; see `Autoencoder.load`."""
+def read(path: str | Path) -> tuple[dict[str, Any], Arrays]:
+    """Read what `write` wrote.
+
+    Raises
+    ------
+    ModelFileError
+        Not an autoencoder, damaged, or from a newer version.
+    """
     header, arrays = read_model(path)
     if header.get("kind") != "autoencoder":
         found = header.get("kind") or header.get("class") or "something else"
         raise ModelFileError(f"{path}: holds no autoencoder ({found})")
-    try:
-        params = dict(header["params"])
-        params["device"] = params["device"] if device is None else device
-        autoencoder = cls(**params)
-        restore(autoencoder, header, arrays)
-    except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error}") from error
-    except MahaladError:
-        raise
-    except KeyError as error:
-        raise ModelFileError(f"{path}: the model file lacks {error}") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
-    return autoencoder
+    return header, arrays
 
 
-def state(autoencoder: Autoencoder) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """See `Autoencoder.state`."""
-    network = autoencoder.build().network_
-    for name in SIZES:
-        if getattr(autoencoder, name) != getattr(network, name):
-            raise InputError(f"{name} was changed by set_params after the fit: fit again")
-    left_out = [{"name": r.name, "error": r.error} for r in autoencoder.unreadable_]
+def describe(
+    network: AutoencoderNetwork,
+    *,
+    params: dict[str, Any],
+    record: dict[str, Any],
+    n_images: int,
+    history: list[dict[str, Any]],
+    unreadable: list[Result],
+    golden: Arrays,
+) -> tuple[dict[str, Any], Arrays]:
+    """A fitted autoencoder as JSON and named arrays.
+
+    Parameters
+    ----------
+    network : AutoencoderNetwork
+    params : dict
+        Parameters of the training.
+    record : dict
+        See `Autoencoder.record`.
+    n_images, history, unreadable
+        See the attributes of `Autoencoder`.
+    golden : dict of str to ndarray
+        What golden images give, by the names the arrays have in the file.
+    """
     about = {
         "kind": "autoencoder",
-        "params": autoencoder._fitted_params,
-        "record": autoencoder.record(),
+        "params": params,
+        "record": record,
         "fit": {
-            "n_images": autoencoder.n_images_,
-            "history": autoencoder.history_,
-            "unreadable": left_out,
+            "n_images": n_images,
+            "history": history,
+            "unreadable": [{"name": r.name, "error": r.error} for r in unreadable],
         },
         "golden": {"seed": GOLDEN_SEED, "rtol": GOLDEN_RTOL},
     }
     arrays = {f"{_PREFIX}{name}": value for name, value in get_weights(network).items()}
-    return about, arrays | golden(autoencoder)
+    return about, arrays | golden
 
 
-def restore(
-    autoencoder: Autoencoder, about: dict[str, Any], arrays: dict[str, NDArray[Any]]
-) -> None:
-    """See `Autoencoder.restore`."""
+def network_of(about: dict[str, Any], arrays: Arrays) -> AutoencoderNetwork:
+    """The network that `describe` described, on the CPU.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        Something is missing, or of a wrong type or shape.
+    """
     sizes = {name: int(about["record"][name]) for name in SIZES}
     network = make_network(**sizes, random_state=0)
     set_weights(network, {n.removeprefix(_PREFIX): value for n, value in arrays.items()})
-    fit = about["fit"]
-    autoencoder._forget()
-    autoencoder.history_, autoencoder.n_images_ = list(fit["history"]), int(fit["n_images"])
-    autoencoder.unreadable_ = [Result(r["name"], error=r["error"]) for r in fit["unreadable"]]
-    device = resolve_device(autoencoder.device)
-    autoencoder._become(network.to(device), dict(about["params"]))
-    if autoencoder.record()["weights_sha256"] != about["record"]["weights_sha256"]:
+    return network
+
+
+def unreadable_of(about: dict[str, Any]) -> list[Result]:
+    """Images that the training had to leave out."""
+    return [Result(r["name"], error=r["error"]) for r in about["fit"]["unreadable"]]
+
+
+def check(about: dict[str, Any], arrays: Arrays, record: dict[str, Any], golden: Arrays) -> None:
+    """Compare what was described with the record and the golden values of what came of it.
+
+    Raises
+    ------
+    ModelFileError
+        The weights are not those that were saved, or golden images give other values.
+    """
+    if record["weights_sha256"] != about["record"]["weights_sha256"]:
         raise ModelFileError("the weights are damaged: their hash is not that of the header")
-    check_golden(autoencoder, about["golden"], arrays)
-
-
-def golden(autoencoder: Autoencoder) -> dict[str, NDArray[Any]]:
-    """What images that are generated from a seed give: embeddings and reconstruction errors."""
-    prepared = golden_images(autoencoder)
-    return {
-        "golden/embeddings": autoencoder.transform(prepared)["bottleneck"],
-        "golden/errors": autoencoder.errors_of(prepared),
-    }
-
-
-def check_golden(
-    autoencoder: Autoencoder, expected: dict[str, Any], arrays: dict[str, NDArray[Any]]
-) -> None:
-    """Raise `ModelFileError` unless the golden images give what they gave when saved."""
-    for name, found in golden(autoencoder).items():
+    rtol = float(about["golden"]["rtol"])
+    for name, found in golden.items():
         wanted = arrays[name]
-        allowed = float(expected["rtol"]) * float(np.sqrt(np.mean(wanted.astype(float) ** 2)))
+        allowed = rtol * float(np.sqrt(np.mean(wanted.astype(float) ** 2)))
         if found.shape != wanted.shape or not np.abs(found - wanted).max() <= allowed:
             raise ModelFileError(
                 "the autoencoder does not give here what it gave where it was saved: the "

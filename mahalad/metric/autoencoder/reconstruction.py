@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from mahalad.errors import InputError
+from mahalad.features.copying import copy_extractor
 from mahalad.protocols import Floats
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class ReconstructionError(BaseEstimator):
     def __init__(self, autoencoder: Autoencoder) -> None:
         self.autoencoder = autoencoder
 
+    def __sklearn_clone__(self) -> Self:
+        return type(self)(copy_extractor(self.autoencoder))  # fitted, if it is: never fitted here
+
     @property
     def batch_size(self) -> int:
         """Images per pass through the network."""
@@ -86,6 +90,15 @@ class ReconstructionError(BaseEstimator):
         """Errors of prepared images: ``{"reconstruction error": (n, 1)}``, up = abnormal."""
         errors = self.autoencoder.errors_of(prepared)
         return {"reconstruction error": errors[:, None].astype(np.float32)}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What the autoencoder has learned; see `Autoencoder.state`."""
+        return self.autoencoder.state()
+
+    def restore(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
+        """Give the autoencoder what `state` described."""
+        self.autoencoder.restore(about, arrays)
+        return self
 
     def record(self) -> dict[str, Any]:
         """What identifies this feature, as JSON."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
-import warnings
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +15,17 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from mahalad.errors import InputError, UnreadableImageWarning
-from mahalad.features.backbones import Backbone, build_backbone
+from mahalad.checks import Limit, OneOf, Real, Whole, check_parameters
+from mahalad.choices import LOSSES
+from mahalad.errors import InputError
+from mahalad.features.backbones import build_backbone
 from mahalad.features.levels import Levels
 from mahalad.files.container import write_atomically
-from mahalad.images.reading import read_batches
-from mahalad.images.resizing import resize_square
-from mahalad.images.spool import Pictures
+from mahalad.images.reading import left_out
 from mahalad.metric.finetuning.toplevels import TopLevels
 from mahalad.metric.finetuning.unfreezing import Recipe, Unfreezing
+from mahalad.metric.pictures import read_pictures
 from mahalad.metric.triplets.batches import hold_out
-from mahalad.metric.triplets.losses import LOSSES
 from mahalad.metric.triplets.training import checked_labels, seeded
 from mahalad.progress import Progress, no_progress
 from mahalad.result import Result
@@ -107,6 +106,19 @@ class FineTuner(BaseEstimator):
     stages_: list[dict[str, Any]]
     best_stage_: int
     unreadable_: list[Result]
+    _limits: ClassVar[Mapping[str, Limit]] = {
+        "stages": Whole(1),
+        "epochs": Whole(1),
+        "learning_rate": Real("(0, inf)"),
+        "weight_decay": Real("[0, inf)"),
+        "loss": OneOf(LOSSES),
+        "margin": Real("(0, inf)"),
+        "n_per_class": Whole(2),
+        "n_neighbors": Whole(1),
+        "validation_fraction": Real("[0, 1)"),
+        "max_grad_norm": Real("(0, inf)"),
+        "random_state": Whole(0, 2**32 - 1),
+    }
 
     def __init__(
         self,
@@ -187,7 +199,12 @@ class FineTuner(BaseEstimator):
             device=self.device,
             fold=False,
         )
-        pictures, readable = self._read(X, backbone)
+        pictures, readable, failed = read_pictures(
+            X, backbone.input_size, backbone.interpolation, batch_size=32
+        )
+        self.unreadable_ = left_out(failed)
+        if not len(pictures):
+            raise InputError("none of the images could be read")
         if len(readable) != len(y):
             raise InputError(f"{len(y)} labels given for {len(readable)} images")
         self.classes_, codes = checked_labels(y[readable], len(pictures))
@@ -238,45 +255,8 @@ class FineTuner(BaseEstimator):
         contiguous = {name: np.asarray(a, order="C") for name, a in self._weights.items()}
         write_atomically(path, save(contiguous, metadata=metadata))
 
-    def _read(self, X: Any, backbone: Backbone) -> tuple[Pictures, list[bool]]:
-        """The images as squares, and which of those given could be read."""
-        pictures, readable = Pictures(), []
-        self.unreadable_ = []
-
-        def prepare(image: Any) -> NDArray[Any]:
-            return resize_square(image, backbone.input_size, backbone.interpolation)
-
-        for images in read_batches(X, prepare, batch_size=32):
-            for image in images:
-                readable.append(image.prepared is not None)
-                if image.prepared is not None:
-                    pictures.add(image.prepared, image.key)
-                    continue
-                self.unreadable_.append(Result(image.source.name, error=str(image.error)))
-                text = f"left out of the fit: {image.error}"
-                warnings.warn(text, UnreadableImageWarning, stacklevel=3)
-        if not len(pictures):
-            raise InputError("none of the images could be read")
-        return pictures, readable
-
     def _check_parameters(self) -> None:
-        least = {"stages": 1, "epochs": 1, "n_per_class": 2, "n_neighbors": 1, "random_state": 0}
-        for name, smallest in least.items():
-            value = getattr(self, name)
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not whole or value < smallest:
-                raise InputError(f"{name} must be a whole number >= {smallest}, got {value!r}")
-        if self.loss not in LOSSES:
-            raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        for name in ("margin", "learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be a number > 0, got {getattr(self, name)!r}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay must be a number >= 0, got {self.weight_decay!r}")
-        if not 0 <= self.validation_fraction < 1:
-            raise InputError(
-                f"validation_fraction must lie in [0, 1), got {self.validation_fraction!r}"
-            )
+        check_parameters(self._limits, self)
 
 
 def check_suffix(path: str | Path) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mahalad.errors import InputError
 from mahalad.features.backbones import Backbone
 from mahalad.features.levels import keys_up_to
+from mahalad.images.geometry import turn
 from mahalad.images.spool import Pictures
 
 MAX_CACHED = 2 * 2**30
@@ -24,12 +23,6 @@ _BATCH = 32  # pictures per pass where nothing is trained
 
 View = tuple[int, int]
 """Number of a picture, and its orientation."""
-
-
-def turned(picture: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """One of the 8 ways to lay down a square picture (S, S, 3): turned, and from 4 on mirrored."""
-    rotated = np.rot90(picture, orientation % 4)
-    return rotated[:, ::-1] if orientation >= 4 else rotated
 
 
 class TopLevels:
@@ -123,7 +116,7 @@ class TopLevels:
 
     def _run_below(self, views: Sequence[View]) -> tuple[Tensor, Tensor]:
         backbone = self._backbone
-        pictures = [turned(self._pictures[i], orientation) for i, orientation in views]
+        pictures = [turn(self._pictures[i], orientation) for i, orientation in views]
         if any(picture.dtype != np.uint8 for picture in pictures):
             pictures = [p / np.float32(255) if p.dtype == np.uint8 else p for p in pictures]
         x = backbone.normalised(np.stack(pictures))

@@ -1,0 +1,34 @@
+"""What goes wrong while a model file is made sense of, as one error that names the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mahalad.errors import MahaladError, ModelFileError
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Name the file in errors of what it holds: parts do not know where they come from.
+
+    Raises
+    ------
+    ModelFileError
+        In place of a `ModelFileError` without the path, and of what missing or odd entries lead
+        to (KeyError, TypeError, ValueError, AttributeError, RuntimeError). Other errors of the
+        library stay what they are.
+    """
+    try:
+        yield
+    except ModelFileError as error:
+        if str(path) in str(error):
+            raise
+        raise ModelFileError(f"{path}: {error}") from error
+    except MahaladError:
+        raise
+    except KeyError as error:
+        raise ModelFileError(f"{path}: the model file lacks {error}") from error
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
