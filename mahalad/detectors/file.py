@@ -232,7 +232,7 @@ def check_golden(found: Floats, expected: Mapping[str, Any]) -> None:
     """Raise `ModelFileError` unless the golden inputs score as they did when saved."""
     wanted = np.array(expected["scores"])
     if not np.allclose(
-        found, wanted, rtol=expected["rtol"], atol=expected.get("atol", GOLDEN_ATOL)
+        found, wanted, rtol=expected["rtol"], atol=expected["atol"]
     ):
         raise ModelFileError(
             f"the model does not score here as it did where it was saved: its check inputs give "
