@@ -69,7 +69,7 @@ def measure_memory(X: np.ndarray, Q: np.ndarray, folder: Path, k: int, n: int) -
     index = MemoryIndex(X.shape[1])
     filled = milliseconds(lambda: fill(index, X))
     about, arrays = index.state()
-    write_model(folder / "model", {"index": about}, arrays)
+    write_model(folder / "model", {"kind": "index", "index": about}, arrays)
 
     def load() -> MemoryIndex:
         header, stored = read_model(folder / "model")

@@ -33,7 +33,7 @@ def many(folder: Path, count: int) -> Iterator[Image.Image]:
 
 def measure(folder: Path, size: int, count: int) -> None:
     detector = MahalanobisDetector(input_size=size).fit(many(folder, count))
-    kept = sum(values.nbytes for values in detector._store.features.values())
+    kept = sum(values.nbytes for values in detector._state.store.features.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{count:6} images: peak {peak:7.0f} MiB, of these features kept {kept / 2**20:6.1f} MiB")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,14 @@ def as_input_of(scorer: Any, features: Features) -> Any:
     if getattr(scorer, "accepts_levels", False):
         return features
     return np.hstack([np.asarray(values, dtype=np.float64) for values in features.values()])
+
+
+def check_levels(X: Features, known: Collection[str]) -> None:
+    """Raise `InputError` unless features are of the levels that a scorer was fitted to."""
+    if set(X) != set(known):
+        raise InputError(
+            f"features of levels {', '.join(X)} given to a scorer of levels {', '.join(known)}"
+        )
 
 
 def take(features: Features, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -42,3 +50,8 @@ def rows(features: Features) -> dict[str, NDArray[Any]]:
 def originals(features: Features) -> dict[str, NDArray[Any]]:
     """The images themselves, without their copies: (n, c, ...) to (n, ...)."""
     return {name: values[:, 0] for name, values in features.items()}
+
+
+def below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Arrays whose name starts with a prefix, without it."""
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}

@@ -58,6 +58,8 @@ class Real:
         low, high = (side.strip() for side in self.interval[1:-1].split(","))
         if high == "inf":
             return f"be a number {'>=' if self.interval[0] == '[' else '>'} {low}"
+        if self.interval[0] + self.interval[-1] == "()":
+            return f"lie between {low} and {high}"
         return f"lie in {self.interval}"
 
 
@@ -86,7 +88,8 @@ class Either:
         return any(limit.allows(value) for limit in self.limits)
 
     def __str__(self) -> str:
-        return ", or ".join(map(str, self.limits))
+        first, *others = map(str, self.limits)
+        return " or ".join([first, *(text.removeprefix("be ") for text in others)])
 
 
 class IsNone:
@@ -100,8 +103,24 @@ class IsNone:
         return "be None"
 
 
-SEED = Either((Whole(0, 2**32 - 1), IsNone()))
+SEED_NUMBER = Whole(0, 2**32 - 1)
+"""What a seed of NumPy and scikit-learn may be."""
+SEED = Either((IsNone(), SEED_NUMBER))
 """What a `random_state` may be."""
+FPR = Real("(0, 1)")
+"""What a false-positive rate may be."""
+INPUT_SIZE = Whole(8)
+"""Side of the network's square in pixels."""
+TILES = Whole(1)
+"""Squares along each side of an image."""
+BATCH_SIZE = Whole(1)
+"""Images, or tiles, per pass through the network."""
+N_AUGMENT = Whole(0)
+"""Changed copies of each image."""
+SPLITS = Whole(2)
+"""Random splits of a benchmark's images."""
+DRAWS = Whole(1)
+"""Draws of the labels in a benchmark."""
 
 
 def check_parameters(

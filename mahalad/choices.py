@@ -43,3 +43,12 @@ ORIENTATIONS = (1, 4, 8)
 
 MAP_FORMATS = ("png", "npy")
 """Files that anomaly maps are written to."""
+
+ROW_STYLES = ("table", "csv", "jsonl")
+"""How results are written as rows of text."""
+
+BENCH_PROTOCOLS = ("paper", "official")
+"""Which images `bench mvtec` fits to."""
+
+BENCH_TABLES = ("categories", "levels", "distances", "networks", "sizes", "thresholds")
+"""Experiments of `bench mvtec`."""

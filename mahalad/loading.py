@@ -1,23 +1,14 @@
-"""Model files by kind: the one module that knows every class a file may hold."""
+"""Model files by kind: the one module that knows every class that a file may hold."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mahalad.detectors import file as persistence
 from mahalad.detectors.detector import AnomalyDetector
-from mahalad.detectors.knn import KNNDetector
-from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import ModelFileError
 from mahalad.files.container import read_header
 from mahalad.metric.file import KIND
-
-if TYPE_CHECKING:
-    pass
-
-
-CLASSES = {cls.__name__: cls for cls in (AnomalyDetector, KNNDetector, MahalanobisDetector)}
 
 
 def load(
@@ -29,7 +20,7 @@ def load(
     scorer: Any = None,
     threshold: Any = None,
 ) -> Any:
-    """Read a detector that `save` wrote, and check that it still scores as it did.
+    """Read a model that `save` wrote, and check that it still says what it said.
 
     Parameters
     ----------
@@ -37,7 +28,7 @@ def load(
     weights : str or Path, optional
         Weights file, for a model saved without them.
     device : str, optional
-        Device to score on; None for the one that was asked for at fit.
+        Device to compute on; None for the one that was asked for at fit.
     features, scorer, threshold : optional
         The unfitted parts, for a detector that was made with parts from outside this library
         (a file holds no code).
@@ -50,12 +41,11 @@ def load(
     Raises
     ------
     ModelFileError
-        Not a model, damaged, from a newer version, other weights than at fit, or scores of the
-        golden inputs that do not come back.
+        Not a model, damaged, from a newer version, other weights than at fit, or golden inputs
+        whose scores do not come back.
     """
-    parts = {"features": features, "scorer": scorer, "threshold": threshold}
     kind = read_header(path).get("kind")
-    if kind == "metric-knn":
+    if kind == KIND:
         from mahalad.metric.classifier import MetricKNNClassifier
 
         return MetricKNNClassifier.load(path, weights=weights, device=device)
@@ -64,7 +54,9 @@ def load(
             f"{path}: holds no detector but an {kind}: mahalad.metric.autoencoder.Autoencoder.load "
             "reads it"
         )
-    return persistence.load(path, CLASSES, weights, device, parts)
+    return AnomalyDetector.load(
+        path, weights=weights, device=device, features=features, scorer=scorer, threshold=threshold
+    )
 
 
 def is_classifier(path: str | Path) -> bool:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+FloatImage = NDArray[np.float32]
 
 Features = Mapping[str, NDArray[Any]]
 """Level name to array of shape (n_samples, n_features): what travels to the scorer."""
+
+
+class Value:
+    """Base of frozen dataclasses whose arrays nobody changes: a deep copy is the value itself."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
 
 @runtime_checkable
@@ -32,33 +42,139 @@ class FeatureExtractor(Protocol):
         ...
 
 
+@runtime_checkable
+class PoolsMaps(Protocol):
+    """A feature extractor whose pooled features are weighted means of maps that it can give."""
+
+    backbone_: Any
+
+    def boxes(self, prepared: Sequence[NDArray[Any]]) -> Any:
+        """Give where pictures lie in their squares, (n, 4); None where they fill them."""
+        ...
+
+    def passes(self, prepared: Sequence[NDArray[Any]]) -> Iterator[Sequence[NDArray[Any]]]:
+        """Split prepared images into those of one pass through the network."""
+        ...
+
+    def unpooled(
+        self, prepared: Sequence[NDArray[Any]]
+    ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+        """Give each level's maps (n, C, h, w) and the weights of positions, (h, w) or (n, h, w)."""
+        ...
+
+
 class Scorer(Protocol):
-    """Any scikit-learn outlier estimator: `fit` and `score_samples` (up = normal).
+    """Any scikit-learn outlier estimator.
 
     A scorer that has an attribute `accepts_levels = True` is given the mapping of levels;
-    any other gets the levels side by side as one array.
+    any other gets the levels side by side as one array. What else a scorer can do it says by
+    having the methods of the protocols below; `mahalad.scorers.capabilities` looks for them.
     """
 
-    def fit(self, X: Any, y: Any = None) -> Any: ...
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """Fit to good images, forgetting earlier ones."""
+        ...
 
-    def score_samples(self, X: Any) -> NDArray[np.float64]: ...
+    def score_samples(self, X: Any) -> Floats:
+        """Score images, (n_images,), up = normal."""
+        ...
+
+
+class Mergeable(Scorer, Protocol):
+    """A scorer that learns batch by batch, so that features need not all be kept."""
+
+    def partial_fit(self, X: Any, y: Any = None) -> Any:
+        """Add images; the result is that of one fit to all of them."""
+        ...
+
+    def merge(self, other: Any) -> Any:
+        """Add the images of another fit, which stays as it is."""
+        ...
+
+
+class HasLevels(Scorer, Protocol):
+    """A scorer whose score is a sum of parts."""
+
+    def level_score_samples(self, X: Any) -> Floats:
+        """Score the levels of images, (n_images, n_levels), up = normal."""
+        ...
+
+
+class LeavesOneOut(Scorer, Protocol):
+    """A scorer that knows how its fit without an image would score the image."""
+
+    def leave_one_out_level_scores(self, X: Any, groups: Any = None) -> Floats:
+        """Score fitted images by the fit without them, (n_images, n_levels), up = normal.
+
+        Images with the same label in `groups` (n_images,) are left out together. Nothing that
+        the scorer says later is changed by the question.
+        """
+        ...
+
+
+class Standardizes(LeavesOneOut, Protocol):
+    """A scorer whose scores are in units that its leave-one-out finds."""
+
+    def leave_one_out(self, X: Any, groups: Any = None) -> tuple[Floats, Any]:
+        """Give `leave_one_out_level_scores`, and the standards that these images set."""
+        ...
+
+    def standardized_by(self, standards: Any) -> Self:
+        """Make a fitted scorer that has these standards."""
+        ...
+
+
+class HasMaps(HasLevels, Protocol):
+    """A scorer that says where images differ from good ones."""
+
+    def anomaly_maps(self, X: Any) -> Floats:
+        """Make the maps of images, (n_images, height, width), up = abnormal."""
+        ...
+
+
+class ScoresWithMaps(HasMaps, Protocol):
+    """A scorer that scores and makes maps for the work of one."""
+
+    def scores_and_maps(self, X: Any) -> tuple[Floats, Floats]:
+        """Give `level_score_samples` and `anomaly_maps`."""
+        ...
+
+
+class KeepsSums(Mergeable, Protocol):
+    """A scorer that is made from sums over samples alone: a file may hold them for features."""
+
+    @property
+    def keeps_sums(self) -> bool:
+        """Whether it is so with its present parameters."""
+        ...
+
+    def sums(self) -> dict[str, NDArray[Any]]:
+        """Give the sums as named arrays."""
+        ...
 
 
 class Threshold(Protocol):
     """From calibration scores (up = abnormal) to p-values and a critical value."""
 
-    def fit(self, scores: NDArray[np.float64], degrees_of_freedom: int | None = None) -> Self: ...
+    def fit(self, scores: Floats, degrees_of_freedom: int | None = None) -> Self:
+        """Learn from calibration scores (n,), up = abnormal."""
+        ...
 
-    def statistic(
-        self, scores: NDArray[np.float64], level_scores: NDArray[np.float64] | None = None
-    ) -> NDArray[np.float64]: ...
+    def statistic(self, scores: Floats, level_scores: Floats | None = None) -> Floats:
+        """Make what is compared with the critical value, (n,), up = abnormal."""
+        ...
 
-    def p_values(self, statistic: NDArray[np.float64]) -> NDArray[np.float64]: ...
+    def compares_scores(self, n_levels: int) -> bool:
+        """Whether `statistic` is the score itself, so that the critical value is one of scores.
 
-    def critical_value(self, fpr: float) -> float: ...
+        An object without this method is asked for its statistic, which is then compared.
+        """
+        ...
 
+    def p_values(self, statistic: Floats) -> Floats:
+        """Give p-values (n,), small = abnormal."""
+        ...
 
-FloatImage = npt.NDArray[np.float32]
-
-
-Floats = NDArray[np.float64]
+    def critical_value(self, fpr: float) -> float:
+        """Give the largest statistic that is not flagged at the false-positive rate `fpr`."""
+        ...

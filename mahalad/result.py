@@ -51,13 +51,12 @@ def judge(
     level_names: Sequence[str],
     threshold: Threshold,
     fpr: float,
-    maps: Sequence[Floats] | None = None,
+    maps: Sequence[Floats] | Floats | None = None,
 ) -> list[Result]:
     """Results of images from their anomaly scores (n,), per level (n, n_levels), and maps."""
     critical = threshold.critical_value(fpr)
     statistic = threshold.statistic(scores, level_scores)
-    # The paper's rule over several levels compares another statistic than the score.
-    shown = critical if np.allclose(statistic, scores, rtol=1e-12) else None
+    shown = critical if compares_scores(threshold, statistic, scores, level_scores) else None
     p_values = threshold.p_values(statistic)
     return [
         Result(
@@ -73,6 +72,19 @@ def judge(
         )
         for i, name in enumerate(names)
     ]
+
+
+def compares_scores(
+    threshold: Threshold, statistic: Floats, scores: Floats, level_scores: Floats | None
+) -> bool:
+    """Whether the critical value of a threshold is one of scores, or of another statistic.
+
+    The paper's rule over several levels compares another one. A threshold object from outside
+    need not say: it does if its statistic (n,) is the scores (n,).
+    """
+    if not hasattr(threshold, "compares_scores"):
+        return np.array_equal(statistic, scores)
+    return threshold.compares_scores(1 if level_scores is None else level_scores.shape[1])
 
 
 @dataclass(frozen=True)

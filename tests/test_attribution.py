@@ -8,7 +8,8 @@ from conftest import make_picture
 from PIL import Image
 
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector
-from mahalad.detectors.attribution import attribute, can_attribute, enlarge, enlarge_keeping_sum
+from mahalad.detectors.attribution import attribute, enlarge, enlarge_keeping_sum
+from mahalad.detectors.maps import can_attribute
 from mahalad.errors import InputError
 from mahalad.scorers.level_sum import make_scorer
 

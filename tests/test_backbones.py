@@ -163,7 +163,7 @@ def test_choosing_levels(levels, names):
         ({"levels": "layer9"}, "resnet18 has no level 'layer9'; it has stem, layer1"),
         ({"levels": [7]}, "has no level 7"),
         ({"levels": []}, "no level given"),
-        ({"input_size": 4}, "input_size must be a whole number of pixels >= 8, got 4"),
+        ({"input_size": 4}, "input_size must be a whole number >= 8, got 4"),
         ({"input_size": 224.5}, "got 224.5"),
         ({"device": "cuda:99"}, "device 'cuda:99' is not usable here"),
         ({"device": "abacus"}, "device 'abacus' is not usable here"),

@@ -188,5 +188,9 @@ def test_bad_folders(beans, tmp_path):
         bench_knn.run(beans, positive="crack", encoder=Brightness())
     with pytest.raises(InputError, match="no such folder or file"):
         bench_knn.run(tmp_path, encoder=Brightness())
+    with pytest.raises(InputError, match="seeds must be a whole number >= 1, got 0"):
+        bench_knn.run(beans, encoder=Brightness(), seeds=0)
+    with pytest.raises(InputError, match=r"methods must be one of encoder.*got 'forest'"):
+        bench_knn.run(beans, encoder=Brightness(), methods=["forest"])
     with pytest.raises(InputError, match="its folder is missing"):
         bench_knn.run(beans, encoder=Brightness(), json_file=tmp_path / "no" / "x.json")

@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit, KFold
 
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector
+from mahalad.bench import experiments
 from mahalad.bench import fpr as bench_fpr
 from mahalad.bench import mvtec as bench_mvtec
 from mahalad.bench.evaluation import Recipe, Target, evaluate
@@ -236,12 +237,12 @@ def test_network_without_weights_is_reported_as_not_run(
 
 
 def test_default_networks_start_with_the_backbone(root: Path, no_hub: list[str]) -> None:
-    for table, more in (("networks", bench_mvtec.NETWORKS), ("sizes", bench_mvtec.SIZES)):
-        found = bench_mvtec._networks(table, (), "resnet18.tv_in1k", "w.pth")
+    for table, more in (("networks", experiments.NETWORKS), ("sizes", experiments.SIZES)):
+        found = experiments.networks_of(table, (), "resnet18.tv_in1k", "w.pth")
         assert found[0] == ("resnet18.tv_in1k", "w.pth")
         assert found[1:] == [(name, None) for name in more if name != "resnet18.tv_in1k"]
     known = set(timm.list_pretrained())
-    assert {*bench_mvtec.NETWORKS, *bench_mvtec.SIZES} <= known
+    assert {*experiments.NETWORKS, *experiments.SIZES} <= known
 
 
 def test_no_network_at_all_is_an_error(root: Path, no_hub: list[str]) -> None:
@@ -254,12 +255,16 @@ def test_no_network_at_all_is_an_error(root: Path, no_hub: list[str]) -> None:
     [
         ({"networks": ["resnet18"]}, "networks are for table='networks'"),
         ({"networks": ["a"], "weights": "w.pth", "table": "networks"}, "NAME=WEIGHTS"),
-        ({"protocol": "mine"}, "unknown protocol 'mine'; one of paper, official"),
-        ({"table": "mine"}, "unknown table 'mine'; one of categories"),
-        ({"scope": "mine"}, "unknown scope 'mine'; one of positions, image"),
+        ({"protocol": "mine"}, "protocol must be one of paper, official, got 'mine'"),
+        ({"table": "mine"}, r"table must be one of categories.*got 'mine'"),
+        ({"scope": "mine"}, "scope must be one of positions, image, got 'mine'"),
         ({"scope": "positions", "table": "levels"}, "'levels' .* needs scope='image'"),
         ({"scope": "positions", "table": "distances"}, "'distances' .* needs scope='image'"),
         ({"scope": "positions", "threshold": "chi2-nominal"}, "chi2-nominal.* scope='image'"),
+        ({"threshold": "mine"}, r"threshold must be one of conformal.*got 'mine'"),
+        ({"fpr": 1.0}, r"fpr must lie between 0 and 1, got 1.0"),
+        ({"n_augment": -1}, "n_augment must be a whole number >= 0, got -1"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 4294967295, got -1"),
         ({"categories": ["nut"]}, "no category nut"),
         ({"plot_file": "plot.gif"}, r"plot.gif: a plot is written as \.png, \.svg, \.pdf"),
         ({"json_file": "missing/report.json"}, "missing/report.json: its folder is missing"),
@@ -270,6 +275,20 @@ def test_usage_errors_come_before_the_work(
 ) -> None:
     with pytest.raises(InputError, match=message):
         bench_mvtec.run(roots=[root], **(IMAGE | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"splits": 1}, "splits must be a whole number >= 2, got 1"),
+        ({"alphas": [0.1, 0.0]}, r"alphas must lie between 0 and 1, got 0.0"),
+    ],
+)
+def test_usage_errors_of_rates_come_before_the_work(
+    root: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        bench_fpr.run(roots=[root], **(IMAGE | options))
 
 
 @pytest.mark.parametrize("run", [bench_mvtec.run, bench_fpr.run])

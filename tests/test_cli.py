@@ -357,6 +357,24 @@ def shell(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([*arguments], capture_output=True, text=True, check=False)
 
 
+def test_choices_on_the_command_line_are_the_library_s():
+    """Options' values against the tables that the library looks them up in."""
+    from mahalad.metric.triplets.losses import LOSSES
+    from mahalad.scorers.level_sum import SCORERS
+    from mahalad.thresholds.rules import RULES
+
+    def values(command: str, option: str) -> list[str]:
+        found = main
+        for name in command.split():
+            found = found.commands[name]
+        (one,) = (param for param in found.params if param.name == option)
+        return list(one.type.choices)
+
+    assert sorted(values("fit", "threshold")) == sorted(RULES)
+    assert sorted([*values("fit", "scorer"), "spade"]) == sorted(SCORERS)
+    assert sorted(values("tune", "loss")) == sorted(LOSSES)
+
+
 def test_import_and_help_are_light():
     code = (
         "import sys, mahalad; from click.testing import CliRunner; from mahalad.cli import main; "

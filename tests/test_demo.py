@@ -202,12 +202,6 @@ def test_no_bar_of_the_histogram_stands_on_both_sides_of_the_threshold(threshold
     assert right == {"good" if i.kind == "good" else "defective" for i in images if i.flagged}
 
 
-def test_step_is_round_and_large_enough() -> None:
-    cases = {(30, 30): 1, (31, 30): 2, (0.9, 3): 0.5, (700, 7): 100, (0, 10): 1e-10}
-    for (span, n_steps), step in cases.items():
-        assert demo_page._nice_step(span, n_steps) == pytest.approx(step)
-
-
 def test_second_run_replaces_the_first_and_spares_other_files(
     made: tuple[Path, str, list[Any]], tmp_path: Path
 ) -> None:

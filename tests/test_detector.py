@@ -361,7 +361,7 @@ def test_reservoir_keeps_a_sample_and_the_scorer_all(rng):
     small = AnomalyDetector(max_stored=60)
     for part in np.array_split(X, 9):
         small.partial_fit(part)
-    assert small._store.n_kept == 60
+    assert small._state.store.n_kept == 60
     assert small.n_images_ == 500
     np.testing.assert_allclose(small.anomaly_score(X), whole.anomaly_score(X), rtol=1e-10)
     assert set(small.calibration_scores_.round(8)) < set(whole.calibration_scores_.round(8))

@@ -6,9 +6,12 @@ import threading
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
+from mahalad.arrays import originals
 from mahalad.errors import ImageReadError, InputError
-from mahalad.features.cache import CachedFeatures, CacheWarning, cached_features, hash_record
+from mahalad.features.cache import CachedFeatures, CacheWarning, hash_record
+from mahalad.features.extraction import extract
 
 
 class Extractor:
@@ -47,6 +50,18 @@ def assert_equal(found, images, factor=1.0):
     for name, values in wanted.items():
         np.testing.assert_array_equal(found[name], values)
         assert found[name].dtype == values.dtype
+
+
+def cached_features(X, extractor, folder):
+    """Names of images and their features, by way of the cache; the first bad image is raised."""
+    names, parts = [], []
+    for images, features in extract(X, CachedFeatures(extractor, folder), 0):
+        for image in images:
+            if image.error is not None:
+                raise image.error
+            names.append(image.source.name)
+        parts.append(originals(features))
+    return names, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def test_the_second_time_nothing_is_computed(images, tmp_path):
@@ -134,6 +149,25 @@ def test_a_full_disk_is_reported_once(images, tmp_path, monkeypatch):
         assert_equal(cached_features(images, Extractor(), tmp_path)[1], images)
     assert len(caught) == 1
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_features_are_kept_in_memory_without_a_folder(images):
+    network = Extractor()
+    cache = CachedFeatures(network)
+    for _ in range(2):
+        assert_equal(cache.transform(list(images)), images)
+    assert clone(cache) is cache  # fits to the same images share it
+    assert (network.n_seen, cache.n_computed) == (9, 9)  # one of the ten is there twice
+
+
+def test_some_levels_come_from_the_same_cache(images):
+    network = Extractor()
+    cache = CachedFeatures(network)
+    part = cache.at_levels(["map"])
+    np.testing.assert_array_equal(part.transform(list(images))["map"], images[:, ::4, ::4])
+    assert list(part.transform(list(images))) == ["map"]
+    assert list(cache.transform(list(images))) == ["mean", "map"]
+    assert network.n_seen == 9
 
 
 def test_errors(images, tmp_path):

@@ -467,7 +467,7 @@ def test_state_goes_through_a_model_file(rng, tmp_path):
     index.remove([7])
     index.relabel([8], ["other"])
     about, arrays = index.state()
-    write_model(tmp_path / "model", {"index": about}, arrays)
+    write_model(tmp_path / "model", {"kind": "index", "index": about}, arrays)
     header, arrays = read_model(tmp_path / "model")
     again = MemoryIndex.restore(header["index"], arrays)
     assert again.about == ABOUT and again.counts() == index.counts()
@@ -480,7 +480,7 @@ def test_state_goes_through_a_model_file(rng, tmp_path):
 
 def test_state_of_an_empty_index(tmp_path):
     about, arrays = MemoryIndex(D).state()
-    write_model(tmp_path / "model", {"index": about}, arrays)
+    write_model(tmp_path / "model", {"kind": "index", "index": about}, arrays)
     assert len(MemoryIndex.restore(about, read_model(tmp_path / "model")[1])) == 0
 
 

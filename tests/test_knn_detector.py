@@ -33,7 +33,7 @@ def test_scores_are_sums_over_levels_of_the_kth_distance(detector, picture_folde
     detector.set_params(n_neighbors=3, reduce="mean").fit(good)
     assert detector.calibration_method_ == "leave-one-out"
     assert len(detector.calibration_scores_) == detector.n_images_ == 40
-    store, extractor = detector._store.features, detector.features_
+    store, extractor = detector._state.store.features, detector.features_
     results = list(detector.inspect(test))
     assert roc_auc_score(np.repeat([0, 1], 8), [r.score for r in results]) > 0.9
     assert set(results[0].level_scores) == set(extractor.backbone_.level_names)
@@ -160,7 +160,9 @@ def test_what_the_detector_has_not(detector, picture_folder, tmp_path):
 
 def test_old_files_with_the_mean_distance_can_be_read(picture_folder, small_weights, tmp_path):
     """What `--scorer knn` made before: mean distances, cross-fitted."""
-    features = KNNDetector("test_efficientnet", weights=small_weights, input_size=64)._make_parts()
+    features = KNNDetector(
+        "test_efficientnet", weights=small_weights, input_size=64
+    ).unfitted_parts()
     old = AnomalyDetector(features[0], LevelSum(NearestNeighborDistance()), fpr=0.1)
     old.fit(picture_folder / "good").save(tmp_path / "m")
     loaded = load(tmp_path / "m")

@@ -81,7 +81,9 @@ def test_the_whole_is_its_parts_put_together(fitted, small_weights, picture_fold
     F, G = features.transform(good), features.transform(test)
     assert list(F) == ["head", *MAPS]
     scorer = PatchScorer().partial_fit(F)
-    calibration = -scorer.leave_one_out_level_scores(F).sum(axis=1)
+    left_out, standards = scorer.leave_one_out(F)
+    calibration = -left_out.sum(axis=1)
+    scorer = scorer.standardized_by(standards)
     levels, where = scorer.scores_and_maps(G)
     folder = picture_folder / "test"
     np.testing.assert_allclose(fitted.level_scores(folder), -levels, rtol=1e-3)
@@ -98,12 +100,12 @@ def test_the_whole_is_its_parts_put_together(fitted, small_weights, picture_fold
 
 def test_default_and_paper_configurations():
     default = MahalanobisDetector()
-    assert (default.scope, default.max_stored, default._most_stored()) == ("positions", None, 1000)
-    features, scorer = default._make_parts()
+    assert (default.scope, default.max_stored, default.most_stored()) == ("positions", None, 1000)
+    features, scorer = default.unfitted_parts()
     assert (features.levels, features.maps, features.input_size) == ([-1], None, 320)
     assert isinstance(scorer, PatchScorer)
     assert (scorer.top_fraction, scorer.image_weight, scorer.smoothing) == (0.03, 0.2, 0.0)
-    no_image = MahalanobisDetector(image_weight=0.0, input_size=64)._make_parts()[0]
+    no_image = MahalanobisDetector(image_weight=0.0, input_size=64).unfitted_parts()[0]
     assert (no_image.levels, no_image.input_size) == ([], 64)
     paper = MahalanobisDetector.rippel2020(n_augment=100, reduction="npca", fpr=0.01)
     assert paper.get_params() == {
@@ -114,8 +116,8 @@ def test_default_and_paper_configurations():
         "n_augment": 100,
         "fpr": 0.01,
     }
-    assert paper._most_stored() == 10_000
-    features, scorer = paper._make_parts()
+    assert paper.most_stored() == 10_000
+    features, scorer = paper.unfitted_parts()
     assert (features.levels, features.maps, features.input_size) == (None, (), None)
     assert isinstance(scorer, LevelSum)
     assert scorer.get_params()["estimator__principalcomponents__keep"] == "last"
@@ -249,7 +251,7 @@ def test_a_part_of_the_images_is_kept_and_all_are_fitted():
     whole, few = array_detector().fit(X), array_detector(max_stored=30)
     for rows in np.array_split(np.arange(200), 9):
         few.partial_fit({k: v[rows] for k, v in X.items()})
-    assert (few._store.n_kept, few.n_images_) == (30, 200)
+    assert (few._state.store.n_kept, few.n_images_) == (30, 200)
     values = new["m"].reshape(5, 9, 4)
     a, b = (d.scorer_.patch_gaussians_["m"] for d in (few, whole))
     assert a.n_samples_seen_ == 200
@@ -257,9 +259,10 @@ def test_a_part_of_the_images_is_kept_and_all_are_fitted():
     c, d = (x.scorer_.image_gaussians_["whole"] for x in (few, whole))
     np.testing.assert_allclose(c.distances(new["whole"]), d.distances(new["whole"]), rtol=1e-10)
     # Standardization and threshold come from the 30 that are kept, left out of all 200.
-    kept = few._store.features
+    kept = few._state.store.features
     scorer = PatchScorer(top_fraction=0.3).partial_fit(X)
-    scores = -scorer.leave_one_out_level_scores({k: v[:, 0] for k, v in kept.items()}).sum(axis=1)
+    levels, standards = scorer.leave_one_out({k: v[:, 0] for k, v in kept.items()})
+    scores, scorer = -levels.sum(axis=1), scorer.standardized_by(standards)
     np.testing.assert_allclose(few.calibration_scores_, scores, rtol=1e-9)
     np.testing.assert_allclose(few.anomaly_score(new), -scorer.score_samples(new), rtol=1e-9)
     assert few.threshold_ == pytest.approx(np.sort(scores)[-3], rel=1e-9)
@@ -270,7 +273,8 @@ def test_groups_that_are_only_partly_kept_are_cross_fitted():
     complete = array_detector().fit(X, groups=groups)
     assert complete.calibration_method_ == "leave-one-out"
     scorer = PatchScorer(top_fraction=0.3).partial_fit(X)
-    wanted = -scorer.leave_one_out_level_scores(X, groups).sum(axis=1)
+    levels, standards = scorer.leave_one_out(X, groups)
+    wanted, scorer = -levels.sum(axis=1), scorer.standardized_by(standards)
     np.testing.assert_allclose(complete.calibration_scores_, wanted, rtol=1e-9)
     np.testing.assert_allclose(complete.scorer_.map_maxima_, scorer.map_maxima_, rtol=1e-9)
     partly = array_detector(max_stored=60, n_folds=5).fit(X, groups=groups)
@@ -302,10 +306,11 @@ def test_copies_leave_with_their_image(detector, picture_folder):
     detector.set_params(n_augment=2).fit(good)
     assert detector.scorer_.patch_gaussians_[MAPS[0]].n_samples_seen_ == 120
     assert len(detector.calibration_scores_) == len(detector.scorer_.map_maxima_) == 40
-    F = detector._store.features
+    F = detector._state.store.features
     rows = {name: values.reshape(-1, *values.shape[2:]) for name, values in F.items()}
     scorer = PatchScorer().partial_fit(rows)
-    scores = scorer.leave_one_out_level_scores(rows, np.repeat(np.arange(40), 3)).sum(axis=1)
+    levels, standards = scorer.leave_one_out(rows, np.repeat(np.arange(40), 3))
+    scores, scorer = levels.sum(axis=1), scorer.standardized_by(standards)
     np.testing.assert_allclose(detector.calibration_scores_, -scores[::3], rtol=1e-9)
     np.testing.assert_allclose(detector.scorer_.map_maxima_, scorer.map_maxima_[::3], rtol=1e-9)
     held = clone(detector).set_params(threshold="holdout").fit(good, calibration=good[:12])
@@ -334,7 +339,7 @@ def test_round_trip(detector, picture_folder, tmp_path, threshold):
     assert_same(loaded, detector, picture_folder / "test", rtol=1e-5)
     assert loaded.get_params() == {**detector.get_params(), "weights": str(detector.weights)}
     info = read_header(tmp_path / "m")
-    assert info["fit"]["levels"]["head"] == [detector._store.features["head"].shape[-1]]
+    assert info["fit"]["levels"]["head"] == [detector._state.store.features["head"].shape[-1]]
     assert info["fit"]["levels"][MAPS[0]] == [8, 8, 24]
     assert info["features"]["maps"] == ["blocks.1", "blocks.2", "blocks.3"]
 
@@ -386,7 +391,7 @@ def test_reservoirs_and_sums_survive(tmp_path):
     detector = array_detector(max_stored=25).fit(X)
     detector.save(tmp_path / "m")
     loaded = load(tmp_path / "m")
-    assert (loaded.n_images_, loaded._store.n_kept) == (100, 25)
+    assert (loaded.n_images_, loaded._state.store.n_kept) == (100, 25)
     assert_same(loaded, detector, new, rtol=1e-5)
     more = map_features(30, seed=2)
     assert_same(loaded.partial_fit(more), detector.partial_fit(more), new, rtol=1e-9)
@@ -404,7 +409,7 @@ def test_groups_survive(tmp_path):
     a, b = (d.partial_fit(more, groups=[f"new {i // 2}" for i in range(12)])
             for d in (load(tmp_path / "m"), detector))  # fmt: skip
     assert_same(a, b, map_features(5, seed=1), rtol=1e-9)
-    assert len(np.unique(a._store.groups)) == 26
+    assert len(np.unique(a._state.store.groups)) == 26
 
 
 def test_another_precision_is_found_out(fitted, tmp_path, monkeypatch):
@@ -426,7 +431,7 @@ def test_clone_and_pickle(fitted, picture_folder):
     copy = pickle.loads(pickle.dumps(fitted))
     assert_same(copy, fitted, picture_folder / "test", rtol=1e-5)
     assert clone(fitted).get_params() == fitted.get_params()
-    assert not hasattr(clone(fitted), "_store")
+    assert not hasattr(clone(fitted), "_state")
     assert copy.partial_fit(pictures(range(300, 303))).n_images_ == 43
     assert fitted.n_images_ == 40
 
@@ -437,7 +442,7 @@ def test_clone_and_pickle(fitted, picture_folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scope": "pixels"}, "unknown scope 'pixels'; one of positions, image"),
+        ({"scope": "pixels"}, "scope must be one of positions, image, got 'pixels'"),
         ({"reduction": "npca"}, r"reduction is for scope='image'"),
         ({"threshold": "chi2-nominal"}, r"'chi2-nominal' is the paper's rule for scope='image'"),
         ({"top_fraction": 2.0}, r"top_fraction must lie in \[0, 1\], got 2\.0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,9 +15,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.ensemble import IsolationForest
 
-import mahalad.detectors.file as persistence
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector, load
+from mahalad.detectors.file import golden_scores
 from mahalad.errors import InputError, ModelFileError
+from mahalad.features.golden import GOLDEN_RTOL
 from mahalad.files.container import (
     FORMAT_VERSION,
     info,
@@ -311,9 +313,28 @@ def test_interrupted_rename_leaves_no_temporary_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["m"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="modes are POSIX")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_a_file_has_the_mode_of_any_new_file(tmp_path, monkeypatch, umask):
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").write_bytes(b"x")
+        # It is the process's own: another thread would create its files with what is set here.
+        monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))
+        for _ in range(2):  # a new file, and one that replaces another
+            write_atomically(tmp_path / "m", b"x")
+            assert (tmp_path / "m").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+
+
 def test_missing_folder(tmp_path):
     with pytest.raises(ModelFileError, match="cannot be written"):
         write_atomically(tmp_path / "none" / "m", b"x")
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelFileError, match="cannot be written"):
+        write_atomically(tmp_path / "file" / "m", b"x")
 
 
 def test_format_1_stays_readable(picture_folder):
@@ -415,23 +436,26 @@ def test_format_3_keeps_its_maps(name):
         assert added.merge(newer).scorer_.context_weight_ == 0
 
 
+def golden_of(detector):
+    return golden_scores(detector.features_, detector._state, detector.scorer_)
+
+
 def test_scores_near_zero_do_not_stop_a_load(rng, tmp_path):
     """Standardized scores pass through 0: the golden ones are compared in their own unit."""
     X = {"m": rng.normal(size=(40, 3, 3, 8))}
     detector = AnomalyDetector(scorer=PatchScorer(), fpr=0.1).fit(X)
-    golden = persistence.golden(detector)
+    golden = golden_of(detector)
     # Moved so that the first golden score is all but 0.
-    location, scale = detector.scorer_.standard_
-    detector.scorer_.standard_ = (
-        location + golden[0] * scale * detector.scorer_.scale_[0],
-        scale,
-    )
-    assert abs(persistence.golden(detector)[0]) < 1e-6
+    standards = detector.scorer_.standards_
+    location, scale = standards.standard
+    moved = location + golden[0] * scale * standards.scale[0]
+    detector.scorer_.standards_ = dataclasses.replace(standards, standard=(moved, scale))
+    assert abs(golden_of(detector)[0]) < 1e-6
     detector.save(tmp_path / "m")
     header, arrays = read_model(tmp_path / "m")
-    assert header["golden"]["atol"] == persistence.GOLDEN_RTOL
+    assert header["golden"]["atol"] == GOLDEN_RTOL
     loaded = load(tmp_path / "m")
-    np.testing.assert_allclose(persistence.golden(loaded), persistence.golden(detector), atol=1e-5)
+    np.testing.assert_allclose(golden_of(loaded), golden_of(detector), atol=1e-5)
     header["golden"]["scores"][0] += 1e-3
     write_model(tmp_path / "changed", header, arrays)
     with pytest.raises(ModelFileError, match="does not score here as it did where"):

@@ -8,10 +8,12 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import mahalad.scorers.neighbors
+from mahalad.choices import NEIGHBOR_DISTANCES, NEIGHBOR_REDUCES
 from mahalad.errors import DegenerateDataError, InputError
+from mahalad.scorers.capabilities import capabilities_of
 from mahalad.scorers.level_sum import LevelSum, make_scorer
-from mahalad.scorers.neighbors import DISTANCES, REDUCTIONS, KthNeighborDistance
-from mahalad.thresholds.calibration import has_leave_one_out, leave_one_out_scores
+from mahalad.scorers.neighbors import KthNeighborDistance
+from mahalad.thresholds.calibration import leave_one_out_scores
 
 
 def samples(n: int, D: int, seed: int = 0, offset: float = 3.0) -> np.ndarray:
@@ -40,8 +42,8 @@ def oracle(X, new, k, distance, reduce):
     return found[:, -1] if reduce == "kth" else found.mean(axis=1)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("distance", NEIGHBOR_DISTANCES)
+@pytest.mark.parametrize("reduce", NEIGHBOR_REDUCES)
 @pytest.mark.parametrize("k", [1, 4])
 def test_distances_are_scikit_learn_s(distance, reduce, k):
     X, new = samples(30, 6), samples(9, 6, seed=1, offset=2.9)
@@ -60,8 +62,8 @@ def left_out_by_refits(X, groups, **parameters):
     )
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("distance", NEIGHBOR_DISTANCES)
+@pytest.mark.parametrize("reduce", NEIGHBOR_REDUCES)
 @pytest.mark.parametrize("n_groups", [None, 7])
 @pytest.mark.parametrize("D", [3, 40])
 def test_leave_one_out_equals_refits(distance, reduce, n_groups, D, rng):
@@ -80,13 +82,15 @@ def test_images_are_left_out_with_their_copies(rng):
     }
     flat = {name: values.reshape(48, -1) for name, values in features.items()}
     scorer = make_scorer("knn").fit(flat)
-    assert has_leave_one_out(scorer)
+    assert capabilities_of(scorer).leaves_one_out
     image_of = np.repeat(np.arange(12), 4)
     wanted = sum(left_out_by_refits(X, image_of, n_neighbors=1) for X in flat.values())
-    np.testing.assert_allclose(leave_one_out_scores(scorer, features), wanted[::4], rtol=1e-9)
+    found, standards = leave_one_out_scores(scorer, features)
+    np.testing.assert_allclose(found, wanted[::4], rtol=1e-9)
+    assert standards is None
     parts = np.repeat(np.arange(4), 3)  # groups of images, each with its copies
     wanted = sum(left_out_by_refits(X, parts.repeat(4), n_neighbors=1) for X in flat.values())
-    found = leave_one_out_scores(scorer, features, parts)
+    found, _ = leave_one_out_scores(scorer, features, parts)
     np.testing.assert_allclose(found, wanted[::4], rtol=1e-9)
 
 
@@ -94,7 +98,7 @@ def test_blocks_change_nothing(monkeypatch):
     X, new = samples(40, 5), samples(40, 5, seed=1)
     scorer = KthNeighborDistance(3).fit(X)
     wanted = scorer.distances(new), scorer.leave_one_out_distances(X)
-    monkeypatch.setattr(mahalad.neighbors, "_BLOCK", 100)  # two rows at a time
+    monkeypatch.setattr(mahalad.scorers.neighbors, "_BLOCK", 100)  # two rows at a time
     np.testing.assert_allclose(scorer.distances(new), wanted[0], rtol=1e-12)
     np.testing.assert_allclose(scorer.leave_one_out_distances(X), wanted[1], rtol=1e-12)
 
@@ -108,7 +112,7 @@ def test_order_of_samples_does_not_matter(rng):
     np.testing.assert_allclose(found, scorers[0].leave_one_out_distances(X)[order], rtol=1e-12)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", NEIGHBOR_DISTANCES)
 def test_near_samples_keep_their_digits(distance, rng):
     """Far from 0, the short form |z|^2 + |s|^2 - 2 z's would be off by 1e-8 * 1e4."""
     X = rng.normal(size=(20, 6)) + 1e4

@@ -83,8 +83,8 @@ def test_the_number_is_part_of_the_model(small_weights, picture_folder, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"orientations": 2}, "orientations must be 1, 4 or 8, got 2"),
-        ({"orientations": True}, "orientations must be 1, 4 or 8, got True"),
+        ({"orientations": 2}, "orientations must be one of 1, 4, 8, got 2"),
+        ({"orientations": True}, "orientations must be one of 1, 4, 8, got True"),
         ({"orientations": 8, "maps": None}, "is for pooled levels without a region"),
         ({"orientations": 8, "maps": ["blocks.0"]}, "is for pooled levels without a region"),
         ({"orientations": 4, "roi": np.ones((8, 8), bool)}, "is for pooled levels without"),

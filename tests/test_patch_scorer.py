@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,6 +35,10 @@ def maps(n: int, seed: int = 0, levels: dict[str, tuple[int, ...]] = LEVELS) -> 
 
 def take(X: dict, rows: object) -> dict:
     return {name: values[rows] for name, values in X.items()}
+
+
+def without_context(scorer: PatchScorer) -> PatchScorer:
+    return scorer.standardized_by(replace(scorer.standards_, context_weight=0.0))
 
 
 # -- the slow oracle: loops over positions and images --------------------------------------
@@ -170,7 +175,8 @@ def test_scores_and_maps_equal_the_slow_loops(top, weight, groups):
     X, new = maps(24), maps(5, seed=1)
     slow = Slow(X, GRIDS, ["whole"], top=top, weight=weight, groups=groups)
     scorer = PatchScorer(top_fraction=top, image_weight=weight).partial_fit(X)
-    left_out = scorer.leave_one_out_level_scores(X, groups)
+    left_out, standards = scorer.leave_one_out(X, groups)
+    scorer = scorer.standardized_by(standards)
     asked = slow.distances(new)
     np.testing.assert_allclose(left_out, -slow.left_out_parts, rtol=1e-8)
     np.testing.assert_allclose(scorer.level_score_samples(new), -slow.parts(asked), rtol=1e-8)
@@ -183,7 +189,7 @@ def test_scores_and_maps_equal_the_slow_loops(top, weight, groups):
 def test_fit_is_the_leave_one_out_of_single_images():
     X, new = maps(24), maps(5, seed=1)
     apart = PatchScorer().partial_fit(X)
-    apart.leave_one_out_level_scores(X)
+    apart = apart.standardized_by(apart.leave_one_out(X)[1])
     np.testing.assert_array_equal(PatchScorer().fit(X).score_samples(new), apart.score_samples(new))
 
 
@@ -252,8 +258,7 @@ def test_the_context_counts_where_position_explains_little():
     odd[:, :8, :8] += 0.8
     scorer = PatchScorer().fit({"m": texture})
     with_context = scorer.anomaly_maps({"m": odd})
-    scorer.context_weight_ = 0.0
-    without = scorer.anomaly_maps({"m": odd})
+    without = without_context(scorer).anomaly_maps({"m": odd})
     is_odd = np.zeros((20, 16, 16), bool)
     is_odd[:, :8, :8] = True
     area = [roc_auc_score(is_odd.ravel(), m.ravel()) for m in (without, with_context)]
@@ -335,7 +340,7 @@ def test_positions_that_never_vary_are_not_counted():
     np.testing.assert_allclose(scores[:, 0], -z / z.std(), rtol=1e-9)
     outside = np.ones((8, 8), bool)
     outside[2:5, 2:6] = False
-    scorer.context_weight_ = 0.0
+    scorer = without_context(scorer)
     assert (scorer.anomaly_maps({"m": X})[:, outside] < -2).all()  # as little as can be
     for one, other in zip(
         scorer.map_standards_["m"][:2], alone.map_standards_["m"][:2], strict=True
@@ -403,8 +408,9 @@ def test_batches_and_seven_shards_equal_one_fit():
     for other in (merged, streamed):
         with pytest.raises(NotFittedError, match="PatchScorer instance is not fitted yet"):
             other.score_samples(new)  # not before it is standardized
-        other.leave_one_out_level_scores(X)
-        assert_same(other, whole, new, rtol=1e-9)
+        scores, standards = other.leave_one_out(X)
+        np.testing.assert_array_equal(scores, other.leave_one_out_level_scores(X))
+        assert_same(other.standardized_by(standards), whole, new, rtol=1e-9)
     again = streamed.fit(take(X, slice(0, 30)))
     assert_same(again, PatchScorer().fit(take(X, slice(0, 30))), new)
 
@@ -516,8 +522,9 @@ def test_rates_of_scores_and_maps_on_simulated_images():
         X = {"m": local + common, "whole": common[:, 0, 0] + 0.3 * local.mean(axis=(1, 2))}
         good, fresh = take(X, slice(n)), take(X, slice(n, None))
         scorer = PatchScorer().partial_fit(good)
-        calibration = -scorer.leave_one_out_level_scores(good).sum(axis=1)
-        threshold = ConformalThreshold().fit(calibration).critical_value(0.1)
+        levels, standards = scorer.leave_one_out(good)
+        scorer = scorer.standardized_by(standards)
+        threshold = ConformalThreshold().fit(-levels.sum(axis=1)).critical_value(0.1)
         parts, where = scorer.scores_and_maps(fresh)
         scores.append(np.mean(-parts.sum(axis=1) > threshold))
         limit = ConformalThreshold().fit(scorer.map_maxima_).critical_value(0.1)
@@ -531,8 +538,7 @@ def test_where_good_images_have_dust_a_place_must_be_odder_to_stand_out():
     X = rng.normal(size=(200, 8, 8, 3))
     for i in range(0, 200, 4):  # a speck somewhere on the left, in a quarter of the images
         X[i, rng.integers(8), rng.integers(3)] += 12
-    scorer = PatchScorer().fit({"m": X})
-    scorer.context_weight_ = 0.0  # it is of the grid that this is about
+    scorer = without_context(PatchScorer().fit({"m": X}))  # it is of the grid that this is about
     deviation = scorer.map_standards_["m"][2].reshape(8, 8)
     assert deviation[:, :3].mean() > 1.1 * deviation[:, 6:].mean()
     at = [

@@ -251,6 +251,12 @@ def test_fewer_than_five_samples_are_refused():
     np.testing.assert_allclose(waiting.partial_fit(X[4:]).distances(X), want, rtol=1e-10)
 
 
+@pytest.mark.parametrize("floor", [-0.01, np.nan, np.inf, "0.01", None])
+def test_a_floor_below_0_is_refused(floor):
+    with pytest.raises(InputError, match="floor must be a number >= 0, got"):
+        PatchGaussian(floor).fit(samples(10, 3, 2))
+
+
 @pytest.mark.parametrize(
     ("X", "message"),
     [

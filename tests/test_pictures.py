@@ -19,7 +19,6 @@ from mahalad.report.overlays import (
     INNER_LINE,
     OUTER_LINE,
     RAMP,
-    flagged_share,
     overlay,
     thumbnail,
 )
@@ -204,15 +203,6 @@ def test_wrong_images_are_refused(image: Any, message: str) -> None:
         overlay(image, np.zeros((3, 3)), 1.0)
     with pytest.raises(ImageValueError, match=message):
         thumbnail(image, 4)
-
-
-def test_flagged_share_counts_values_above_the_threshold() -> None:
-    anomaly_map = np.arange(20.0).reshape(4, 5)
-    assert flagged_share(anomaly_map, 14.0) == 0.25
-    assert flagged_share(anomaly_map, -1.0) == 1.0
-    assert flagged_share(anomaly_map, 19.0) == flagged_share(anomaly_map, math.inf) == 0.0
-    with pytest.raises(InputError, match="is NaN"):
-        flagged_share(anomaly_map, math.nan)
 
 
 def test_npy_holds_the_values(tmp_path: Path, rng: np.random.Generator) -> None:

@@ -63,9 +63,9 @@ def test_parse_refuses(text):
 
 def test_bad_parameters():
     X = samples(10, 3)
-    with pytest.raises(InputError, match="'first' or 'last', got 'middle'"):
+    with pytest.raises(InputError, match="keep must be one of first, last, got 'middle'"):
         PrincipalComponents("middle").fit(X)
-    with pytest.raises(InputError, match="between 0 and 1, got 1"):
+    with pytest.raises(InputError, match=r"variance must lie between 0 and 1, got 1"):
         PrincipalComponents(variance=1).fit(X)
     with pytest.raises(DegenerateDataError, match="all 5 samples are identical"):
         PrincipalComponents().fit(np.ones((5, 3)))

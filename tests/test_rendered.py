@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,10 +61,28 @@ def test_defect_changes_the_good_image_visibly_and_only_locally(defect: str, see
 
 
 def test_unknown_defect_is_refused_with_the_allowed_names() -> None:
-    with pytest.raises(InputError, match=r"unknown defect .rust.*scratch.*crack"):
+    with pytest.raises(InputError, match=r"defect must be one of scratch.*crack.*got 'rust'"):
         render_part(np.random.default_rng(0), "rust")
     with pytest.raises(ValueError, match="missing_hole"):
         render_part(np.random.default_rng(0), "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 15}, "size must be a whole number >= 16, got 15"),
+        ({"n_train": -1}, "n_train must be a whole number >= 0, got -1"),
+        ({"n_test_per_defect": 1.5}, "n_test_per_defect must be a whole number >= 0, got 1.5"),
+        ({"seed": -1}, "seed must be a whole number >= 0, got -1"),
+    ],
+)
+def test_bad_numbers_are_refused_before_anything_is_written(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    numbers = {"n_train": 1, "n_test_good": 1, "n_test_per_defect": 1, "seed": 0, "size": 16}
+    with pytest.raises(InputError, match=message):
+        write_dataset(tmp_path / "new", **(numbers | options))
+    assert not (tmp_path / "new").exists()
 
 
 def test_dataset_layout(tmp_path: Path) -> None:

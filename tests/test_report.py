@@ -19,9 +19,11 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mahalad.errors import InputError
+from mahalad.report import charts
 from mahalad.report.charts import Bins
 from mahalad.report.gallery import ReportImage, encode
 from mahalad.report.page import render_report
+from mahalad.report.rows import lines
 from mahalad.result import Result
 
 VOID = {"meta", "link", "img", "input", "br"}
@@ -352,6 +354,12 @@ def test_bins_hold_what_a_loop_puts_into_them(power: int, threshold: float | Non
     assert (bins.places(np.array(bins.ticks())) >= -1e-9).all()
 
 
+def test_step_is_round_and_large_enough() -> None:
+    cases = {(30, 30): 1, (31, 30): 2, (0.9, 3): 0.5, (700, 7): 100, (0, 10): 1e-10}
+    for (span, n_steps), step in cases.items():
+        assert charts.nice_step(span, n_steps) == pytest.approx(step)
+
+
 def test_scores_that_are_all_alike_are_drawn() -> None:
     for score in (0.0, 3.0, -7e5, 1e-9):
         _, page = render([make(score, "good")] * 3, threshold=None)
@@ -409,3 +417,8 @@ def test_neither_module_imports_torch() -> None:
         "import sys, mahalad.report.overlays, mahalad.report.page; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("style", ["table", "csv", "jsonl"])
+def test_no_results_are_no_lines(style: str) -> None:
+    assert list(lines([], style)) == []

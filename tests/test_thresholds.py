@@ -11,6 +11,7 @@ from scipy import stats
 from mahalad.arrays import rows
 from mahalad.detectors.reservoir import own_groups
 from mahalad.errors import CalibrationError, InputError
+from mahalad.result import judge
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.thresholds.calibration import (
     assign_folds,
@@ -66,6 +67,50 @@ def test_nominal_is_the_papers_rule():
     np.testing.assert_allclose(threshold.statistic(levels.sum(axis=1), levels), [5.0, 13.0])
     assert threshold.critical_value(0.05) ** 2 == pytest.approx(stats.chi2.ppf(0.95, 30))
     np.testing.assert_allclose(threshold.p_values(np.array([5.0])), stats.chi2.sf(25, 30))
+
+
+@pytest.mark.parametrize("rule", [ConformalThreshold, ChiSquareThreshold])
+def test_calibrated_rules_compare_scores(rule, rng):
+    levels = rng.random((20, 3))
+    threshold, scores = rule().fit(levels.sum(axis=1)), levels.sum(axis=1)
+    assert threshold.compares_scores(1) and threshold.compares_scores(3)
+    np.testing.assert_array_equal(threshold.statistic(scores, levels), scores)
+
+
+def test_the_papers_rule_compares_scores_of_one_level_only():
+    threshold = NominalChiSquareThreshold().fit(np.empty(0), degrees_of_freedom=3)
+    critical = threshold.critical_value(0.1)
+    for n_levels, shown in ((1, critical), (2, None)):
+        assert threshold.compares_scores(n_levels) == (n_levels == 1)
+        # Even where the other level's distance is 0, and the statistic happens to be the score.
+        levels = np.array([[5.0, 0.0], [0.5, 0.0]])[:, :n_levels]
+        names = ["a", "b"][:n_levels]
+        results = judge(["x", "y"], levels.sum(axis=1), levels, names, threshold, 0.1)
+        assert [result.threshold for result in results] == [shown, shown]
+        assert [result.anomaly for result in results] == [True, False]
+
+
+class Foreign:
+    """A threshold object from outside that says nothing of what it compares."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def statistic(self, scores, level_scores=None):
+        return self.factor * scores
+
+    def p_values(self, statistic):
+        return np.full(len(statistic), 0.5)
+
+    def critical_value(self, fpr):
+        return 1.0
+
+
+def test_of_threshold_objects_from_outside_the_statistic_is_compared():
+    scores = np.array([0.5, 2.0])
+    for factor, shown in ((1.0, 1.0), (1 + 1e-14, None), (2.0, None)):
+        results = judge(["x", "y"], scores, None, [], Foreign(factor), 0.1)
+        assert [result.threshold for result in results] == [shown, shown]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +189,7 @@ def achieved_rate(n, D, reduction, n_copies, rule, fpr, repeats):
         features = {"level": np.stack([X, *copies], axis=1)}
         scorer = make_scorer("gaussian", reduction).fit(rows(features))
         if reduction is None:
-            scores = leave_one_out_scores(scorer, features)
+            scores, _ = leave_one_out_scores(scorer, features)
         else:
             keys = rng.integers(0, 2**63, n, dtype=np.uint64)
             scores = cross_fit_scores(scorer, features, keys, np.arange(n).astype(str), 40)

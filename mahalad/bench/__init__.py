@@ -1,1 +1,1 @@
-"""Benchmarks behind `mahalad bench`: data sets to features, to judged fits, to tables."""
+"""The benchmarks behind `mahalad bench`: they extract features, judge fits and print tables."""

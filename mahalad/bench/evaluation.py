@@ -1,4 +1,4 @@
-"""Fits judged on images, through `AnomalyDetector`, so that figures are what users get."""
+"""Judge fits on images, by `AnomalyDetector` itself, so that the figures are what users get."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import CalibrationError
 from mahalad.evaluation.pixels import PixelFigures
 from mahalad.protocols import Floats
+from mahalad.result import compares_scores
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.thresholds.rules import RULES
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How features are scored: scope, `make_scorer`'s arguments, augmentation, salt, and the
-    neighbourhood of positions."""
+    """How features are scored; every field is a parameter of `bench mvtec` and `bench fpr`."""
 
     scope: str = "positions"
     scorer: str = "gaussian"
@@ -34,10 +34,10 @@ class Recipe:
     neighbourhood: int | str = 0
 
     def make_scorer(self) -> Any:
-        """The unfitted scorer."""
+        """Make the scorer, not yet fitted."""
         if self.scope == "image":
             return make_scorer(self.scorer, self.reduction)
-        return MahalanobisDetector(neighbourhood=self.neighbourhood)._make_parts()[1]
+        return MahalanobisDetector(neighbourhood=self.neighbourhood).unfitted_parts()[1]
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def evaluate(
             recipe.make_scorer(),
             "conformal" if nominal else rules[0],
             n_augment=recipe.n_augment,
-            max_stored=MahalanobisDetector(scope=recipe.scope)._most_stored(),
+            max_stored=MahalanobisDetector(scope=recipe.scope).most_stored(),
             random_state=recipe.seed,
         )
         with warnings.catch_warnings():  # reported as "n/a" instead
@@ -140,5 +140,5 @@ def _judge(detector: AnomalyDetector, level_scores: Floats, target: Target) -> E
         return Evaluation(scores, reason=str(error))
     rule: Any = RULES[target.rule]()
     statistic = rule.statistic(scores, level_scores)
-    shown = critical if np.allclose(statistic, scores, rtol=1e-12) else None
+    shown = critical if compares_scores(rule, statistic, scores, level_scores) else None
     return Evaluation(scores, shown, statistic > critical)

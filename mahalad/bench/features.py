@@ -1,25 +1,48 @@
-"""Data sets to features, extracted once by the product's own code."""
+"""Extract the features of data sets, once, by the code that users run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.arrays import originals, take
-from mahalad.detectors.mahalanobis import SCOPES, MahalanobisDetector
+from mahalad.checks import OneOf, check_parameters
+from mahalad.choices import SCOPES
+from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import InputError
+from mahalad.features.cache import CachedFeatures
 from mahalad.features.extraction import extract
 from mahalad.images.mvtec import Category
-from mahalad.images.reading import content_key
 from mahalad.progress import Progress
-from mahalad.protocols import FeatureExtractor, Features
+
+if TYPE_CHECKING:
+    from mahalad.features.levels import Levels
 
 Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """Parameters of `MahalanobisDetector` that say which features it uses."""
+
+    backbone: str
+    weights: str | Path | None
+    scope: str
+    levels: Levels
+    input_size: int | None
+    resize: str
+    tiles: int
+    device: str
+    batch_size: int
+
+    def extractor(self) -> Any:
+        """Give the feature extractor, not yet built."""
+        return MahalanobisDetector(**vars(self)).unfitted_parts()[0]
 
 
 def check_scope(scope: str, scorer: str, reduction: Any) -> None:
@@ -30,73 +53,12 @@ def check_scope(scope: str, scorer: str, reduction: Any) -> None:
     InputError
         An unknown scope; or another scorer than the Gaussian, or a reduction, per position.
     """
-    if scope not in SCOPES:
-        raise InputError(f"unknown scope {scope!r}; one of {', '.join(SCOPES)}")
+    check_parameters({"scope": OneOf(SCOPES)}, {"scope": scope})
     for name, value, default in (("scorer", scorer, "gaussian"), ("reduction", reduction, None)):
         if scope == "positions" and value != default:
             raise InputError(
                 f"{name}={value!r} is for features pooled over the image: it needs scope='image'"
             )
-
-
-def make_features(scope: str, backbone: str, levels: Any, **options: Any) -> Any:
-    """The unbuilt feature extractor of `MahalanobisDetector`.
-
-    Parameters
-    ----------
-    scope, backbone, levels
-        As of `MahalanobisDetector`.
-    **options
-        Its `weights`, `input_size`, `resize`, `tiles`, `device` and `batch_size`.
-    """
-    detector = MahalanobisDetector(backbone, scope=scope, levels=levels, **options)
-    return detector._make_parts()[0]
-
-
-class CachedExtractor:
-    """A built feature extractor that passes every picture through the network once.
-
-    Augmented copies need the images at every fit, and most fits share most images.
-    """
-
-    def __init__(
-        self,
-        extractor: FeatureExtractor,
-        levels: tuple[str, ...] = (),
-        cache: dict[tuple[Any, int], dict[str, NDArray[Any]]] | None = None,
-    ) -> None:
-        self.batch_size = extractor.batch_size
-        self._extractor = extractor
-        self._levels = levels
-        self._cache = {} if cache is None else cache
-
-    def at_levels(self, levels: tuple[str, ...]) -> CachedExtractor:
-        """The same extractor and cache, for some levels only."""
-        return CachedExtractor(self._extractor, levels, self._cache)
-
-    def __sklearn_clone__(self) -> Self:
-        return self
-
-    def build(self) -> Self:
-        """Nothing is left to build."""
-        return self
-
-    def prepare(self, image: Any) -> NDArray[Any]:
-        """Prepare a decoded image as the extractor does."""
-        return self._extractor.prepare(image)
-
-    def transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
-        """Pooled features of prepared images, each level (n, n_features)."""
-        keys = [(image.shape, content_key(image, 0)) for image in prepared]
-        missing = {
-            key: image for key, image in zip(keys, prepared, strict=True) if key not in self._cache
-        }
-        if missing:
-            new = self._extractor.transform(list(missing.values()))
-            for i, key in enumerate(missing):
-                self._cache[key] = {name: values[i] for name, values in new.items()}
-        levels = self._levels or tuple(self._cache[keys[0]])
-        return {name: np.stack([self._cache[key][name] for key in keys]) for name in levels}
 
 
 @dataclass(frozen=True)
@@ -110,36 +72,39 @@ class CategoryImages:
         Or maps, (n_images, height, width, n_features).
     keys : tuple of int
         Hash of each image's pixels.
-    extractor : CachedExtractor or None
+    extractor : CachedFeatures or None
         For fits to augmented copies.
     """
 
     category: Category
     features: dict[str, NDArray[Any]]
     keys: tuple[int, ...]
-    extractor: CachedExtractor | None = None
+    extractor: CachedFeatures | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
+        """Files of all images."""
         return (*self.category.train, *self.category.test)
 
     @property
     def n_train(self) -> int:
+        """Number of training images, the first ones."""
         return len(self.category.train)
 
     @property
     def is_anomaly(self) -> NDArray[np.bool_]:
+        """Whether each image is abnormal, shape (n_images,)."""
         test = [kind != "good" for kind in self.category.kinds]
         return np.array([False] * self.n_train + test)
 
     def at_levels(self, *levels: str) -> CategoryImages:
-        """The same images with the features of some levels only."""
+        """Give the same images with the features of some levels only."""
         features = {name: self.features[name] for name in levels}
         extractor = None if self.extractor is None else self.extractor.at_levels(levels)
         return replace(self, features=features, extractor=extractor)
 
     def select(self, rows: Rows) -> Any:
-        """What `AnomalyDetector` is given: features, or paths where copies must be made."""
+        """Give some rows as `AnomalyDetector` takes them: features, or paths if it makes copies."""
         if self.extractor is None:
             return take(self.features, rows)
         return [self.paths[i] for i in rows]
@@ -162,14 +127,14 @@ def extract_categories(
     Raises
     ------
     InputError
-        Images that cannot be read: a benchmark leaves none out. All are named.
+        An image cannot be read: a benchmark leaves none out. The message names all of them.
 
     Notes
     -----
-    The features of all images are held, once: maps take some 0.8 MB an image at 320 pixels.
-    Those of a category are views.
+    The features of all images are held in memory once; those of a category are views. Maps take
+    some 0.8 MB an image at 320 pixels.
     """
-    cached = CachedExtractor(extractor) if n_augment else None
+    cached = CachedFeatures(extractor) if n_augment else None
     paths = [path for category in categories for path in (*category.train, *category.test)]
     levels: dict[str, NDArray[Any]] = {}
     keys: list[int] = []

@@ -17,24 +17,23 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupShuffleSplit
 
 from mahalad.bench.evaluation import Evaluation, Recipe, Target, evaluate
-from mahalad.bench.features import CategoryImages, check_scope, extract_categories, make_features
+from mahalad.bench.features import CategoryImages, FeatureOptions, check_scope, extract_categories
+from mahalad.bench.fpr_text import FIGURES, as_text
 from mahalad.bench.outputs import check_outputs, versions, write_json
 from mahalad.bench.plots import draw_fpr, save_figure
-from mahalad.bench.tables import describe_scorer, footnotes, not_available
+from mahalad.checks import FPR, N_AUGMENT, SEED_NUMBER, SPLITS, Limit, check_parameters
 from mahalad.detectors.reservoir import own_groups
 from mahalad.errors import InputError
 from mahalad.evaluation.images import mean_and_deviation, mean_and_sem, rates_at
-from mahalad.images.geometry import describe_input
 from mahalad.images.mvtec import Category, find_categories, grouping
 from mahalad.progress import Progress, no_progress
-from mahalad.report.tables import format_table, percent
 from mahalad.thresholds.rules import RULES
 
 if TYPE_CHECKING:
     from mahalad.features.levels import Levels
 
 TEST_SHARE = 0.3
-FIGURES = ("fpr", "tpr", "official_fpr")
+_LIMITS: dict[str, Limit] = {"splits": SPLITS, "n_augment": N_AUGMENT, "seed": SEED_NUMBER}
 
 
 def run(
@@ -86,24 +85,31 @@ def run(
     progress : callable
         Wraps an iterable of images and their number.
     """
-    parameters = {k: v for k, v in locals().items() if not k.endswith("_file")}
-    del parameters["progress"]
+    options = FeatureOptions(
+        backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size
+    )
+    parameters: dict[str, Any] = {
+        "roots": roots,
+        "categories": categories,
+        **vars(options),
+        "neighbourhood": neighbourhood,
+        "reduction": reduction,
+        "scorer": scorer,
+        "n_augment": n_augment,
+        "seed": seed,
+        "alphas": alphas,
+        "splits": splits,
+        "groups": groups,
+    }
+    check_parameters(_LIMITS, parameters)
+    for alpha in alphas:
+        check_parameters({"alphas": FPR}, {"alphas": alpha})
     check_outputs(json_file, plot_file)
     check_scope(scope, scorer, reduction)
     found = find_categories(roots, categories)
     patterns = _patterns(groups, found)
     names = {category.name: _groups(category, patterns) for category in found}
-    extractor = make_features(
-        scope,
-        backbone,
-        levels,
-        weights=weights,
-        input_size=input_size,
-        resize=resize,
-        tiles=tiles,
-        device=device,
-        batch_size=batch_size,
-    ).build()
+    extractor = options.extractor().build()
     recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood)
     targets = [Target(rule, alpha) for rule in RULES for alpha in sorted(set(alphas))]
     measured = {
@@ -126,7 +132,7 @@ def run(
 
 
 def _patterns(groups: Sequence[str], categories: Sequence[Category]) -> dict[str, str]:
-    """Regular expression of each category that has one."""
+    """Give the rule of each category that has one."""
     names = [category.name for category in categories]
     patterns: dict[str, str] = {}
     own: dict[str, str] = {}
@@ -143,7 +149,7 @@ def _patterns(groups: Sequence[str], categories: Sequence[Category]) -> dict[str
 
 
 def _groups(category: Category, patterns: dict[str, str]) -> NDArray[Any] | None:
-    """Group of each image of a category, training images first; None without a pattern.
+    """Give the group of each image, training images first; None for a category without a rule.
 
     Bad images are never split, so a pattern need not match them.
     """
@@ -163,7 +169,7 @@ def _measure(
     targets: Sequence[Target],
     splits: int,
 ) -> dict[str, Any]:
-    """Rates over random splits of the good images, and on the official split."""
+    """Measure rates over random splits of the good images, and on the official split."""
     is_anomaly = images.is_anomaly
     good, bad = np.flatnonzero(~is_anomaly), np.flatnonzero(is_anomaly)
     # Without groups, the same picture twice still stays on one side.
@@ -198,7 +204,7 @@ def _measure(
 
 
 def _rates(is_anomaly: NDArray[np.bool_], found: Evaluation) -> tuple[float, float] | str:
-    """FPR and TPR, or why there is no threshold."""
+    """Give FPR and TPR, or the reason why there is no threshold."""
     if found.flagged is None:
         return found.reason or "no threshold"
     return rates_at(is_anomaly, found.flagged)
@@ -207,7 +213,7 @@ def _rates(is_anomaly: NDArray[np.bool_], found: Evaluation) -> tuple[float, flo
 def _summarise(
     target: Target, rates: Sequence[dict[Target, tuple[float, float] | str]]
 ) -> dict[str, Any]:
-    """One target on one category: its rates in every split, the last being the official one."""
+    """Sum up one target on one category; the last of its splits is the official one."""
     *split_rates, official = [found[target] for found in rates]
     reasons = [rate for rate in (*split_rates, official) if isinstance(rate, str)]
     held = [rate for rate in split_rates if not isinstance(rate, str)]
@@ -226,7 +232,7 @@ def _summarise(
 
 
 def _mean_over(measured: dict[str, Any], targets: Sequence[Target]) -> list[dict[str, Any]]:
-    """Mean and standard error over the categories that have a figure, per target."""
+    """Average each target's figures over the categories that have them."""
     means = []
     for i, target in enumerate(targets):
         row: dict[str, Any] = {"rule": target.rule, "alpha": target.fpr}
@@ -237,73 +243,3 @@ def _mean_over(measured: dict[str, Any], targets: Sequence[Target]) -> list[dict
             row[name] = {"mean": mean, "sem": sem, "n": len(values)}
         means.append(row)
     return means
-
-
-def as_text(report: dict[str, Any]) -> str:
-    """A report as aligned text, for a terminal of 100 columns."""
-    p, network, categories = report["parameters"], report["network"], report["categories"]
-    about = [
-        ("protocol", f"{p['splits']} random splits of train/good + test/good, 30 % held out"),
-        ("network", f"{network['backbone']} at {describe_input(network)}, weights from "
-                    f"{network['weights_source']}"),
-        ("scorer", describe_scorer(p)),
-        ("data", ", ".join(map(str, p["roots"]))),
-        *(("images", f"{name}: {_counts(one)}") for name, one in categories.items()),
-        ("figures", "in %; FPR ± standard deviation over splits (last rows: ± standard error over"),
-        ("", "categories); official: FPR of a fit to train/good on test/good"),
-    ]  # fmt: skip
-    reasons = [result["reason"] for one in categories.values() for result in one["results"]]
-    return "\n".join(
-        [
-            "bench fpr: asked (columns) against achieved false-positive rate",
-            *(f"  {key:9} {value}" for key, value in about),
-            "",
-            _table(report),
-            "",
-            "conformal, chi2: calibrated by leaving images out; holdout: on 30 % of the images "
-            "fitted;",
-            "chi2-nominal: the paper's rule, as a reference.",
-            *footnotes(reasons),
-        ]
-    )
-
-
-def _counts(one: dict[str, Any]) -> str:
-    n_good, n_groups = one["n_train"] + one["n_test_good"], one["n_groups"]
-    grouped = "" if n_groups is None else f", in {n_groups} groups"
-    if n_groups == n_good:  # a typing error, or names that do not say what is wanted
-        grouped += " (each image its own: --group joins nothing)"
-    return f"{one['n_train']} + {one['n_test_good']} good{grouped}; {one['n_bad']} bad"
-
-
-def _table(report: dict[str, Any]) -> str:
-    alphas = list(dict.fromkeys(row["alpha"] for row in report["mean"]))
-    header = ["category", "rule"]
-    for alpha in alphas:
-        header += [f"FPR at {100 * alpha:g} %", "TPR", "official"]
-    rows = []
-    for name, one in report["categories"].items():
-        for rule in RULES:
-            cells = []
-            for result in (r for r in one["results"] if r["rule"] == rule):
-                missing = not_available(result["reason"]) if result["reason"] else "-"
-                cells += [
-                    missing if result["fpr"] is None else percent(result["fpr"], result["fpr_std"]),
-                    percent(result["tpr"]),
-                    percent(result["official_fpr"]),
-                ]
-            rows.append([name, rule, *cells])
-    n = len(report["categories"])
-    for rule in RULES:
-        cells = []
-        for row in (row for row in report["mean"] if row["rule"] == rule):
-            cells += [_mean_cell(row[name], n, name == "fpr") for name in FIGURES]
-        rows.append([f"mean of {n}", rule, *cells])
-    return format_table(header, rows, n_keys=2, n_together=3)
-
-
-def _mean_cell(mean: dict[str, Any], n: int, spread: bool) -> str:
-    if mean["n"] == 0:
-        return "-"
-    text = percent(mean["mean"], mean["sem"] if spread else None)
-    return text if mean["n"] == n else f"{text} (of {mean['n']})"

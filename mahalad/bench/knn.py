@@ -1,4 +1,4 @@
-"""From few labels to F1: votes of neighbours in learned embeddings, and what they compete with.
+"""Compare classifiers that learn from few labels: voting neighbours, and their competitors.
 
 The layout is class folders, ``train/<class>`` and ``test/<class>``. Features of all images are
 extracted once and standardised by those of ``train``, without its labels. Then, for every seed, a
@@ -26,18 +26,18 @@ from mahalad.bench.knn_methods import (
     METHODS,
     SCALED,
     SELF_TRAINED,
+    SUPERVISED,
     choose,
     fit_and_predict,
 )
+from mahalad.bench.knn_text import as_text, results_of
 from mahalad.bench.outputs import check_outputs, versions, write_json
+from mahalad.checks import DRAWS, OneOf, check_parameters
 from mahalad.errors import InputError
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.labelled import draw, read_labelled
 from mahalad.metric.triplets.projection import TripletProjection
 from mahalad.progress import Progress, no_progress
-from mahalad.report.tables import format_table, percent
-
-SUPERVISED = "logistic, all labels"
 
 
 def run(
@@ -87,46 +87,28 @@ def run(
         Folders that are missing, have other classes or no `positive`; unknown methods.
     """
     check_outputs(json_file, plot_file)
-    unknown = set(methods) - set(METHODS)
-    if unknown or seeds < 1:
-        raise InputError(f"methods must be of {', '.join(METHODS)} and seeds >= 1; got {unknown}")
-    embedding = Embedding(encoder, None, cache)
-    F, names = _read(Path(root, "train"), embedding, progress)
-    embedding.standardize_as([F])
-    F_test, names_test = _read(Path(root, "test"), embedding, progress)
-    if set(names_test) != set(names) or positive not in names:
-        raise InputError(
-            f"{root}: train has the classes {', '.join(sorted(set(names)))}, test "
-            f"{', '.join(sorted(set(names_test)))}; they must be the same, with {positive!r} "
-            "(--positive) among them"
-        )
-    train, test = embedding.standardized(F), embedding.standardized(F_test)
+    check_parameters({"seeds": DRAWS}, {"seeds": seeds})
+    for method in methods:
+        check_parameters({"methods": OneOf(METHODS)}, {"methods": method})
+    train, test, names, names_test = _standardized(root, Embedding(encoder, None, cache),
+                                                   positive, progress)  # fmt: skip
     tasks = {f"{positive} or not": (names == positive, names_test == positive)}
     if len(set(names)) > 2:
         tasks[f"{len(set(names))} classes"] = (names, names_test)
     jobs = [(task, n, seed) for task in tasks for n in labels for seed in range(seeds)]
     results = []
     for task, n, seed in progress(jobs, len(jobs)):
+        about = {"task": task, "labels": n, "seed": seed}
         y, y_test = tasks[task]
         rows = draw(names.tolist(), n, seed)
-        further = np.delete(train, rows, axis=0)
-        choices: dict[str, dict[str, Any]] = {}
-        for method in methods:
-            kind = SCALED if method == SELF_TRAINED else method
-            if kind not in choices:
-                choices[kind] = choose(kind, train[rows], y[rows], seed)
-            predicted, more = fit_and_predict(
-                method, choices[kind], train[rows], y[rows], test, seed, further=further
-            )
-            about = {"task": task, "labels": n, "seed": seed, "method": method}
-            about["chosen"] = _as_json(choices[kind]) | more
-            results.append(about | judge(y_test, predicted, _positive_of(y, positive)))
+        found = _judged_methods(methods, train, y, rows, test, y_test, seed, positive)
+        results += [about | one for one in found]
     for task, (y, y_test) in tasks.items():
+        about = {"task": task, "labels": len(y), "seed": 0, "method": SUPERVISED}
         choice = choose(LOGISTIC, train, y, 0)
         predicted, _ = fit_and_predict(LOGISTIC, choice, train, y, test, 0)
-        about = {"task": task, "labels": len(y), "seed": 0, "method": SUPERVISED}
-        about["chosen"] = _as_json(choice)
-        results.append(about | judge(y_test, predicted, _positive_of(y, positive)))
+        figures = judge(y_test, predicted, _positive_of(y, positive))
+        results.append(about | {"chosen": _as_json(choice)} | figures)
     report = {
         "benchmark": "knn",
         "parameters": {"root": root, "labels": list(labels), "seeds": seeds, "positive": positive},
@@ -153,10 +135,52 @@ def run(
     return as_text(report)
 
 
+def _standardized(
+    root: str | Path, embedding: Embedding, positive: str, progress: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[Any], NDArray[Any]]:
+    """Read features of train and test, both standardised by train, and the labels of both."""
+    F, names = _read(Path(root, "train"), embedding, progress)
+    embedding.standardize_as([F])
+    F_test, names_test = _read(Path(root, "test"), embedding, progress)
+    if set(names_test) != set(names) or positive not in names:
+        raise InputError(
+            f"{root}: train has the classes {', '.join(sorted(set(names)))}, test "
+            f"{', '.join(sorted(set(names_test)))}; they must be the same, with {positive!r} "
+            "(--positive) among them"
+        )
+    return embedding.standardized(F), embedding.standardized(F_test), names, names_test
+
+
+def _judged_methods(
+    methods: Sequence[str],
+    train: NDArray[np.float32],
+    y: NDArray[Any],
+    rows: NDArray[np.int64],
+    test: NDArray[np.float32],
+    y_test: NDArray[Any],
+    seed: int,
+    positive: str,
+) -> list[dict[str, Any]]:
+    """Fit every method to the labels of some rows, and say how well it tells the test images."""
+    further = np.delete(train, rows, axis=0)
+    choices: dict[str, dict[str, Any]] = {}
+    found = []
+    for method in methods:
+        kind = SCALED if method == SELF_TRAINED else method
+        if kind not in choices:
+            choices[kind] = choose(kind, train[rows], y[rows], seed)
+        predicted, more = fit_and_predict(
+            method, choices[kind], train[rows], y[rows], test, seed, further=further
+        )
+        about = {"method": method, "chosen": _as_json(choices[kind]) | more}
+        found.append(about | judge(y_test, predicted, _positive_of(y, positive)))
+    return found
+
+
 def _read(
     folder: Path, embedding: Embedding, progress: Progress
 ) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    """Features of a folder's images, and their labels; every image must be readable."""
+    """Read the features and labels of a folder's images; every image must be readable."""
     paths, labels = read_labelled(folder)
     return embedding.read_strictly(progress(paths, len(paths)))[1], np.array(labels)
 
@@ -171,7 +195,7 @@ def _positive_of(y: NDArray[Any], positive: str) -> Any:
 
 
 def judge(y: NDArray[Any], predicted: NDArray[Any], positive: Any) -> dict[str, float]:
-    """Macro F1, and precision, recall and F1 of the positive class, each in [0, 1]."""
+    """Compute macro F1, and precision, recall and F1 of the positive class, each in [0, 1]."""
     precision, recall, f1, _ = precision_recall_fscore_support(
         y, predicted, labels=[positive], zero_division=0
     )
@@ -186,9 +210,10 @@ def judge(y: NDArray[Any], predicted: NDArray[Any], positive: Any) -> dict[str, 
 def differences(
     results: Sequence[dict[str, Any]], task: str, n: int, method: str = SCALED
 ) -> list[dict[str, Any]]:
-    """Macro F1 of a method less that of others, over the same seeds; 95 % t intervals."""
+    """Subtract other methods' macro F1 from one's, seed by seed, with 95 % t intervals."""
     by_method = {
-        name: np.array([r["macro_f1"] for r in _of(results, task, n, name)]) for name in METHODS
+        name: np.array([r["macro_f1"] for r in results_of(results, task, n, name)])
+        for name in METHODS
     }
     ours = by_method[method]
     rows = []
@@ -204,62 +229,6 @@ def differences(
     return rows
 
 
-def _of(results: Sequence[dict[str, Any]], task: str, n: int, method: str) -> list[dict[str, Any]]:
-    return [r for r in results if (r["task"], r["labels"], r["method"]) == (task, n, method)]
-
-
-def as_text(report: dict[str, Any]) -> str:
-    """The report as tables."""
-    p, images, results = report["parameters"], report["images"], report["results"]
-    network = report["encoder"] or {}
-    what = network.get("backbone") or network.get("kind") or "features"
-    lines = [
-        f"{p['root']}: {images['train']} train, {images['test']} test; {what}, "
-        f"{images['features']} features, standardised by all of train",
-        f"means over {p['seeds']} draws of the labels, in %; margin, k, C and weights of classes "
-        "chosen on parts of the labels drawn; triplets: linear head, votes of k neighbours",
-    ]
-    for task in dict.fromkeys(r["task"] for r in results):
-        header = ["macro F1", *(f"{n} labels" for n in p["labels"])]
-        rows = []
-        for method in METHODS:
-            values = [[r["macro_f1"] for r in _of(results, task, n, method)] for n in p["labels"]]
-            if any(values):
-                rows.append([method, *(percent(float(np.mean(v)), float(np.std(v)))
-                                       for v in values)])  # fmt: skip
-        supervised = next(r for r in results if (r["task"], r["method"]) == (task, SUPERVISED))
-        rows.append([f"{SUPERVISED} ({supervised['labels']})", percent(supervised["macro_f1"])])
-        rows[-1] += [""] * (len(header) - 2)
-        lines += ["", f"{task}", format_table(header, rows)]
-        lines += ["", *_details(report, task)]
-    return "\n".join(lines)
-
-
-def _details(report: dict[str, Any], task: str) -> list[str]:
-    """F1, precision and recall of the positive class, and the paired differences."""
-    p, results = report["parameters"], report["results"]
-    header = [f"of {p['positive']}", "F1", "precision", "recall"]
-    lines = []
-    for n in p["labels"]:
-        rows = []
-        for method in METHODS:
-            found = _of(results, task, n, method)
-            if found:
-                keys = ("f1", "precision", "recall")
-                means = [float(np.mean([r[key] for r in found])) for key in keys]
-                rows.append([method, *map(percent, means)])
-        lines += [f"{n} labels", format_table(header, rows)]
-        for d in report["differences"]:
-            if (d["task"], d["labels"]) == (task, n):
-                lines.append(
-                    f"{d['method']} less {d['against']}: {100 * d['mean']:+.1f} points of macro F1 "
-                    f"(95 % interval {100 * (d['mean'] - d['half_width']):+.1f} to "
-                    f"{100 * (d['mean'] + d['half_width']):+.1f})"
-                )
-        lines.append("")
-    return lines
-
-
 def _views(
     train: NDArray[np.float32],
     test: NDArray[np.float32],
@@ -267,7 +236,7 @@ def _views(
     names_test: NDArray[Any],
     n: int,
 ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    """Test samples in two dimensions, before and after a projection: (n, 2) and labels."""
+    """Show test samples in two dimensions, before and after a projection: (n, 2) and labels."""
     rows = draw(names.tolist(), n, 0)
     projection = TripletProjection(max_epochs=EPOCHS, validation_fraction=0)
     projected = projection.fit(train[rows], names[rows]).transform(test)

@@ -19,6 +19,7 @@ from mahalad.metric.votes import Voting, nearest_neighbors, winners
 
 ENCODER, LOGISTIC = "encoder", "logistic"
 SCALED, SELF_TRAINED = "batch-hard-scaled", "scaled, self-trained"
+SUPERVISED = "logistic, all labels"
 METHODS = (ENCODER, *LOSSES, SELF_TRAINED, LOGISTIC)
 VOTINGS = tuple(Voting(k, class_weight=w) for k in (1, 3, 5, 9, 15) for w in CLASS_WEIGHTS)
 MARGINS = (0.1, 0.3)
@@ -28,11 +29,11 @@ N_SPLITS = 3  # of the labels drawn, to choose hyper-parameters
 _CHOSEN_ON = 0.25  # share of them that is held out
 
 Fit = Callable[..., dict[Any, NDArray[Any]]]
-"""Of a hyper-parameter, features, labels, test features and seed: labels by way of voting."""
+"""Takes a hyper-parameter, features, labels, test features and a seed; gives labels by voting."""
 
 
 def choose(method: str, F: NDArray[np.float32], y: NDArray[Any], seed: int) -> dict[str, Any]:
-    """Hyper-parameters that tell held-out parts of the labelled samples best.
+    """Choose the hyper-parameters that tell held-out parts of the labelled samples best.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ def fit_and_predict(
     *,
     further: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[Any], dict[str, Any]]:
-    """Labels of test samples by a method that was fitted to all labelled ones.
+    """Fit a method to all labelled samples and predict labels of test samples.
 
     Parameters
     ----------
@@ -102,7 +103,7 @@ def fit_and_predict(
 
 
 def _candidates(method: str) -> tuple[Sequence[Any], Fit]:
-    """Hyper-parameters to choose from, besides the voting, and what fits with one of them."""
+    """Give the hyper-parameters to choose from, besides the voting, and the function that fits."""
     if method == ENCODER:
         return [None], _raw
     if method == LOGISTIC:
@@ -141,7 +142,7 @@ def _logistic(
 
 
 def _votes(E: NDArray[Any], y: NDArray[Any], test: NDArray[Any]) -> dict[Any, NDArray[Any]]:
-    """What the neighbours among `E` say, by each way of voting."""
+    """Let the neighbours among `E` vote, in each way of voting."""
     classes, counts = np.unique(y, return_counts=True)
     most = min(max(voting.k for voting in VOTINGS), len(E))
     rows, distances = nearest_neighbors(E, test, most, "euclidean")

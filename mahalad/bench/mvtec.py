@@ -6,7 +6,7 @@ A report (plain JSON) is measured first; the text and the plot are made from it 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,55 +16,36 @@ from numpy.typing import NDArray
 from sklearn.model_selection import KFold
 
 from mahalad.bench.evaluation import Evaluation, Recipe, Target, evaluate
+from mahalad.bench.experiments import Variant, networks_of, variants_of
 from mahalad.bench.features import (
     CategoryImages,
+    FeatureOptions,
     Rows,
     check_scope,
     extract_categories,
-    make_features,
 )
-from mahalad.bench.mvtec_text import METRICS, PIXEL_METRICS, PROTOCOLS, as_text
+from mahalad.bench.mvtec_text import METRICS, PIXEL_METRICS, as_text
 from mahalad.bench.outputs import check_outputs, versions, write_json
 from mahalad.bench.pixels import PixelTruth, read_truth
 from mahalad.bench.plots import draw_mvtec, save_figure
+from mahalad.checks import FPR, N_AUGMENT, SEED_NUMBER, Limit, OneOf, check_parameters
+from mahalad.choices import BENCH_PROTOCOLS, BENCH_TABLES, THRESHOLDS
 from mahalad.errors import BackboneError, InputError, MissingExtraError, WeightsError
 from mahalad.evaluation.images import average_precision, f1_max, mean_and_sem, rates_at, roc_auc
 from mahalad.images.mvtec import Category, find_categories
 from mahalad.progress import Progress, no_progress
-from mahalad.thresholds.rules import RULES
 
 if TYPE_CHECKING:
     from mahalad.features.levels import Levels
 
-TABLES = ("categories", "levels", "distances", "networks", "sizes", "thresholds")
-DISTANCES = {
-    "l2": "L2",
-    "sed": "SED",
-    "gaussian": "Mahalanobis",
-    "ocsvm": "one-class SVM",
-    "knn": "nearest neighbour",
+_LIMITS: dict[str, Limit] = {
+    "protocol": OneOf(BENCH_PROTOCOLS),
+    "table": OneOf(BENCH_TABLES),
+    "threshold": OneOf(THRESHOLDS),
+    "fpr": FPR,
+    "n_augment": N_AUGMENT,
+    "seed": SEED_NUMBER,
 }
-ALPHAS = (0.01, 0.05, 0.1)
-NETWORKS = (
-    "resnet18.tv_in1k",
-    "resnet34.tv_in1k",
-    "resnet50.tv_in1k",
-    "wide_resnet50_2.tv_in1k",
-    "tf_efficientnet_b0.aa_in1k",
-    "tf_efficientnet_b4.aa_in1k",
-    "tf_efficientnetv2_b0.in1k",
-)
-SIZES = tuple(f"tf_efficientnet_b{size}.aa_in1k" for size in range(8))
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of an experiment: how features are scored and judged; no levels means all."""
-
-    name: str
-    recipe: Recipe
-    target: Target
-    levels: tuple[str, ...] = ()
 
 
 def run(
@@ -123,8 +104,25 @@ def run(
     progress : callable
         Wraps an iterable of images and their number.
     """
-    parameters = {k: v for k, v in locals().items() if not k.endswith("_file")}
-    del parameters["progress"]
+    options = FeatureOptions(
+        backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size
+    )
+    parameters: dict[str, Any] = {
+        "roots": roots,
+        "categories": categories,
+        **vars(options),
+        "neighbourhood": neighbourhood,
+        "reduction": reduction,
+        "scorer": scorer,
+        "threshold": threshold,
+        "fpr": fpr,
+        "n_augment": n_augment,
+        "seed": seed,
+        "protocol": protocol,
+        "table": table,
+        "networks": networks,
+    }
+    check_parameters(_LIMITS, parameters)
     check_outputs(json_file, plot_file)
     check_scope(scope, scorer, reduction)
     found = find_categories(roots, categories)
@@ -133,13 +131,9 @@ def run(
     truths = {one.name: read_truth(one) if has_pixels else None for one in found}
     recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood)
     target = Target(threshold, fpr)
-    options: dict[str, Any] = {
-        "input_size": input_size, "resize": resize, "tiles": tiles, "device": device,
-        "batch_size": batch_size,
-    }  # fmt: skip
     rows = []
-    for name, file in _networks(table, networks, backbone, weights):
-        extractor = make_features(scope, name, levels, weights=file, **options)
+    for name, file in networks_of(table, networks, backbone, weights):
+        extractor = replace(options, backbone=name, weights=file).extractor()
         try:
             extractor.build()
         except (WeightsError, MissingExtraError, BackboneError) as error:
@@ -147,7 +141,7 @@ def run(
             failure = error
             continue
         images = extract_categories(found, extractor, n_augment, progress)
-        variants = _variants(table, name, recipe, target, tuple(images[0].features))
+        variants = variants_of(table, name, recipe, target, tuple(images[0].features))
         rows += _rows(images, variants, protocol, extractor.record(), truths)
     if all(row["not_run"] for row in rows):
         raise failure
@@ -168,9 +162,6 @@ def run(
 def _check(
     categories: Sequence[Category], protocol: str, table: str, scope: str, threshold: str
 ) -> None:
-    for what, value, allowed in (("protocol", protocol, PROTOCOLS), ("table", table, TABLES)):
-        if value not in allowed:
-            raise InputError(f"unknown {what} {value!r}; one of {', '.join(allowed)}")
     if scope == "positions" and table in ("levels", "distances"):
         raise InputError(
             f"table={table!r} is the paper's experiment with pooled features: it needs "
@@ -202,43 +193,6 @@ def _describe(category: Category, truth: PixelTruth | None) -> dict[str, Any]:
     }
 
 
-def _networks(
-    table: str, networks: Sequence[str], backbone: str, weights: str | Path | None
-) -> list[tuple[str, str | Path | None]]:
-    """Names of the networks to run, each with its weights."""
-    if networks and table not in ("networks", "sizes"):
-        raise InputError(f"networks are for table='networks' or 'sizes', not {table!r}")
-    if networks and weights is not None:
-        raise InputError("with several networks, give weights as NAME=WEIGHTS for each")
-    if networks:
-        parts = [network.partition("=") for network in networks]
-        return [(name, file or None) for name, _, file in parts]
-    more = {"networks": NETWORKS, "sizes": SIZES}.get(table, ())
-    return [(backbone, weights), *((name, None) for name in more if name != backbone)]
-
-
-def _variants(
-    table: str, network: str, recipe: Recipe, target: Target, levels: tuple[str, ...]
-) -> list[Variant]:
-    """The rows of an experiment for one network."""
-    if table == "thresholds":
-        rates = sorted({*ALPHAS, target.fpr})
-        return [
-            Variant(f"{rule} at {100 * rate:g} %", recipe, Target(rule, rate))
-            for rule in RULES
-            for rate in rates
-        ]
-    if table == "levels":
-        each = [Variant(level, recipe, target, (level,)) for level in levels]
-        return [*each, Variant("sum of levels", recipe, target)]
-    if table == "distances":
-        return [
-            Variant(title, replace(recipe, scorer=scorer), target)
-            for scorer, title in DISTANCES.items()
-        ]
-    return [Variant(network, recipe, target)]
-
-
 def _rows(
     images: Sequence[CategoryImages],
     variants: Sequence[Variant],
@@ -246,7 +200,7 @@ def _rows(
     network: dict[str, Any],
     truths: dict[str, PixelTruth | None],
 ) -> list[dict[str, Any]]:
-    """The report's rows of one network."""
+    """Measure one network and give its rows of the report."""
     measured = {
         one.category.name: _measure(one, variants, protocol, truths[one.category.name])
         for one in images
@@ -266,7 +220,7 @@ def _measure(
     protocol: str,
     truth: PixelTruth | None,
 ) -> list[dict[str, Any]]:
-    """Figures of every variant on one category; variants that differ in the target share fits."""
+    """Measure every variant on one category; variants that differ in the target share fits."""
     tested = np.arange(images.n_train, len(images.paths))
     folds = _folds(images.n_train, protocol)
     results = []
@@ -281,7 +235,7 @@ def _measure(
 
 
 def _folds(n_train: int, protocol: str) -> list[Rows]:
-    """Rows to fit to: one array for each fit."""
+    """Give the rows to fit to, one array for each fit."""
     if protocol == "official":
         return [np.arange(n_train)]
     folds = KFold(5, shuffle=True, random_state=0)
@@ -291,7 +245,7 @@ def _folds(n_train: int, protocol: str) -> list[Rows]:
 def _summarise(
     is_anomaly: NDArray[np.bool_], judged: Sequence[tuple[int, Evaluation]]
 ) -> dict[str, Any]:
-    """Figures of each fit (images fitted, and what it says) on a category, and their means."""
+    """Compute the figures of each fit (number of images, what it says) and their means."""
     folds = []
     for n_fitted, found in judged:
         rates = (None, None) if found.flagged is None else rates_at(is_anomaly, found.flagged)
@@ -318,7 +272,7 @@ def _summarise(
 
 
 def _mean_over(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and standard error over the categories that have a figure."""
+    """Average each metric over the categories that have it, with the standard error."""
     means = {}
     for metric in METRICS | PIXEL_METRICS:
         values = [result[metric] for result in results if result[metric] is not None]

@@ -1,4 +1,4 @@
-"""A report of `bench mvtec` as text, made from the report alone."""
+"""Write a report of `bench mvtec` as text, from the report alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROTOCOLS = {
 
 
 def as_text(report: dict[str, Any]) -> str:
-    """A report as aligned text, for a terminal of 100 columns."""
+    """Write a report as aligned text, for a terminal of 100 columns."""
     p = report["parameters"]
     ran = [row for row in report["rows"] if not row["not_run"]]
     missing = [row for row in report["rows"] if row["not_run"]]
@@ -102,7 +102,7 @@ def _table(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
 
 
 def _category_table(report: dict[str, Any], row: dict[str, Any], metrics: Mapping[str, str]) -> str:
-    """One line per category, with some of the metrics: of images, or of pixels."""
+    """Write one line per category, with the metrics of images or those of pixels."""
     n, of_pixels = len(report["images"]), metrics is PIXEL_METRICS
     counted = ["masks"] if of_pixels else ["train", "good", "bad"]
     rows = []
@@ -125,7 +125,7 @@ def _has_pixels(ran: Sequence[dict[str, Any]]) -> bool:
 
 
 def _left_out(report: dict[str, Any]) -> list[str]:
-    """What the text says of defective images that are not among the pixel figures."""
+    """Name the defective images that no pixel figure includes."""
     lines = []
     for name, about in report["images"].items():
         paths = [Path(path) for path in about["left_out_of_pixels"]]
@@ -151,7 +151,7 @@ def _cell(result: dict[str, Any], metric: str) -> str:
 
 
 def _mean_cell(means: dict[str, Any], metric: str, n: int, spread: bool = True) -> str:
-    """Mean ± SEM, with the number of categories where some have no figure."""
+    """Write mean ± SEM, and over how many categories if some have no figure."""
     mean = means[metric]
     if not mean["n"]:
         return "-" if metric in PIXEL_METRICS else "n/a"

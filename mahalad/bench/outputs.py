@@ -41,7 +41,7 @@ def write_json(report: dict[str, Any], path: str | Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions that figures depend on."""
+    """Give the versions that figures depend on."""
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {"python": platform.python_version(), **found}
 

@@ -1,4 +1,4 @@
-"""How well anomaly maps mark the defects of a category: maps against masks, image by image."""
+"""Measure how well anomaly maps mark the defects of a category, against masks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class PixelTruth:
 
     @property
     def n_masks(self) -> int:
-        """Masks that mark something."""
+        """Number of masks that mark something."""
         return sum(mask is not None for mask in self.masks)
 
 
@@ -83,7 +83,7 @@ def read_truth(category: Category) -> PixelTruth | None:
 def compare_maps(
     truth: PixelTruth, scorer: Any, features: Features, tested: NDArray[np.intp]
 ) -> PixelFigures | None:
-    """Figures of a fitted scorer's maps, enlarged to the size of the masks.
+    """Compare a fitted scorer's maps, enlarged to the size of the masks, with the masks.
 
     Parameters
     ----------
@@ -117,7 +117,9 @@ def compare_maps(
 def enlarge_to_truth(
     values: NDArray[Any], image: Path, mask: Path | None, box: Sequence[float] = WHOLE
 ) -> tuple[FloatMap, Booleans | None]:
-    """One image's map in the size of its mask, and the mask; a good image's in its own size.
+    """Enlarge one image's map to the size of its mask, and read the mask.
+
+    A good image has no mask (None); its map gets the size of the image.
 
     `box` is the part of the map that is the image, as of `resize_map`.
     """

@@ -73,7 +73,7 @@ def _draw_thresholds(report: dict[str, Any]) -> Figure:
 def new_figure(
     n_panels: int, n_columns: int, size: tuple[float, float]
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with a grid of panels; those beyond `n_panels` are hidden."""
+    """Make a figure with a grid of panels; those beyond `n_panels` are hidden."""
     from matplotlib.figure import Figure
 
     n_rows = math.ceil(n_panels / n_columns)
@@ -88,7 +88,7 @@ def new_figure(
 
 
 def _draw_categories(report: dict[str, Any]) -> Figure:
-    """ROC and histogram of raw scores, side by side, for every category."""
+    """Draw ROC and histogram of raw scores, side by side, for every category."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -156,7 +156,7 @@ def _draw_scores(panel: Axes, name: str, result: dict[str, Any], is_anomaly: Any
 
 
 def _draw_rows(report: dict[str, Any]) -> Figure:
-    """Mean AUROC with its standard error for each row, and every category as a light dot."""
+    """Draw each row's mean AUROC with its standard error, and every category as a light dot."""
     rows = [row for row in report["rows"] if not row["not_run"]]
     figure, (panel,) = new_figure(1, 1, (7.5, 0.5 + 0.33 * len(rows)))
     for y, row in enumerate(rows):
@@ -180,7 +180,7 @@ def _draw_rows(report: dict[str, Any]) -> Figure:
 
 
 def _draw_rates(panels: dict[str, list[Any]], title: str) -> Figure:
-    """Achieved against asked rate, rules side by side at every asked rate.
+    """Draw achieved against asked rates, with the rules side by side at every asked rate.
 
     `panels` maps a category to tuples of rule, asked rate, achieved rate, its standard
     deviation and the rate on the official split (the last three may be None).
@@ -220,7 +220,7 @@ def _draw_point(
     color: str,
     marker: str,
 ) -> None:
-    """One achieved rate; one above the panel is drawn at its edge, with its value."""
+    """Draw one achieved rate; one above the panel stands at its edge, with its value."""
     if y is None:
         return
     if y > top:

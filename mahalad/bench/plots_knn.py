@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.bench.knn_methods import SUPERVISED
 from mahalad.bench.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SUPERVISED = "logistic, all labels"
 STYLES = {
     "encoder": (GREY, "o"),
     "batch-all": (PURPLE, "s"),

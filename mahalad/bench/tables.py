@@ -10,7 +10,7 @@ _NEEDED = re.compile(r"needs at least (\d+)")  # as CalibrationError says it
 
 
 def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> str:
-    """What a report's header says of the scorer: of its parameters, unless `scorer` is given."""
+    """Describe the scorer for a report's header, by its parameters unless `scorer` is given."""
     n_copies = parameters["n_augment"]
     copies = f", {n_copies} augmented copies" if n_copies else ""
     if parameters["scope"] == "positions":
@@ -26,13 +26,13 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
 
 
 def not_available(reason: str) -> str:
-    """What a table shows where a rule gives no threshold: "n/a (needs 99)"."""
+    """Give a table's cell for a rule that gives no threshold: "n/a (needs 99)"."""
     needed = _NEEDED.search(reason)
     return f"n/a (needs {needed[1]})" if needed else "n/a"
 
 
 def footnotes(reasons: Iterable[str | None]) -> list[str]:
-    """What a text says below a table about thresholds that are not available."""
+    """Say below a table why thresholds are not available."""
     given = dict.fromkeys(reason for reason in reasons if reason)
     needs = [reason for reason in given if _NEEDED.search(reason)]
     lines = [f"n/a: {reason}" for reason in given if reason not in needs]

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from mahalad.checks import DRAWS, SPLITS
+from mahalad.choices import BENCH_PROTOCOLS, BENCH_TABLES
 from mahalad.commands.embedding_options import encoder_options, make_encoder, refuse_unused
 from mahalad.commands.options import (
     Fpr,
@@ -15,6 +17,7 @@ from mahalad.commands.options import (
     network_options,
     settle,
     threshold_option,
+    whole_range,
 )
 from mahalad.commands.progress import progress_bar
 
@@ -49,14 +52,14 @@ def _root_options(command: Any) -> Any:
 @fpr_option
 @click.option(
     "--protocol",
-    type=click.Choice(["paper", "official"]),
+    type=click.Choice(BENCH_PROTOCOLS),
     default="official",
     show_default=True,
     help="paper: 5 folds, fit on 80 % of train/good; official: all of train/good.",
 )
 @click.option(
     "--table",
-    type=click.Choice(["categories", "levels", "distances", "networks", "sizes", "thresholds"]),
+    type=click.Choice(BENCH_TABLES),
     default="categories",
     show_default=True,
     help="Which experiment. distances compares all scorers (instead of --scorer), networks and "
@@ -87,7 +90,7 @@ def bench_mvtec(**options: Any) -> None:
 )
 @click.option(
     "--splits",
-    type=click.IntRange(min=2),
+    type=whole_range(SPLITS),
     default=40,
     show_default=True,
     help="Random re-splits of the pooled good images.",
@@ -110,7 +113,7 @@ def bench_fpr(**options: Any) -> None:
 @encoder_options
 @click.option("--labels", default="50,100,200,500", show_default=True, metavar="N,...",
               help="How many labels are drawn from train.")  # fmt: skip
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True,
+@click.option("--seeds", type=whole_range(DRAWS), default=5, show_default=True,
               help="Draws of each number of labels.")  # fmt: skip
 @click.option("--positive", default="defect", show_default=True, metavar="CLASS",
               help="The class that is to be found among the others.")  # fmt: skip

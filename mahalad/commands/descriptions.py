@@ -6,7 +6,7 @@ from typing import Any
 
 
 def describe_detector(header: dict[str, Any]) -> dict[str, Any]:
-    """What `mahalad info` shows of a detector, by name."""
+    """Give what `mahalad info` shows of a detector, by name."""
     features, calibration = header["features"] or {}, header["calibration"]
     return {
         "file": f"{header['path']} ({header['size'] / 1e6:.2f} MB, "
@@ -36,7 +36,7 @@ def describe_detector(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scope(header: dict[str, Any]) -> str | None:
-    """How features are scored; a header need not have the parameter (format 1, other scorers)."""
+    """Say how features are scored; headers of format 1 and other scorers lack the parameter."""
     if header["features"] is None:
         return None
     params: dict[str, Any] = header["params"]
@@ -51,14 +51,14 @@ def _scope(header: dict[str, Any]) -> str | None:
 
 
 def _levels(sizes: dict[str, Any]) -> str:
-    """Levels and their sizes; where padded pictures lie travels with them, and is none."""
+    """List levels with their sizes, without the boxes of padded pictures, which are no level."""
     from mahalad.images.geometry import BOX
 
     return ", ".join(f"{name} ({_size(size)})" for name, size in sizes.items() if name != BOX)
 
 
 def _tiles(features: dict[str, Any]) -> str:
-    """How many tiles an image has; a header has the number only where there are several."""
+    """Say how many tiles an image has; a header has the number only if there are several."""
     k = features.get("tiles", 1)
     return f", {k} x {k} tiles" if k > 1 else ""
 
@@ -71,12 +71,12 @@ def _autoencoder(about: dict[str, Any] | None) -> str | None:
 
 
 def _size(shape: int | list[int]) -> str:
-    """Shape of a level; a number in files of format 1."""
+    """Write the shape of a level, which is a number in files of format 1."""
     return "x".join(map(str, [shape] if isinstance(shape, int) else shape))
 
 
 def describe_classifier(header: dict[str, Any]) -> dict[str, Any]:
-    """What `mahalad info` shows of a classifier by nearest neighbours, by name."""
+    """Give what `mahalad info` shows of a classifier by nearest neighbours, by name."""
     from mahalad.images.geometry import describe_input
 
     encoder, where = header["encoder"] or {}, header["index"]
@@ -108,7 +108,7 @@ def describe_classifier(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe_search(search: dict[str, Any]) -> str:
-    """What a search came to, in a line."""
+    """Describe the outcome of a search in a line."""
     before, failed = search["default_f1"], "training failed"
     n_failed = sum(candidate["validation_f1"] is None for candidate in search["candidates"])
     return (

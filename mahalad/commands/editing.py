@@ -1,4 +1,4 @@
-"""Model files that a command changes: read, changed and written again, by one process at a time."""
+"""Read, change and write model files again, one process at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def edited(path: str) -> Iterator[MetricKNNClassifier]:
-    """A model that is saved again at the end, unless another process changed it meanwhile."""
+    """Read a model and save it again at the end, unless another process changed it meanwhile."""
     check_output(path)
     with _alone(path):
         yield from _edit(path)
@@ -58,7 +58,7 @@ def _alone(path: str) -> Iterator[None]:
 
 
 def _version(path: str) -> tuple[int, int] | None:
-    """What changes when a file is replaced; None if it is not there."""
+    """Give what changes when a file is replaced; None if the file is not there."""
     if not os.path.exists(path):
         return None
     status = os.stat(path)

@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from mahalad.commands.options import decorate, is_given, parse_levels
+from mahalad.checks import BATCH_SIZE, INPUT_SIZE, SEED_NUMBER
+from mahalad.choices import LOSSES, ORIENTATIONS
+from mahalad.commands.options import decorate, is_given, parse_levels, whole_range
 
-LOSSES = ("batch-hard-scaled", "batch-hard", "semi-hard", "batch-all")
 _NETWORK = ("backbone", "weights", "levels", "size", "orientations")
 _LEARNING = ("loss", "margin", "hidden", "self_training")
 
@@ -17,7 +18,7 @@ output_option = click.option("-o", "--output", required=True, type=click.Path(di
 device_option = click.option("--device", default="auto", show_default=True,
                              help="auto (CUDA where there is one), cpu, cuda, "
                                   "cuda:1, ...")  # fmt: skip
-seed_option = click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0,
+seed_option = click.option("--seed", type=whole_range(SEED_NUMBER), default=0,
                            show_default=True,
                            help="Of everything that is drawn at random.")  # fmt: skip
 labels_option = click.option("--labels", type=click.IntRange(min=1), default=None, metavar="N",
@@ -26,7 +27,7 @@ labels_option = click.option("--labels", type=click.IntRange(min=1), default=Non
 
 
 def backbone_options(command: Any) -> Any:
-    """Options that say which network is used."""
+    """Add options that say which network is used."""
     return decorate(
         [
             click.option("--backbone", default="tf_efficientnet_lite0", show_default=True,
@@ -36,7 +37,7 @@ def backbone_options(command: Any) -> Any:
                               "Default: from the backbone's package, else timm's hub."),
             click.option("--levels", default=None,
                          help="Names or indices, separated by commas. Default: all."),
-            click.option("--size", type=click.IntRange(min=8), default=None,
+            click.option("--size", type=whole_range(INPUT_SIZE), default=None,
                          help="Squash images to this square. Default: the network's own size."),
             device_option,
         ],
@@ -45,17 +46,17 @@ def backbone_options(command: Any) -> Any:
 
 
 def encoder_options(command: Any) -> Any:
-    """Options that say what makes the features: a network, or an autoencoder of `pretrain`."""
+    """Add options that say what makes the features: a network, or an autoencoder."""
     return decorate(
         [
             click.option("--encoder", type=click.Path(), default=None, metavar="FILE",
                          help="Model file of `pretrain`, instead of a backbone."),
             backbone_options,
-            click.option("--orientations", type=click.Choice(["1", "4", "8"]), default="1",
-                         show_default=True,
+            click.option("--orientations", type=click.Choice([*map(str, ORIENTATIONS)]),
+                         default="1", show_default=True,
                          help="For things that lie anyhow: means of features over the image "
                               "turned (4) and mirrored too (8), in as many times the time."),
-            click.option("--batch-size", type=click.IntRange(min=1), default=32,
+            click.option("--batch-size", type=whole_range(BATCH_SIZE), default=32,
                          show_default=True, help="Images per pass through the network."),
             click.option("--cache", type=click.Path(file_okay=False), default=None, metavar="DIR",
                          help="Keep the network's features here, and compute none twice."),
@@ -65,7 +66,7 @@ def encoder_options(command: Any) -> Any:
 
 
 def loss_options(command: Any) -> Any:
-    """Options that say what is trained for."""
+    """Add options that say which loss is trained with."""
     return decorate(
         [
             click.option("--loss", type=click.Choice(LOSSES), default=LOSSES[0],
@@ -79,7 +80,7 @@ def loss_options(command: Any) -> Any:
 
 
 def make_encoder(options: dict[str, Any]) -> Any:
-    """The unbuilt backbone, or the autoencoder, that `encoder_options` describe."""
+    """Make the backbone (not built) or the autoencoder that `encoder_options` describe."""
     from mahalad.features.extractor import BackboneFeatures
 
     if options["encoder"] is not None:
@@ -99,7 +100,7 @@ def make_encoder(options: dict[str, Any]) -> Any:
 
 
 def refuse_unused(options: dict[str, Any], *switches: str) -> None:
-    """Options that another one makes void are usage errors, not silence."""
+    """Refuse options that have no effect because of another one."""
     for switch in switches:
         names = {"encoder": _NETWORK, "no_projection": _LEARNING}[switch]
         given = [name for name in names if is_given(name)]

@@ -74,7 +74,7 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
 
 
 def _outcome(tuner: FineTuner, n: int) -> str:
-    """What the training on n images came to, in a line."""
+    """Describe the outcome of a training on n images in a line."""
     what = f"trained on {n} images"
     if tuner.validation_fraction:
         told = ", ".join(f"{stage['validation_f1']:.3f}" for stage in tuner.stages_)

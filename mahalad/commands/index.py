@@ -138,7 +138,7 @@ def _copy_to_model(source: str, target: str, mirror: bool) -> None:
 
 
 def _copy_and_switch(source: str, target: str, mirror: bool) -> None:
-    """Copy the index of a model, which uses the copy from then on."""
+    """Copy the index of a model, and let the model use the copy from then on."""
     with edited(source) as classifier:
         origin = classifier.index_
         with closing(origin):
@@ -151,7 +151,7 @@ def _copy_and_switch(source: str, target: str, mirror: bool) -> None:
 
 
 def _open_like(origin: VectorIndex, target: str) -> VectorIndex:
-    """The index at the target, made if there is none, for vectors like those of the origin."""
+    """Open the index at the target, for vectors like the origin's; make it if there is none."""
     from mahalad.index.opening import open_index
 
     return open_index(
@@ -162,7 +162,7 @@ def _open_like(origin: VectorIndex, target: str) -> VectorIndex:
 def _remove_strangers(
     origin: VectorIndex, copy: VectorIndex, target: str, mirror: bool
 ) -> list[int]:
-    """Remove what the copy alone has, if that is wanted, and say so; gives its ids."""
+    """Remove what the copy alone has, if that is wanted, say so, and give its ids."""
     from mahalad.index.copying import remove_strangers
 
     removed: list[int] = remove_strangers(origin, copy).tolist() if mirror else []
@@ -184,7 +184,7 @@ def _is_model(where: str) -> bool:
 
 
 def _index_at(where: str) -> VectorIndex:
-    """The index of a model file, in a folder, or on a server."""
+    """Open the index of a model file, in a folder, or on a server."""
     from mahalad.index.opening import open_index
 
     if not _is_model(where):

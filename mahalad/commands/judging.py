@@ -22,9 +22,9 @@ def check_source(options: dict[str, Any]) -> None:
 
 
 def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
-    """The detector that `model_options` ask for, and how many of its images were unreadable.
+    """Read or fit the detector that `model_options` ask for; also count its unreadable images.
 
-    It may be a classifier where `labels` will do: it has neither maps nor a report.
+    With `labels`, it may be a classifier, which has neither maps nor a report.
     """
     weights, device, fpr = options["weights"], options["device"], options["fpr"]
     if options["model"] is not None:
@@ -53,14 +53,13 @@ def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
 def _read_classifier(
     path: str, weights: str | None, device: str | None, fpr: float | None
 ) -> MetricKNNClassifier:
-    """The classifier that `mahalad score` uses."""
+    """Read the classifier that `mahalad score` uses."""
     from mahalad.metric.classifier import MetricKNNClassifier
 
     classifier = MetricKNNClassifier.load(path, weights=weights, device=device)
     click.get_current_context().call_on_close(classifier.index_.close)
     if fpr is not None:
-        classifier.set_params(novelty_fpr=fpr)
-        classifier.warn_if_uncalibrated()
+        classifier.set_novelty_fpr(fpr)
     return classifier
 
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from mahalad.checks import BATCH_SIZE, FPR, INPUT_SIZE, N_AUGMENT, TILES, Whole
+from mahalad.choices import NEIGHBOURHOODS, RESIZE, SCOPES, SCORERS, THRESHOLDS
+
 if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
 
-THRESHOLDS = ("conformal", "chi2", "holdout", "chi2-nominal")
-SCORERS = ("gaussian", "l2", "sed", "ocsvm", "knn")
-SCOPES = ("positions", "image")
-RESIZE = ("squash", "pad")
 PRESETS = ("rippel2020",)
+_SCORERS = tuple(name for name in SCORERS if name != "spade")  # which needs another threshold
 _POOLED = {
-    "scorer": SCORERS[1:],
+    "scorer": _SCORERS[1:],
     "threshold": ("chi2-nominal",),
     "table": ("levels", "distances"),
 }
@@ -35,7 +35,7 @@ class Fpr(click.ParamType[float]):
             rate = float(value)
         except (TypeError, ValueError):
             rate = -1.0
-        if not 0 < rate < 1:
+        if not FPR.allows(rate):
             self.fail(f"{value!r} is not a rate between 0 and 1 (exclusive), for example 0.05")
         return rate
 
@@ -48,11 +48,16 @@ class Neighbourhood(click.ParamType[int | str]):
     def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
         """Read a number of steps, or fail with what is allowed."""
         text = str(value).strip()
-        if text == "all":
-            return text
-        if text not in map(str, range(6)):
-            self.fail(f"{value!r} is neither a number of positions from 0 to 5 nor 'all'")
-        return int(text)
+        known = {str(steps): steps for steps in NEIGHBOURHOODS}
+        if text not in known:
+            most = max(steps for steps in NEIGHBOURHOODS if isinstance(steps, int))
+            self.fail(f"{value!r} is neither a number of positions from 0 to {most} nor 'all'")
+        return known[text]
+
+
+def whole_range(limit: Whole) -> click.IntRange:
+    """Give the range of an option from the limit of the library's parameter."""
+    return click.IntRange(limit.least, limit.most)
 
 
 def decorate(options: Iterable[Callable[[Any], Any]], command: Any) -> Any:
@@ -63,7 +68,7 @@ def decorate(options: Iterable[Callable[[Any], Any]], command: Any) -> Any:
 
 
 def network_options(command: Any) -> Any:
-    """Options that say which features are extracted."""
+    """Add options that say which features are extracted."""
     return decorate(
         [
             click.option("--backbone", default="tf_efficientnet_lite0", show_default=True,
@@ -74,7 +79,7 @@ def network_options(command: Any) -> Any:
             click.option("--levels", default=None,
                          help="Names or indices, separated by commas. Default: the maps of "
                               "strides 4, 8 and 16; with --scope image all levels ('all')."),
-            click.option("--size", type=click.IntRange(min=8), default=None,
+            click.option("--size", type=whole_range(INPUT_SIZE), default=None,
                          help="Side of the square that images become. Default: 320; with --scope "
                               "image the network's own size."),
             click.option("--resize", type=click.Choice(RESIZE), default="squash",
@@ -82,13 +87,13 @@ def network_options(command: Any) -> Any:
                          help="How images become a square. squash: stretched. pad: aspect kept, "
                               "in the middle, edges repeated around; what is around does not "
                               "count."),
-            click.option("--tiles", type=click.IntRange(min=1), default=1, show_default=True,
+            click.option("--tiles", type=whole_range(TILES), default=1, show_default=True,
                          metavar="K",
                          help="For high-resolution images: K x K tiles of that size pass through "
                               "the network one by one (time, memory and file: K^2 times)."),
             click.option("--device", default="auto", show_default=True,
                          help="auto (CUDA where there is one), cpu, cuda, cuda:1, ..."),
-            click.option("--batch-size", type=click.IntRange(min=1), default=32,
+            click.option("--batch-size", type=whole_range(BATCH_SIZE), default=32,
                          show_default=True,
                          help="Images, or tiles, per pass through the network."),
         ],
@@ -97,7 +102,7 @@ def network_options(command: Any) -> Any:
 
 
 def detector_options(command: Any) -> Any:
-    """Options that say how features are scored and judged."""
+    """Add options that say how features are scored and judged."""
     return decorate(
         [
             click.option("--scope", type=click.Choice(SCOPES), default="positions",
@@ -113,10 +118,10 @@ def detector_options(command: Any) -> Any:
             click.option("--reduction", default=None, metavar="pca|npca[:SHARE]",
                          help="Keep the first (pca) or last (npca) principal components; implies "
                               "--scope image."),
-            click.option("--scorer", type=click.Choice(SCORERS), default="gaussian",
+            click.option("--scorer", type=click.Choice(_SCORERS), default="gaussian",
                          show_default=True, help="Distance to the good images, per level; others "
                                                  "than gaussian imply --scope image."),
-            click.option("--augment", type=click.IntRange(min=0), default=0, show_default=True,
+            click.option("--augment", type=whole_range(N_AUGMENT), default=0, show_default=True,
                          help="Slightly changed copies of each image to fit as well."),
             click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
                          help="Salt of the splits that calibration draws."),
@@ -126,7 +131,7 @@ def detector_options(command: Any) -> Any:
 
 
 def fit_options(command: Any) -> Any:
-    """Further options of a detector that `fit` has."""
+    """Add further options of a detector that `fit` has."""
     return decorate(
         [
             click.option("--preset", type=click.Choice(PRESETS), default=None,
@@ -162,7 +167,7 @@ fpr_option = click.option(
 
 
 def model_options(command: Any) -> Any:
-    """Options that say which detector judges, of a file or fitted first."""
+    """Add options that say which detector judges: one of a file, or one that is fitted first."""
     return decorate(
         [
             click.option("-m", "--model", type=click.Path(), default=None,
@@ -180,12 +185,12 @@ def model_options(command: Any) -> Any:
 
 
 def settle(options: dict[str, Any]) -> dict[str, Any]:
-    """Detector options with the preset applied, the scope chosen and the levels parsed.
+    """Apply the preset to detector options, choose the scope and parse the levels.
 
     Raises
     ------
     click.UsageError
-        Options that are for the other scope.
+        An option is for the other scope.
     """
     options = dict(options)
     preset = options.pop("preset", None)
@@ -219,18 +224,19 @@ def settle(options: dict[str, Any]) -> dict[str, Any]:
 def _preset(name: str) -> dict[str, Any]:
     from mahalad.detectors.mahalanobis import MahalanobisDetector
 
-    params = getattr(MahalanobisDetector, name)().get_params(deep=False)
+    detector = {"rippel2020": MahalanobisDetector.rippel2020}[name]()
+    params = detector.get_params(deep=False)
     return {option: params[option] for option in ("backbone", "scope")}
 
 
 def is_given(name: str) -> bool:
-    """Whether the user gave an option, rather than its default standing in."""
+    """Say whether the user gave an option; False if it has its default."""
     source = click.get_current_context().get_parameter_source(name)
     return source not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
 
 
 def parse_levels(text: str | None) -> list[str | int] | None:
-    """Names and indices of levels, separated by commas; None for all, or none given."""
+    """Parse names and indices of levels, separated by commas; None stands for all."""
     if text is None or text.strip() == "all":
         return None
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -238,7 +244,7 @@ def parse_levels(text: str | None) -> list[str | int] | None:
 
 
 def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector:
-    """A detector from the options of `fit`, after `settle`."""
+    """Make a detector from the options of `fit`, after `settle`."""
     from mahalad.detectors.detector import AnomalyDetector
     from mahalad.detectors.knn import KNNDetector
     from mahalad.detectors.mahalanobis import MahalanobisDetector

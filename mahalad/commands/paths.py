@@ -10,7 +10,7 @@ import click
 
 
 def names_of(X: Any) -> list[str]:
-    """The paths in `X`, written as they are in results."""
+    """List the paths in `X` as results write them."""
     from mahalad.images.sources import iter_sources
 
     return [source.name for source in iter_sources(X)]
@@ -24,5 +24,5 @@ def check_output(path: str) -> None:
 
 
 def absolute(where: str | None) -> str | None:
-    """A folder by its whole path, so that a model finds it from anywhere; a URL as it is."""
+    """Give a folder's whole path, so that a model finds it from anywhere; leave a URL as it is."""
     return where if where is None or "://" in where else os.path.abspath(where)

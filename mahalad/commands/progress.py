@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from mahalad.commands.paths import names_of
+from mahalad.progress import Progress
 
 
-def progress_bar(label: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
-    """Wrap an iterable of known length into a progress bar on a terminal's stderr."""
+def progress_bar(label: str) -> Progress:
+    """Make a progress bar on a terminal's stderr; elsewhere nothing is shown."""
 
     def wrap(items: Iterable[Any], total: int) -> Iterable[Any]:
         from tqdm import tqdm
@@ -24,7 +25,7 @@ def progress_bar(label: str) -> Callable[[Iterable[Any], int], Iterable[Any]]:
 
 
 def with_progress(X: Any, label: str) -> Any:
-    """The sources in `X` as an iterator under a progress bar."""
+    """Iterate over the sources in `X` under a progress bar."""
     if not sys.stderr.isatty():
         return X
     names = names_of(X)

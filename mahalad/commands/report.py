@@ -60,7 +60,7 @@ def report(images: tuple[str, ...], output: str, title: str, **options: Any) -> 
 
 
 def _units_of_overlays(detector: AnomalyDetector) -> MapUnits | None:
-    """Units of a detector's maps, or None; why there are no overlays goes to stderr."""
+    """Give the units of a detector's maps; None if there are no overlays (stderr says why)."""
     from mahalad.report.maps import units_of
 
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mahalad.choices import MAP_FORMATS, ROW_STYLES
 from mahalad.commands.judging import check_source, read_detector, say_summary
 from mahalad.commands.options import model_options
 from mahalad.commands.paths import check_output, names_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "style",
-    type=click.Choice(["table", "csv", "jsonl"]),
+    type=click.Choice(ROW_STYLES),
     default="table",
     show_default=True,
     help="How results are written.",
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--map-format",
-    type=click.Choice(["png", "npy"]),
+    type=click.Choice(MAP_FORMATS),
     default="png",
     show_default=True,
     help="Of raw maps. png: 16-bit grey, white = 100 standard deviations of good images, black = "
@@ -100,7 +101,7 @@ def score(
 
 
 def _check_map_folder(folder: Path, given: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse a folder that holds images, or could not be made or written to, before the work."""
+    """Refuse a folder that holds images, or that cannot be made or written to, before the work."""
     from mahalad.images.folders import check_apart
 
     nearest = folder.absolute()
@@ -115,7 +116,7 @@ def _check_map_folder(folder: Path, given: Sequence[str], names: Sequence[str]) 
 def _map_folder(
     detector: AnomalyDetector, folder: Path, style: str, given: Sequence[str], names: Sequence[str]
 ) -> MapFolder:
-    """A folder that is ready for the maps of images, with everything checked that can be."""
+    """Prepare a folder for the maps of images, and check everything that can be checked."""
     from mahalad.images.folders import common_folder, stems_below
     from mahalad.report.maps import MapFolder, units_of
 
@@ -129,7 +130,7 @@ def _map_folder(
 
 
 def _rows(results: Counted, folder: MapFolder | None) -> Iterator[Row]:
-    """Results as rows; their maps are written as they come."""
+    """Turn results into rows, and write their maps as they come."""
     from mahalad.report.rows import row_of
 
     for result in results:

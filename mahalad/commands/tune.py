@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mahalad.choices import VOTES
 from mahalad.commands.descriptions import describe_search
 from mahalad.commands.embedding_options import (
     encoder_options,
@@ -37,7 +38,7 @@ def _learning_options(command: Any) -> Any:
                          help="Compare standardised features as they are; trains nothing."),
             click.option("--neighbors", type=click.IntRange(min=1), default=5, show_default=True,
                          help="Neighbours that vote."),
-            click.option("--vote", type=click.Choice(["uniform", "distance"]), default="uniform",
+            click.option("--vote", type=click.Choice(VOTES), default="uniform",
                          show_default=True, help="distance: a vote counts 1/distance."),
             click.option("--balanced/--not-balanced", default=False, show_default=True,
                          help="A vote counts less the more images have its label: finds more of "
@@ -149,7 +150,7 @@ def _search(
 
 
 def _set_point(classifier: MetricKNNClassifier, wanted: dict[str, float]) -> Exception | None:
-    """Set the threshold that is wanted, if any; what it failed by."""
+    """Set the threshold that is wanted, if any; give the error if it fails."""
     try:
         if wanted:
             classifier.set_operating_point(**wanted)
@@ -159,7 +160,7 @@ def _set_point(classifier: MetricKNNClassifier, wanted: dict[str, float]) -> Exc
 
 
 def _make_classifier(options: dict[str, Any]) -> MetricKNNClassifier:
-    """The unfitted classifier that options of `tune` describe."""
+    """Make the classifier that the options of `tune` describe, not yet fitted."""
     from mahalad.metric.classifier import MetricKNNClassifier
 
     refuse_unused(options, "encoder", "no_projection")
@@ -191,7 +192,7 @@ def _make_classifier(options: dict[str, Any]) -> MetricKNNClassifier:
 
 
 def _check_is_empty(where: str | None) -> None:
-    """An index that is in use is refused before anything is trained."""
+    """Refuse an index that is in use, before anything is trained."""
     if where is None:
         return
     from mahalad.index.opening import open_index

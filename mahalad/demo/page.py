@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Template
 
 import numpy as np
+
+from mahalad.report.charts import histogram
 
 HEADER = ("parts", "images", "AUROC %", "pixels' AUROC %", "flagged", "flagged %")
 
@@ -36,6 +37,7 @@ class Judged:
 
 
 def words(kind: str) -> str:
+    """Write the name of a kind of defect for readers."""
     return kind.replace("_", " ")
 
 
@@ -48,11 +50,26 @@ def make_page(
     times: str,
     command: str,
 ) -> str:
+    """Write the page as HTML.
+
+    Parameters
+    ----------
+    judged : sequence of Judged
+        Test images in any order; the page shows the most abnormal first.
+    rows : sequence of sequences of str
+        Rows of the table under `HEADER`.
+    threshold : float
+        Scores above it are flagged.
+    n_train : int
+        Good images that were fitted.
+    verdict, times, command : str
+        Sentences on what was found and how long it took, and the command to run next.
+    """
     ranked = sorted(judged, key=lambda image: -image.score)
     cards = [_card(image) for image in ranked]
     cards.insert(
         sum(image.flagged for image in ranked),
-        f'<li id="threshold"><b>Threshold {threshold:.1f}</b> '
+        f'<li id="threshold"><b>Threshold {_one_decimal(threshold)}</b> '
         "<span>flagged before, passed after</span></li>",
     )
     mistakes = [image.mistake for image in judged if image.mistake]
@@ -89,82 +106,21 @@ def _card(image: Judged) -> str:
     alt = "Rendered part, " + ("good" if image.kind == "good" else f"defect: {kind}")
     return (
         f'<li{frame}><img src="{html.escape(image.link)}" alt="{alt}" width="256" '
-        f'height="256" loading="lazy"><b>{kind}</b><span>score {image.score:.1f}, '
+        f'height="256" loading="lazy"><b>{kind}</b><span>score {_one_decimal(image.score)}, '
         f'p&nbsp;{image.p_value:.3f}</span><em class="{verdict}">{verdict}</em>{mark}</li>'
     )
 
 
-def _nice_step(span: float, n_steps: int) -> float:
-    """Return the least of 1, 2, 5, 10, ... times a power of ten that needs at most `n_steps`."""
-    raw = max(span, 1e-9) / n_steps
-    power = 10.0 ** math.floor(math.log10(raw))
-    return next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power >= raw)
-
-
 def _histogram(judged: Sequence[Judged], threshold: float) -> str:
-    """Draw the scores of good and defective parts, one above the other on the same axes (SVG)."""
-    width, left, right, top, height, gap = 600, 58, 14, 34, 120, 34
+    """Draw the scores of good and defective parts, one above the other on the same axis (SVG)."""
     scores = np.array([image.score for image in judged])
     is_bad = np.array([image.kind != "good" for image in judged])
-    low, high = min(scores.min(), threshold), max(scores.max(), threshold)
-    step = _nice_step(high - low, 30)
-    # Bins are counted from the threshold, so that no bar stands on both sides of it.
-    before, after = (math.floor((end - threshold) / step) for end in (low, high))
-    edges = threshold + step * np.arange(before, after + 2)
-    counts = [np.histogram(scores[chosen], edges)[0] for chosen in (~is_bad, is_bad)]
-    tallest = max(int(count.max()) for count in counts)
+    groups = {"good": scores[~is_bad], "defective": scores[is_bad]}
+    return histogram(groups, threshold, write=_one_decimal)
 
-    def x(score: float) -> float:
-        share = (score - edges[0]) / (edges[-1] - edges[0])
-        return float(left + (width - left - right) * share)
 
-    axis_y = top + 2 * height + gap
-    shapes = [
-        f'<rect class="over" x="{x(threshold):.1f}" y="{top}" '
-        f'width="{width - right - x(threshold):.1f}" height="{axis_y - top}"/>'
-    ]
-    every = max(1, round(_nice_step(tallest, 3)))
-    for row, (name, count) in enumerate(zip(("good", "defective"), counts, strict=True)):
-        base = top + height + row * (height + gap)
-        unit = (height - 12) / tallest
-        for tick in range(0, tallest + 1, every):
-            y = base - tick * unit
-            shapes.append(f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/>')
-            shapes.append(f'<text x="{left - 8}" y="{y + 5:.1f}" class="end">{tick}</text>')
-        shapes += [
-            f'<rect class="{name}" x="{x(edge) + 0.75:.1f}" y="{base - n * unit:.1f}" '
-            f'width="{x(edges[1]) - x(edges[0]) - 1.5:.1f}" height="{n * unit:.1f}"/>'
-            for edge, n in zip(edges, count.tolist(), strict=False)
-            if n
-        ]
-        shapes.append(
-            f'<text x="{width - right - 6}" y="{base - height + 22}" class="end label {name}">'
-            f"{count.sum()} {name} parts</text>"
-        )
-    tick_step = _nice_step(edges[-1] - edges[0], 7)
-    for tick in tick_step * np.arange(math.ceil(edges[0] / tick_step), edges[-1] / tick_step):
-        shapes.append(f'<path class="axis" d="M{x(tick):.1f} {axis_y}v5"/>')
-        shapes.append(f'<text x="{x(tick):.1f}" y="{axis_y + 21}" class="mid">{tick:g}</text>')
-    middle = top + height + gap / 2
-    side = "start" if x(threshold) < width / 2 else "end"
-    summary = (
-        f"Histograms of the anomaly score of {counts[0].sum()} good and {counts[1].sum()} "
-        f"defective parts; the threshold is {threshold:.1f}"
-    )
-    shapes += [
-        f'<path class="axis" d="M{left} {axis_y}H{width - right}"/>',
-        f'<path class="threshold" d="M{x(threshold):.1f} {top - 8}V{axis_y}"/>',
-        f'<text x="{x(threshold):.1f}" y="{top - 14}" class="label {side}">'
-        f"threshold {threshold:.1f}</text>",
-        f'<text x="{(left + width - right) / 2}" y="{axis_y + 43}" class="mid">'
-        "anomaly score (higher = more abnormal)</text>",
-        f'<text transform="translate(18 {middle}) rotate(-90)" class="mid">images</text>',
-    ]
-    return (
-        f'<svg viewBox="0 0 {width} {axis_y + 52}" role="img" aria-label="{summary}">'
-        + "\n".join(shapes)
-        + "</svg>"
-    )
+def _one_decimal(score: float) -> str:
+    return f"{score:.1f}"
 
 
 _STYLE = """
@@ -197,8 +153,9 @@ svg text { font-size: 14px; fill: var(--soft); }
 svg .label { font-weight: 700; fill: var(--text); }
 rect.good, svg .label.good { fill: var(--good); }
 rect.defective, svg .label.defective { fill: var(--bad); }
-.over { fill: var(--card); } .grid, .axis { stroke: var(--line); } .axis { stroke: var(--soft); }
-.threshold { stroke: var(--text); stroke-width: 1.5; stroke-dasharray: 5 4; }
+.over { fill: var(--card); } path { fill: none; stroke: var(--line); }
+path.axis { stroke: var(--soft); }
+path.threshold { stroke: var(--text); stroke-width: 1.5; stroke-dasharray: 5 4; }
 @media (max-width: 34rem) { svg text { font-size: 19px; }
   th, td { padding: .3rem .2rem; font-size: .8rem; } thead th { font-size: .75rem; } }
 ol { list-style: none; margin: 1rem 0 0; padding: 0; display: grid; gap: .8rem;

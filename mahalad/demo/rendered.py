@@ -19,6 +19,7 @@ from numpy.random import Generator, SeedSequence, default_rng
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageFilter
 
+from mahalad.checks import Either, IsNone, Limit, OneOf, Whole, check_parameters
 from mahalad.errors import InputError
 
 Picture = ArrayLike | Image.Image
@@ -158,6 +159,15 @@ def _crack(rng: Generator, part: _Part) -> _Part:
 DEFECTS: tuple[str, ...] = ("scratch", "dent", "stain", "missing_hole", "chipped_edge", "crack")
 _FUNCTIONS = (_scratch, _dent, _stain, _missing_hole, _chipped_edge, _crack)
 _EDITS = dict(zip(DEFECTS, _FUNCTIONS, strict=True))
+_SIZE = Whole(16)
+_PART: dict[str, Limit] = {"defect": Either((OneOf(DEFECTS), IsNone())), "size": _SIZE}
+_DATASET: dict[str, Limit] = {
+    "n_train": Whole(),
+    "n_test_good": Whole(),
+    "n_test_per_defect": Whole(),
+    "seed": Whole(),
+    "size": _SIZE,
+}
 
 
 def _bench(rng: Generator, size: int) -> Map:
@@ -245,17 +255,21 @@ def render_part(rng: Generator, defect: str | None = None, size: int = 256) -> I
     rng : numpy.random.Generator
         Source of all variation. Equal generators give the same image with and without defect.
     defect : str or None, default=None
-        One of `DEFECTS` (`InputError` if not); None is a good part.
+        One of `DEFECTS`; None is a good part.
     size : int, default=256
         Side of the square RGB image in pixels, 16 or more.
+
+    Raises
+    ------
+    InputError
+        An unknown defect, or a size below 16.
 
     Examples
     --------
     >>> render_part(default_rng(0), "dent", size=64).size
     (64, 64)
     """
-    if defect is not None and defect not in _EDITS:
-        raise InputError(f"unknown defect {defect!r}; choose one of {', '.join(DEFECTS)}, or None")
+    check_parameters(_PART, {"defect": defect, "size": size})
     return Image.fromarray(np.clip(_photograph(rng, defect, size), 0, 255).astype(np.uint8))
 
 
@@ -271,8 +285,11 @@ def write_dataset(
     """Write a set of rendered images in the layout of MVTec AD and return `folder`.
 
     It receives `train/good`, `test/good` and `test/<defect>` with `000.png`, `001.png`, ...
-    Files of the same name are replaced, others left alone. Larger counts add images, no more.
+    Files of the same name are replaced, others left alone. Larger counts add images and change
+    none. `InputError` for a count or seed below 0, or a size below 16.
     """
+    given = {"n_train": n_train, "n_test_good": n_test_good, "seed": seed, "size": size}
+    check_parameters(_DATASET, given | {"n_test_per_defect": n_test_per_defect})
     counts = {"train/good": n_train, "test/good": n_test_good}
     counts |= {f"test/{defect}": n_test_per_defect for defect in DEFECTS}
     seeds = SeedSequence(seed).spawn(len(counts))

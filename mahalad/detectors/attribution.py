@@ -7,38 +7,30 @@ c_p = w_p (f_p - mu)' Sigma^-1 (fbar - mu) / d, with weights w_p that sum to 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
-from mahalad.features.extractor import BackboneFeatures
 from mahalad.images.geometry import Boxes, resample
-from mahalad.protocols import Floats
-from mahalad.scorers.gaussian import LedoitWolfGaussian
-from mahalad.scorers.level_sum import LevelSum
+from mahalad.protocols import Floats, PoolsMaps
 
 
-def can_attribute(extractor: Any, scorer: Any) -> bool:
-    """Whether the features are pooled maps and the scorer is a Gaussian per level."""
-    return (
-        isinstance(extractor, BackboneFeatures)
-        and isinstance(scorer, LevelSum)
-        and isinstance(scorer.estimator, LedoitWolfGaussian)
-    )
+class OfGaussians(Protocol):
+    """A scorer that is a sum over levels of distances to Gaussians, such as `LevelSum`."""
+
+    estimators_: Mapping[str, Any]
 
 
 def attribute(
-    extractor: BackboneFeatures, scorer: LevelSum, prepared: Sequence[NDArray[Any]]
+    extractor: PoolsMaps, scorer: OfGaussians, prepared: Sequence[NDArray[Any]]
 ) -> dict[str, Floats]:
     """Shares of positions in the distance of every level, signed.
 
     Parameters
     ----------
-    extractor : BackboneFeatures, built
+    extractor : built feature extractor that pools maps, such as BackboneFeatures
     scorer : LevelSum of LedoitWolfGaussian, fitted
     prepared : sequence of ndarray
         Images as `extractor.prepare` makes them.
@@ -53,11 +45,11 @@ def attribute(
 
 
 def _attribute(
-    extractor: BackboneFeatures, scorer: LevelSum, prepared: Sequence[NDArray[Any]]
+    extractor: PoolsMaps, scorer: OfGaussians, prepared: Sequence[NDArray[Any]]
 ) -> dict[str, Floats]:
     shares = {}
     for name, (maps, weights) in extractor.unpooled(prepared).items():
-        gaussian: LedoitWolfGaussian = scorer.estimators_[name]
+        gaussian = scorer.estimators_[name]
         f = maps.reshape(*maps.shape[:2], -1).astype(np.float64)  # (n, C, P)
         # (P,), or (n, P) where each image has a region of its own
         w = weights.reshape(*weights.shape[:-2], -1).astype(np.float64)
@@ -80,6 +72,9 @@ def enlarge(maps: Floats, side: int, boxes: Boxes | None = None) -> Floats:
     if boxes is not None:
         pairs = zip(maps, boxes, strict=True)
         return np.stack([resample(values, (side, side), box) for values, box in pairs])
+    import torch  # here, so that a detector can be made without it
+    from torch.nn import functional
+
     x = torch.from_numpy(np.ascontiguousarray(maps))[:, None]
     x = functional.interpolate(x, (side, side), mode="bilinear", align_corners=False)
     return np.asarray(x[:, 0].numpy())

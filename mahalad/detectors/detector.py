@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,25 +12,39 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
-from mahalad.arrays import in_order
-from mahalad.detectors import file as persistence
-from mahalad.detectors import fitting
-from mahalad.detectors.maps import in_pixels, map_threshold, maps_of
-from mahalad.detectors.reservoir import FeatureStore
-from mahalad.detectors.scoring import score, score_with_maps
+from mahalad.checks import N_AUGMENT, Either, IsNone, Limit, Real, Whole, check_parameters
+from mahalad.detectors import file
+from mahalad.detectors.asking import Fitted
+from mahalad.detectors.calibrating import calibrate
+from mahalad.detectors.fitting import read
+from mahalad.detectors.maps import map_threshold
+from mahalad.detectors.state import Calibrated, FitRecipe, FitState
 from mahalad.errors import CalibrationError, InputError
 from mahalad.features.copying import copy_extractor
-from mahalad.features.extraction import Batch, extract
-from mahalad.files.spec import params_spec
-from mahalad.images.reading import ReadImage
-from mahalad.protocols import Features, Floats, Threshold
-from mahalad.result import Result, judge
+from mahalad.features.file import restore_features
+from mahalad.files.classes import class_named
+from mahalad.files.container import read_model, write_model
+from mahalad.files.damage import naming
+from mahalad.files.spec import params_spec, to_spec
+from mahalad.protocols import Floats, Threshold
+from mahalad.result import Result
+from mahalad.scorers.capabilities import (
+    capabilities_of,
+    degrees_of_freedom,
+)
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.thresholds.rules import check_fpr, check_threshold, fit_threshold
 from mahalad.unfitted import NotFittedError
 
 _MAY_CHANGE = ("fpr", "device", "batch_size")
 _MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored")
+_LIMITS: dict[str, Limit] = {
+    "n_augment": N_AUGMENT,
+    "n_folds": Whole(2),
+    "holdout_fraction": Real("(0, 1)"),
+    "max_stored": Whole(2),
+    "random_state": Either((IsNone(), Whole(0, 2**63 - 1))),
+}
 
 
 class AnomalyDetector(BaseEstimator):
@@ -89,17 +104,8 @@ class AnomalyDetector(BaseEstimator):
 
     max_stored: int | None
     features_: Any
-    _scorer: Any
-    unreadable_: list[Result]
-    _calibration_method: str
-    _calibration_scores: Floats
-    _store: FeatureStore
-    _held_out: FeatureStore
-    _level_sizes: dict[str, list[int]]
-    _level_names: tuple[str, ...]
-    _fitted_params: dict[str, Any]
-    _grouped: bool
-    _stale: bool
+    _state: FitState
+    _calibrated: Calibrated | None  # None: images were added since it was made
 
     def __init__(
         self,
@@ -165,31 +171,34 @@ class AnomalyDetector(BaseEstimator):
             All images are the same.
         """
         self._check_parameters(calibration)
-        fitting.reset(self)
-        try:
-            self.features_, self._scorer = self._make_parts()
-            if self.features_ is not None:
-                self.features_.build()
-            elif self.n_augment:
-                raise InputError("n_augment changes images; it needs a feature extractor")
-            fitting.add(self, *fitting.ingest(self, X, groups, self.n_augment))
-            if calibration is not None:
-                self._held_out = fitting.ingest(self, calibration, None, 0)[0]
-                if not self._held_out.n_seen:
-                    raise InputError("none of the calibration images could be read")
-            fitting.refresh(self)
-        except BaseException:
-            del self._store  # a failed fit leaves no half-fitted detector
-            raise
+        self.__dict__.pop("_state", None)  # a failed fit leaves no half-fitted detector
+        features, _ = self.unfitted_parts()
+        if features is not None:
+            features.build()
+        elif self.n_augment:
+            raise InputError("n_augment changes images; it needs a feature extractor")
+        recipe = self._recipe()
+        state = read(X, features, self._make_scorer, recipe, groups=groups)
+        if calibration is not None:
+            state = _holding_out(state, calibration, features, recipe)
+        state = replace(state, params=self._params_of_fit())
+        calibrated = calibrate(state, recipe, self._make_scorer)
+        self.features_, self._state, self._calibrated = features, state, calibrated
         self._warn_if_uncalibrated()
         return self
 
     def partial_fit(self, X: Any, y: Any = None, *, groups: Sequence[Any] | None = None) -> Self:
         """Add good images; the result is that of one fit on all of them."""
-        if not hasattr(self, "_store"):
+        if not self.__sklearn_is_fitted__():
             return self.fit(X, groups=groups)
         self._check_updatable()
-        fitting.add(self, *fitting.ingest(self, X, groups, self.n_augment))
+        mine, recipe = self._with_sums(), self._recipe()
+        added = read(
+            X, self.features_, self._make_scorer, recipe, groups=groups, levels=tuple(mine.levels)
+        )
+        self._state = mine.merge(added)
+        if added.store.n_seen:
+            self._calibrated = None
         return self
 
     def merge(self, other: AnomalyDetector) -> Self:
@@ -205,20 +214,19 @@ class AnomalyDetector(BaseEstimator):
         """
         self._check_updatable()
         other._check_updatable()
-        for what in ("features", "scorer"):
-            mine, theirs = (persistence.describe(d, what) for d in (self, other))
-            if mine != theirs:
-                raise InputError(f"cannot merge fits with different {what}: {mine} and {theirs}")
-        for name in self._changed_since(other._fitted_params, _MUST_MATCH):
+        mine, theirs = file.identity_of(self.features_), file.identity_of(other.features_)
+        if mine != theirs:
+            raise InputError(f"cannot merge fits with different features: {mine} and {theirs}")
+        mine, theirs = to_spec(self._make_scorer()), to_spec(other._make_scorer())
+        if mine != theirs:
+            raise InputError(f"cannot merge fits with different scorer: {mine} and {theirs}")
+        for name in self._changed_since(other._state.params, _MUST_MATCH):
             raise InputError(
-                f"cannot merge fits with different {name}: {self._fitted_params[name]} and "
-                f"{other._fitted_params[name]}"
+                f"cannot merge fits with different {name}: {self._state.params[name]} and "
+                f"{other._state.params[name]}"
             )
-        fitting.ensure_sums(other)
-        fitting.add(self, other._store, other._scorer)  # first: it may refuse
-        self._held_out.merge(other._held_out)
-        self._grouped |= other._grouped
-        self.unreadable_ = self.unreadable_ + other.unreadable_
+        self._state = self._with_sums().merge(other._with_sums())
+        self._calibrated = None
         return self
 
     def set_fpr(self, fpr: float) -> Self:
@@ -233,13 +241,13 @@ class AnomalyDetector(BaseEstimator):
 
     def anomaly_score(self, X: Any) -> Floats:
         """Anomaly score of each image, shape (n,), up = abnormal."""
-        return self._score_all(X)[0]
+        return self._fitted().scores(X)[0]
 
     def level_scores(self, X: Any) -> Floats:
         """Anomaly scores per level, shape (n, n_levels), up = abnormal; they sum to the score."""
-        levels = self._score_all(X)[1]
+        levels = self._fitted().scores(X)[1]
         if levels is None:
-            raise InputError(f"the scorer {self._scorer!r} has no scores per level")
+            raise InputError(f"the scorer {self.scorer_!r} has no scores per level")
         return levels
 
     def score_samples(self, X: Any) -> Floats:
@@ -250,7 +258,7 @@ class AnomalyDetector(BaseEstimator):
         """Distance to the threshold, shape (n,), negative = flagged."""
         threshold = self._fitted_threshold()
         critical = threshold.critical_value(check_fpr(self.fpr))
-        return np.asarray(critical - threshold.statistic(*self._score_all(X)))
+        return np.asarray(critical - threshold.statistic(*self._fitted().scores(X)))
 
     def predict(self, X: Any) -> NDArray[np.int64]:
         """+1 for good images and -1 for anomalies, shape (n,)."""
@@ -259,7 +267,7 @@ class AnomalyDetector(BaseEstimator):
     def p_values(self, X: Any) -> Floats:
         """p-value of each image, shape (n,), small = abnormal."""
         threshold = self._fitted_threshold()
-        return threshold.p_values(threshold.statistic(*self._score_all(X)))
+        return threshold.p_values(threshold.statistic(*self._fitted().scores(X)))
 
     def anomaly_map(self, X: Any) -> Floats:
         """Where each image differs from the good ones, up = abnormal.
@@ -278,7 +286,7 @@ class AnomalyDetector(BaseEstimator):
         InputError
             The scorer has no maps, or an image cannot be read.
         """
-        return np.concatenate([maps for _, maps in self._each_map(X)])
+        return np.concatenate([maps for _, maps in self._fitted().maps(X)])
 
     def explain(self, X: Any) -> list[dict[str, Floats]]:
         """For each image, the maps of its levels on their own grids, (height, width).
@@ -287,7 +295,7 @@ class AnomalyDetector(BaseEstimator):
         (`level_scores`). The per-position scorer has one map of all its levels, on the finest grid.
         Grids are over the network's whole square, with what an image was padded with.
         """
-        return [maps for batch, _ in self._each_map(X) for maps in batch]
+        return [maps for batch, _ in self._fitted().maps(X) for maps in batch]
 
     def inspect(self, X: Any, *, maps: bool = False) -> Iterator[Result]:
         """Judge images one after the other; an unreadable one is reported, not raised.
@@ -305,42 +313,19 @@ class AnomalyDetector(BaseEstimator):
         """
         threshold, fpr = self._fitted_threshold(), check_fpr(self.fpr)
         threshold.critical_value(fpr)  # too few calibration images: better before the work
-        for images, features in self._extract(X):
-            names = [image.source.name for image in images if image.error is None]
-            scores: Any = (np.empty(0), None)
-            places: Any = None
-            if names and maps and hasattr(self._scorer, "scores_and_maps"):
-                scores, places = self._score_with_maps(features)
-                places = in_pixels(self.features_, places, images)
-            elif names:
-                scores = self._score(features)
-                places = self._maps_of(images, features)[1] if maps else None
-            good = iter(
-                judge(names, scores[0], scores[1], self._score_names(), threshold, fpr, places)
-            )
-            for image in images:
-                if image.error is None:
-                    yield next(good)
-                else:
-                    yield Result(image.source.name, error=str(image.error))
+        yield from self._fitted().inspect(X, threshold, fpr, maps=maps)
 
     @property
     def scorer_(self) -> Any:
-        self._check_fitted()
-        fitting.refresh(self)
-        return self._scorer
+        return self._up_to_date().scorer
 
     @property
     def calibration_scores_(self) -> Floats:
-        self._check_fitted()
-        fitting.refresh(self)
-        return self._calibration_scores
+        return self._up_to_date().scores
 
     @property
     def calibration_method_(self) -> str:
-        self._check_fitted()
-        fitting.refresh(self)
-        return self._calibration_method
+        return self._up_to_date().method
 
     @property
     def threshold_(self) -> float:
@@ -355,14 +340,17 @@ class AnomalyDetector(BaseEstimator):
         maps, each by the fit without the image. Show it in flagged images only, as overlays do:
         then no more than a share `fpr` of good images shows any colour.
         """
-        self._check_fitted()
-        fitting.refresh(self)
-        return map_threshold(self._scorer)
+        return map_threshold(self._up_to_date().scorer)
 
     @property
     def n_images_(self) -> int:
         self._check_fitted()
-        return self._store.n_seen
+        return self._state.store.n_seen
+
+    @property
+    def unreadable_(self) -> list[Result]:
+        self._check_fitted()
+        return list(self._state.unreadable)
 
     # -- files -----------------------------------------------------------------------------
 
@@ -389,29 +377,74 @@ class AnomalyDetector(BaseEstimator):
         """
         self._check_fitted()
         self._check_unchanged()
-        fitting.refresh(self)
-        persistence.save(
-            self, path, include_features=include_features, include_weights=include_weights
+        header, arrays = file.describe(
+            type(self).__name__,
+            params_spec(self),
+            self.features_,
+            self._state,
+            self._up_to_date(),
+            include_features=include_features,
+            include_weights=include_weights,
         )
+        write_model(path, header, arrays)
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> Self:
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        weights: str | Path | None = None,
+        device: str | None = None,
+        features: Any = None,
+        scorer: Any = None,
+        threshold: Any = None,
+    ) -> Self:
         """Read a detector of this class; the options and errors are those of `mahalad.load`."""
-        from mahalad.loading import load
-
-        detector = load(path, **options)
-        if not isinstance(detector, cls):
-            raise InputError(
-                f"{path}: holds a {type(detector).__name__}, not a {cls.__name__}: use mahalad.load"
-            )
+        header, arrays = read_model(path)
+        given = {"features": features, "scorer": scorer, "threshold": threshold}
+        with naming(path):
+            saved = class_named(header["class"])
+            if not issubclass(saved, cls):
+                raise InputError(
+                    f"{path}: holds a {saved.__name__}, not a {cls.__name__}: use mahalad.load"
+                )
+            detector = saved(**file.read_params(header, arrays, given))
+            detector._restore(header, arrays, weights, device)
         return detector
+
+    def _restore(
+        self, header: dict[str, Any], arrays: file.Arrays, weights: Any, device: str | None
+    ) -> None:
+        """Become fitted as a file says, and check the golden inputs."""
+        if device is not None:
+            self._ask_for_device(device)
+        self._check_values()
+        if header["autoencoder"] is not None:
+            file.restore_learned(self.features, header["autoencoder"], arrays)
+        features, _ = self.unfitted_parts()
+        if header["features"] is not None:
+            restore_features(features, header["features"], arrays, weights)
+        elif features is not None:
+            features.build()
+        state, calibrated = file.restore(header, arrays, self._recipe(), self._make_scorer)
+        state = replace(state, params=self._params_of_fit())
+        file.check_golden(file.golden_scores(features, state, calibrated.scorer), header["golden"])
+        self.features_, self._state, self._calibrated = features, state, calibrated
+
+    def _ask_for_device(self, device: str) -> None:
+        """Set the parameter `device`, the detector's own or that of its features."""
+        names = [n for n in self.get_params() if n == "device" or n.endswith("__device")]
+        self.set_params(**dict.fromkeys(names, device))
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _make_parts(self) -> tuple[Any, Any]:
-        """Fresh feature extractor and scorer, unfitted."""
+    def unfitted_parts(self) -> tuple[Any, Any]:
+        """Fresh feature extractor (None where features are given) and scorer, unfitted."""
         scorer = make_scorer("gaussian") if self.scorer is None else self.scorer
         return copy_extractor(self.features), clone(scorer)
+
+    def _make_scorer(self) -> Any:
+        return self.unfitted_parts()[1]
 
     def __sklearn_clone__(self) -> Self:
         copy: Self = super().__sklearn_clone__()
@@ -419,53 +452,42 @@ class AnomalyDetector(BaseEstimator):
             copy.features = copy_extractor(self.features)
         return copy
 
-    def _most_stored(self) -> int:
+    def most_stored(self) -> int:
+        """Most images whose features are kept, with the default where none is given."""
         return 10_000 if self.max_stored is None else self.max_stored
 
-    def _extract(self, X: Any) -> Iterator[Batch]:
-        return extract(X, self.features_, self._salt())
+    def _recipe(self) -> FitRecipe:
+        holds_out = isinstance(self.threshold, str) and self.threshold == "holdout"
+        streams = capabilities_of(self._make_scorer()).mergeable and not holds_out
+        return FitRecipe(
+            threshold=self.threshold,
+            n_folds=self.n_folds,
+            holdout_fraction=self.holdout_fraction,
+            capacity=self.most_stored() if streams else None,
+            salt=self._salt(),
+            n_augment=self.n_augment,
+        )
 
-    def _score(self, features: Features) -> tuple[Floats, Floats | None]:
-        """Anomaly scores (n,) and per level (n, n_levels) of features (n, copies, D)."""
-        return score(self._scorer, in_order(features, self._level_names))
+    def _with_sums(self) -> FitState:
+        """The state, with the sums of a scorer that has such."""
+        recipe = self._recipe()
+        return self._state.with_sums(self._make_scorer) if recipe.streams else self._state
 
-    def _score_with_maps(self, features: Features) -> tuple[tuple[Floats, Floats], Floats]:
-        return score_with_maps(self._scorer, in_order(features, self._level_names))
-
-    def _maps_of(
-        self, images: list[ReadImage], features: Features
-    ) -> tuple[list[dict[str, Floats]], Floats]:
-        """For each readable image the maps of its levels; and all maps in image coordinates."""
-        return maps_of(self.features_, self._scorer, images, features, self._level_names)
-
-    def _each_map(self, X: Any) -> Iterator[tuple[list[dict[str, Floats]], Floats]]:
+    def _up_to_date(self) -> Calibrated:
+        """Scorer and calibration, brought up to date with all images added."""
         self._check_fitted()
-        fitting.refresh(self)
-        for images, features in self._extract(X):
-            _raise_first_error(images)
-            yield self._maps_of(images, features)
+        if self._calibrated is None:
+            self._calibrated = calibrate(self._state, self._recipe(), self._make_scorer)
+        return self._calibrated
 
-    def _score_names(self) -> Sequence[str]:
-        return getattr(self._scorer, "score_names_", self._level_names)
-
-    def _score_all(self, X: Any) -> tuple[Floats, Floats | None]:
-        self._check_fitted()
-        fitting.refresh(self)
-        parts = []
-        for images, features in self._extract(X):
-            _raise_first_error(images)
-            parts.append(self._score(features))
-        scores = np.concatenate([score for score, _ in parts])
-        levels = [level for _, level in parts if level is not None]
-        return scores, np.concatenate(levels) if levels else None
+    def _fitted(self) -> Fitted:
+        scorer = self._up_to_date().scorer
+        return Fitted(self.features_, scorer, tuple(self._state.levels), self._salt())
 
     def _fitted_threshold(self) -> Threshold:
-        self._check_fitted()
-        fitting.refresh(self)
-        degrees = getattr(self._scorer, "degrees_of_freedom_", None)
-        return fit_threshold(
-            self.threshold, self._calibration_method, self._calibration_scores, degrees
-        )
+        fitted = self._up_to_date()
+        degrees = degrees_of_freedom(fitted.scorer)
+        return fit_threshold(self.threshold, fitted.method, fitted.scores, degrees)
 
     def _warn_if_uncalibrated(self) -> None:
         try:
@@ -473,27 +495,23 @@ class AnomalyDetector(BaseEstimator):
         except CalibrationError as error:
             warnings.warn(f"images can be scored but not judged: {error}", stacklevel=3)
 
-    def _check_parameters(self, calibration: Any) -> None:
+    def _check_values(self) -> None:
+        """Refuse parameters that are out of their limits, of a file's model as well."""
         check_fpr(self.fpr)
         check_threshold(self.threshold)
-        for name, least in (("n_augment", 0), ("n_folds", 2), ("max_stored", 2)):
-            value = self._most_stored() if name == "max_stored" else getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-        seed = self.random_state
-        if seed is not None and not (isinstance(seed, (int, np.integer)) and 0 <= seed < 2**63):
-            raise InputError(f"random_state must be None or a whole number >= 0, got {seed!r}")
-        if not 0 < self.holdout_fraction < 1:
-            raise InputError(
-                f"holdout_fraction must lie between 0 and 1, got {self.holdout_fraction!r}"
-            )
+        given = {name: getattr(self, name) for name in _LIMITS}
+        check_parameters(_LIMITS, given | {"max_stored": self.most_stored()})
+
+    def _check_parameters(self, calibration: Any) -> None:
+        """Refuse what cannot be fitted: parameters out of their limits, or at odds."""
+        self._check_values()
         if calibration is not None and self.threshold != "holdout":
             raise InputError(
                 f"calibration images are for threshold='holdout', not {self.threshold!r}"
             )
 
     def _check_fitted(self) -> None:
-        if not hasattr(self, "_store"):
+        if not self.__sklearn_is_fitted__():
             raise NotFittedError(
                 f"this {type(self).__name__} is not fitted: call fit with good images, or load "
                 "a model file"
@@ -502,7 +520,7 @@ class AnomalyDetector(BaseEstimator):
     def _check_updatable(self) -> None:
         self._check_fitted()
         self._check_unchanged()
-        if self._store.is_empty and self._store.n_seen:
+        if self._state.only_scores:
             raise InputError(
                 "this model was saved without the features of its images: it can score, but not "
                 "be updated or merged"
@@ -514,12 +532,12 @@ class AnomalyDetector(BaseEstimator):
         params["threshold"] = "holdout" if self.threshold == "holdout" else "leave-out"
         return {name: value for name, value in params.items() if name not in _MAY_CHANGE}
 
-    def _changed_since(self, params: dict[str, Any], names: Sequence[str] = ()) -> list[str]:
+    def _changed_since(self, params: Mapping[str, Any], names: Sequence[str] = ()) -> list[str]:
         now = self._params_of_fit()
         return [n for n in names or now if n in now and now[n] != params.get(n)]
 
     def _check_unchanged(self) -> None:
-        changed = self._changed_since(self._fitted_params)
+        changed = self._changed_since(self._state.params)
         if changed:
             raise InputError(f"{', '.join(changed)} changed by set_params after the fit: fit again")
 
@@ -527,12 +545,14 @@ class AnomalyDetector(BaseEstimator):
         return 0 if self.random_state is None else int(self.random_state)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_store")
+        return hasattr(self, "_state")
 
 
-def _raise_first_error(images: Sequence[ReadImage]) -> None:
-    for image in images:
-        if image.error is not None:
-            raise type(image.error)(
-                f"{image.error} (inspect() reports such images and scores the rest)"
-            ) from image.error
+def _holding_out(state: FitState, X: Any, features: Any, recipe: FitRecipe) -> FitState:
+    """The state with further images that only set the threshold."""
+    all_kept = replace(recipe, capacity=None, n_augment=0)
+    given = read(X, features, lambda: None, all_kept, levels=tuple(state.levels))
+    if not given.store.n_seen:
+        raise InputError("none of the calibration images could be read")
+    unreadable = (*state.unreadable, *given.unreadable)
+    return replace(state, held_out=given.store, unreadable=unreadable)

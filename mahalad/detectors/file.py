@@ -1,276 +1,242 @@
-"""A fitted detector as a model file, and back, with its scores checked on the way."""
+"""A fitted detector as header and arrays of a model file, and back: values alone, no detector."""
 
 from __future__ import annotations
 
 import importlib.metadata
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import clone
 
-from mahalad.detectors import fitting
-from mahalad.detectors.reservoir import (
-    fill_store,
-    group_names,
-    store_arrays,
-)
-from mahalad.errors import MahaladError, ModelFileError
+from mahalad.arrays import below
+from mahalad.detectors.calibrating import fit_scorer
+from mahalad.detectors.reservoir import group_names, read_store, store_arrays
+from mahalad.detectors.scoring import score
+from mahalad.detectors.state import Calibrated, FitRecipe, FitState, MakeScorer
+from mahalad.errors import ModelFileError
 from mahalad.features.extractor import BackboneFeatures
-from mahalad.features.file import build_features
-from mahalad.features.golden import GOLDEN_RTOL, GOLDEN_SEED, N_GOLDEN, golden_images
-from mahalad.files.container import VERSIONED, below, read_model, write_model
-from mahalad.files.spec import EMBEDDED, from_spec, is_known, params_spec, to_spec
+from mahalad.features.file import describe_features, region_in
+from mahalad.features.golden import GOLDEN_RTOL, GOLDEN_SEED, golden_features
+from mahalad.files.classes import is_known
+from mahalad.files.container import VERSIONED
+from mahalad.files.spec import from_spec, to_spec
 from mahalad.protocols import Floats
-from mahalad.scorers.file import is_patch_scorer, moments_arrays, restore_sums, sums_of
+from mahalad.result import Result
+from mahalad.scorers.capabilities import capabilities_of, has_sums
+from mahalad.scorers.file import sums_of_scorer
+from mahalad.unfitted import NotFittedError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mahalad.detectors.detector import AnomalyDetector
+Header = dict[str, Any]
+Arrays = dict[str, NDArray[Any]]
 
 GOLDEN_ATOL = 1e-9
 
-_SINCE_FORMAT_2 = {"MahalanobisDetector": {"scope": "image"}}
-"""Parameters that files of format 1 do not have, with what they were."""
 
-
-def describe(detector: AnomalyDetector, what: str) -> Any:
-    """JSON description of a fitted detector's features or scorer."""
-    if what == "scorer":
-        return to_spec(detector._make_parts()[1])
-    extractor = detector.features_
-    if hasattr(extractor, "record"):  # two with the same parameters may have other weights
-        record = extractor.record()
-        return {k: v for k, v in record.items() if k not in ("weights_origin", "weights_source")}
-    return to_spec(extractor)
-
-
-def save(
-    detector: AnomalyDetector,
-    path: str | Path,
+def describe(
+    class_name: str,
+    params: Mapping[str, Any],
+    features: Any,
+    state: FitState,
+    calibrated: Calibrated,
     *,
     include_features: bool,
     include_weights: bool,
-) -> None:
-    """Write a fitted detector; see `AnomalyDetector.save`."""
-    store, extractor = detector._store, detector.features_
-    arrays: dict[str, NDArray[Any]] = {"calibration/scores": detector.calibration_scores_}
+) -> tuple[Header, Arrays]:
+    """Header and arrays of a fitted detector.
+
+    Parameters
+    ----------
+    class_name : str
+    params : mapping of str to JSON
+        All parameters of the detector.
+    features : built feature extractor or None
+    state : FitState
+    calibrated : Calibrated
+    include_features, include_weights : bool
+        See `AnomalyDetector.save`.
+
+    Raises
+    ------
+    InputError
+        The scorer learns from features that are to be left out.
+    """
+    store = state.store
+    about, arrays = _describe_scorer(state, calibrated.scorer, include_features)
+    arrays["calibration/scores"] = calibrated.scores
     if include_features:
-        arrays |= store_arrays("fit", store) | store_arrays("held_out", detector._held_out)
-    about = None
-    if is_patch_scorer(detector.scorer_):
-        about, state = detector.scorer_.state()
-        arrays |= {f"scorer/{name}": values for name, values in state.items()}
-    if is_patch_scorer(detector.scorer_):
-        # A slim model read back has neither features nor sums: it stays one.
-        if include_features and not store.is_complete and detector.scorer_.has_sums_:
-            arrays |= sums_of(detector.scorer_.patch_gaussians_)
-            arrays |= sums_of(detector.scorer_.image_gaussians_)
-    elif not (include_features and store.is_complete):
-        arrays |= moments_arrays(detector.scorer_, include_features)
-    record = None
-    if isinstance(extractor, BackboneFeatures):
-        record = extractor.record()
-        if include_weights and record["weights_source"] != "package":
-            state = extractor.backbone_.state()
-            arrays |= {f"weights/{name}": values for name, values in state.items()}
-            record["weights_embedded"] = True
-        if extractor.region_ is not None:
-            arrays["region"] = extractor.region_.astype(np.uint8)
-    autoencoder = _autoencoder_of(extractor)
-    learned = None
-    if autoencoder is not None:
-        learned, state = autoencoder.state()
-        arrays |= {f"autoencoder/{name}": values for name, values in state.items()}
+        arrays |= store_arrays("fit", store) | store_arrays("held_out", state.held_out)
+    record = learned = None
+    if isinstance(features, BackboneFeatures):
+        record, own = describe_features(features, include_weights)
+        arrays |= own
+    elif has_learned(features):
+        learned, own = features.state()
+        arrays |= {f"autoencoder/{name}": values for name, values in own.items()}
     header = {
         "mahalad_version": importlib.metadata.version("mahalad"),
         "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
-        "class": type(detector).__name__,
-        "params": params_spec(detector),
+        "class": class_name,
+        "params": dict(params),
         "features": record,
         "autoencoder": learned,
         "scorer": about,
         "fit": {
             "n_images": store.n_seen,
             "n_stored": store.n_kept if include_features else 0,
-            "levels": _level_sizes(detector),
-            "groups": group_names(store) if detector._grouped else None,
-            "unreadable": [{"name": r.name, "error": r.error} for r in detector.unreadable_],
+            "levels": {name: list(shape) for name, shape in state.levels.items()},
+            "groups": group_names(store) if state.grouped else None,
+            "unreadable": [{"name": r.name, "error": r.error} for r in state.unreadable],
         },
-        "calibration": {
-            "method": detector.calibration_method_,
-            "n": len(detector.calibration_scores_),
-        },
+        "calibration": {"method": calibrated.method, "n": len(calibrated.scores)},
         "golden": {
             "seed": GOLDEN_SEED,
             "rtol": GOLDEN_RTOL,
             # Scores in standard deviations of good images pass through 0; distances do not.
             "atol": GOLDEN_ATOL if about is None else GOLDEN_RTOL,
-            "scores": golden(detector).tolist(),
+            "scores": golden_scores(features, state, calibrated.scorer).tolist(),
         },
     }
-    write_model(path, header, arrays)
+    return header, arrays
 
 
-def load(
-    path: str | Path,
-    classes: Mapping[str, type[AnomalyDetector]],
-    weights: str | Path | None,
-    device: str | None,
-    parts: dict[str, Any],
-) -> AnomalyDetector:
-    """Read a detector and check its golden scores; see `AnomalyDetector.load`."""
-    header, arrays = read_model(path)
-    try:
-        detector = classes[header["class"]](**_read_params(path, header, parts))
-        if device is not None:
-            _set_device(detector, device)
-        _restore(detector, path, header, arrays, weights)
-        check_golden(detector, path, header["golden"])
-    except MahaladError:
-        raise
-    except KeyError as error:
-        raise ModelFileError(f"{path}: the model file lacks {error}") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
-    return detector
+def _describe_scorer(
+    state: FitState, scorer: Any, include_features: bool
+) -> tuple[Header | None, Arrays]:
+    """What the features alone do not give back: a standardized scorer, and sums of images that
+    are not in the file."""
+    whole = include_features and state.store.is_complete
+    if capabilities_of(scorer).standardizes:
+        about, own = scorer.state()
+        arrays = {f"scorer/{name}": values for name, values in own.items()}
+        # A slim model read back has neither features nor sums: it stays one.
+        if include_features and not whole and has_sums(scorer):
+            arrays |= scorer.sums()
+        return about, arrays
+    return None, {} if whole else sums_of_scorer(scorer)
 
 
-def _set_device(detector: AnomalyDetector, device: str) -> None:
-    """Ask for another device than at fit: a parameter of the detector or of its features."""
-    holder = detector if "device" in detector.get_params(deep=False) else detector.features
-    holder = _autoencoder_of(holder) or holder
-    if holder is not None:
-        holder.set_params(device=device)
+def read_params(
+    header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Parameters of the detector that was saved, with those in `given` that are not None.
 
-
-def _level_sizes(detector: AnomalyDetector) -> dict[str, list[int]]:
-    """Shape of each level, (n_features,) or (h, w, n_features), in the order of the fit."""
-    if detector._store.is_empty:
-        return detector._level_sizes
-    features = detector._store.features
-    return {name: list(features[name].shape[2:]) for name in detector._level_names}
-
-
-def golden(detector: AnomalyDetector) -> Floats:
-    """Anomaly scores of inputs that are generated from a fixed seed, shape (N_GOLDEN,)."""
-    rng = np.random.default_rng(GOLDEN_SEED)
-    if detector.features_ is None:
-        sizes = _level_sizes(detector)
-        return detector._score(
-            {name: rng.normal(size=(N_GOLDEN, 1, *shape)) for name, shape in sizes.items()}
-        )[0]
-    features = detector.features_.transform(golden_images(detector.features_))
-    return detector._score({name: values[:, None] for name, values in features.items()})[0]
-
-
-def check_golden(detector: AnomalyDetector, path: str | Path, expected: dict[str, Any]) -> None:
-    """Raise `ModelFileError` unless the golden inputs score as they did when saved."""
-    scores, wanted = golden(detector), np.array(expected["scores"])
-    if not np.allclose(
-        scores, wanted, rtol=expected["rtol"], atol=expected.get("atol", GOLDEN_ATOL)
-    ):
-        raise ModelFileError(
-            f"{path}: the model does not score here as it did where it was saved: its check "
-            f"inputs give {scores.tolist()} instead of {wanted.tolist()} (allowed: relative "
-            f"{expected['rtol']:g}). Another precision, library version or device may be the "
-            "reason; `mahalad info` shows the versions it was saved with"
-        )
-
-
-def _read_params(path: str | Path, header: dict[str, Any], parts: dict[str, Any]) -> dict[str, Any]:
+    Raises
+    ------
+    ModelFileError
+        A part is not from this library, and is not given.
+    """
+    region = region_in(arrays)
+    embedded = {} if region is None else {"embedded": region}
     params: dict[str, Any] = {}
-    if header["format_version"] < 2:
-        params |= _SINCE_FORMAT_2.get(header["class"], {})
     for name, spec in header["params"].items():
-        if parts.get(name) is not None:
-            params[name] = parts[name]
+        if given.get(name) is not None:
+            params[name] = given[name]
             continue
         try:
-            params[name] = from_spec(spec)
+            params[name] = from_spec(spec, **embedded)
         except LookupError as error:
             raise ModelFileError(
-                f"{path}: its {name} is {error}, which is not part of mahalad, and a model file "
-                f"holds no code: give it again, unfitted: load(path, {name}=...)"
+                f"its {name} is {error}, which is not part of mahalad, and a model file holds no "
+                f"code: give it again, unfitted: load(path, {name}=...)"
             ) from error
     return params
 
 
-def _restore(
-    detector: AnomalyDetector,
-    path: str | Path,
-    header: dict[str, Any],
-    arrays: dict[str, NDArray[Any]],
-    weights: str | Path | None,
-) -> None:
-    detector._check_parameters(None)
-    fitting.reset(detector)
-    _restore_autoencoder(detector, path, header.get("autoencoder"), arrays)
-    detector.features_, detector._scorer = detector._make_parts()
-    if header["features"] is not None:
-        build_features(detector.features_, path, header["features"], arrays, weights)
-        _give_region(detector)
-    elif detector.features_ is not None:
-        detector.features_.build()
+def restore(
+    header: Mapping[str, Any],
+    arrays: Arrays,
+    recipe: FitRecipe,
+    make_scorer: MakeScorer,
+) -> tuple[FitState, Calibrated]:
+    """The state and the calibrated scorer that `describe` was given.
+
+    Parameters
+    ----------
+    header, arrays
+        From the file.
+    recipe : FitRecipe
+        Of the parameters in the header.
+    make_scorer : callable
+        Makes a fresh scorer.
+    """
     fit = header["fit"]
-    detector._grouped = fit["groups"] is not None
-    detector._level_sizes = {
-        name: [shape] if isinstance(shape, int) else shape for name, shape in fit["levels"].items()
-    }
-    detector._level_names = levels = tuple(fit["levels"])
-    fill_store(detector._store, "fit", arrays, levels, fit["groups"])
-    fill_store(detector._held_out, "held_out", arrays, levels, None)
-    detector._store.n_seen = fit["n_images"]
-    detector._calibration_method = header["calibration"]["method"]
-    scores = arrays["calibration/scores"]
-    if scores.shape != (header["calibration"]["n"],) or not np.isfinite(scores).all():
-        raise ModelFileError(f"{path}: the model file is damaged (calibration scores)")
-    detector._calibration_scores = scores
-    if header.get("scorer") is not None:
-        own = below("scorer/", arrays)
-        detector._scorer.restore(header["scorer"], own)
-        restore_sums(detector._scorer.patch_gaussians_, arrays)
-        restore_sums(detector._scorer.image_gaussians_, arrays)
-    elif any(name.startswith("moments/") for name in arrays):
-        detector._scorer.estimators_ = {
-            level: clone(detector._scorer.estimator) for level in levels
-        }
-        restore_sums(detector._scorer.estimators_, arrays)
-    else:
-        fitting.fit_from_store(detector)
-    detector._stale = False
+    levels = {name: list(shape) for name, shape in fit["levels"].items()}
+    state = FitState(
+        read_store(
+            "fit", arrays, tuple(levels), groups=fit["groups"], capacity=recipe.capacity,
+            n_seen=fit["n_images"],
+        ),
+        read_store("held_out", arrays, tuple(levels)),
+        levels=levels,
+        grouped=fit["groups"] is not None,
+        unreadable=tuple(Result(r["name"], error=r["error"]) for r in fit["unreadable"]),
+    )  # fmt: skip
+    scorer = _restore_scorer(header, arrays, state, recipe, make_scorer)
+    if recipe.streams and has_sums(scorer):
+        state = replace(state, scorer=scorer)
+    calibration = header["calibration"]
+    return state, Calibrated(scorer, calibration["method"], arrays["calibration/scores"])
 
 
-def _autoencoder_of(extractor: Any) -> Any:
-    """The autoencoder that a feature extractor is, or looks at; None for any other."""
-    name = type(extractor).__name__
-    if name not in ("Autoencoder", "ReconstructionError") or not is_known(type(extractor)):
-        return None
-    return extractor if name == "Autoencoder" else extractor.autoencoder
+def _restore_scorer(
+    header: Mapping[str, Any],
+    arrays: Arrays,
+    state: FitState,
+    recipe: FitRecipe,
+    make_scorer: MakeScorer,
+) -> Any:
+    if header["scorer"] is not None:
+        scorer = make_scorer().restore(header["scorer"], below("scorer/", arrays))
+        return scorer.restore_sums(arrays)
+    if any(name.startswith("moments/") for name in arrays):
+        return make_scorer().restore(tuple(state.levels), arrays)
+    return fit_scorer(state, recipe, make_scorer)
 
 
-def _restore_autoencoder(
-    detector: AnomalyDetector,
-    path: str | Path,
-    about: dict[str, Any] | None,
-    arrays: dict[str, NDArray[Any]],
-) -> None:
-    """Give the autoencoder among the features what it learned, unless it is a fitted one."""
-    autoencoder = _autoencoder_of(getattr(detector, "features", None))
-    if about is None or autoencoder is None or hasattr(autoencoder, "network_"):
+def has_learned(features: Any) -> bool:
+    """Whether features are the library's own and have learned something: an autoencoder's are."""
+    return is_known(type(features)) and not isinstance(features, BackboneFeatures)
+
+
+def restore_learned(features: Any, about: Header, arrays: Arrays) -> None:
+    """Give features that learn what the file says that they have learned, unless they have."""
+    if not has_learned(features):
         return
     try:
-        autoencoder.restore(about, below("autoencoder/", arrays))
-    except ModelFileError as error:  # it does not know the file
-        raise ModelFileError(f"{path}: {error}") from error
+        features.build()
+    except NotFittedError:
+        features.restore(about, below("autoencoder/", arrays))
 
 
-def _give_region(detector: AnomalyDetector) -> None:
-    """Put a region that was given as an array back in its place, so that `fit` finds it again."""
-    extractor = detector.features_
-    if isinstance(extractor.roi, str) and extractor.roi == EMBEDDED:
-        holder = detector if "roi" in detector.get_params(deep=False) else detector.features
-        for part in (holder, extractor):
-            part.set_params(roi=extractor.region_)
+def identity_of(features: Any) -> Any:
+    """What makes features the same as others, as JSON: those of another must not be mixed in.
+
+    Of features with a record, where their weights came from does not matter, what they are does.
+    """
+    if hasattr(features, "record"):  # two with the same parameters may have other weights
+        record = features.record()
+        return {k: v for k, v in record.items() if k not in ("weights_origin", "weights_source")}
+    return to_spec(features)
+
+
+def golden_scores(features: Any, state: FitState, scorer: Any) -> Floats:
+    """Anomaly scores of the golden inputs, shape (N_GOLDEN,)."""
+    found = golden_features(features, state.levels)
+    copies = {name: values[:, None] for name, values in found.items()}
+    return score(scorer, copies, tuple(state.levels))[0]
+
+
+def check_golden(found: Floats, expected: Mapping[str, Any]) -> None:
+    """Raise `ModelFileError` unless the golden inputs score as they did when saved."""
+    wanted = np.array(expected["scores"])
+    if not np.allclose(
+        found, wanted, rtol=expected["rtol"], atol=expected.get("atol", GOLDEN_ATOL)
+    ):
+        raise ModelFileError(
+            f"the model does not score here as it did where it was saved: its check inputs give "
+            f"{found.tolist()} instead of {wanted.tolist()} (allowed: relative "
+            f"{expected['rtol']:g}). Another precision, library version or device may be the "
+            "reason; `mahalad info` shows the versions it was saved with"
+        )

@@ -105,7 +105,8 @@ class KNNDetector(AnomalyDetector):
         self.device = device
         self.random_state = random_state
 
-    def _make_parts(self) -> tuple[Any, Any]:
+    def unfitted_parts(self) -> tuple[Any, Any]:
+        """The network's pooled features, and nearest neighbours for every level, unfitted."""
         extractor = BackboneFeatures(
             self.backbone,
             weights=self.weights,
@@ -122,6 +123,6 @@ class KNNDetector(AnomalyDetector):
     def _neighbors(self) -> KthNeighborDistance:
         return KthNeighborDistance(self.n_neighbors, distance=self.distance, reduce=self.reduce)
 
-    def _check_parameters(self, calibration: Any) -> None:
-        super()._check_parameters(calibration)
+    def _check_values(self) -> None:
+        super()._check_values()
         self._neighbors().check_parameters()  # before any image is read

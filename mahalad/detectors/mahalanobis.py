@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from mahalad.checks import BATCH_SIZE, INPUT_SIZE, Either, IsNone, Limit, OneOf, check_parameters
+from mahalad.choices import SCOPES
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.errors import InputError
 from mahalad.features.extractor import BackboneFeatures
@@ -12,6 +14,9 @@ from mahalad.images.geometry import check_geometry
 from mahalad.protocols import Threshold
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.scorers.reduction import PrincipalComponents
+
+if TYPE_CHECKING:
+    from mahalad.scorers.positions.scorer import PatchScorer
 
 
 class MahalanobisDetector(AnomalyDetector):
@@ -178,7 +183,8 @@ class MahalanobisDetector(AnomalyDetector):
             **options,
         )
 
-    def _make_parts(self) -> tuple[Any, Any]:
+    def unfitted_parts(self) -> tuple[Any, Any]:
+        """The network's features, and the scorer of the scope, unfitted."""
         network: dict[str, Any] = {
             "weights": self.weights,
             "roi": self.roi,
@@ -191,39 +197,69 @@ class MahalanobisDetector(AnomalyDetector):
         if self.scope == "image":
             extractor = BackboneFeatures(self.backbone, levels=self.levels, **network)
             return extractor, make_scorer("gaussian", self.reduction)
-        from mahalad.scorers.positions.scorer import PatchScorer
+        return self._maps(network), self._patch_scorer()
 
-        scorer = PatchScorer(
+    def _maps(self, network: dict[str, Any]) -> BackboneFeatures:
+        if self.input_size is None:
+            network["input_size"] = POSITIONS_SIZE
+        pooled = [-1] if self.image_weight else []
+        return BackboneFeatures(self.backbone, levels=pooled, maps=self.levels, **network)
+
+    def _patch_scorer(self) -> PatchScorer:
+        from mahalad.scorers.positions.scorer import PatchScorer  # it imports torch
+
+        return PatchScorer(
             top_fraction=self.top_fraction,
             image_weight=self.image_weight,
             smoothing=self.smoothing,
             neighbourhood=self.neighbourhood,
         )
-        if self.input_size is None:
-            network["input_size"] = POSITIONS_SIZE
-        pooled = [-1] if self.image_weight else []
-        return BackboneFeatures(self.backbone, levels=pooled, maps=self.levels, **network), scorer
 
-    def _most_stored(self) -> int:
+    def most_stored(self) -> int:
+        """Most images whose features are kept; by default fewer, the more an image takes."""
         if self.max_stored is None:
             return 10_000 if self.scope == "image" else max(100, 1_000 // self.tiles**2)
         return self.max_stored
 
-    def _check_parameters(self, calibration: Any) -> None:
+    def _check_values(self) -> None:
+        super()._check_values()
         check_geometry(self.resize, self.tiles)
+        check_parameters(_LIMITS, self)
+        if self.scope == "positions":
+            self._patch_scorer().check_parameters()
+
+    def _check_parameters(self, calibration: Any) -> None:
         super()._check_parameters(calibration)
-        if self.scope not in SCOPES:
-            raise InputError(f"unknown scope {self.scope!r}; one of {', '.join(SCOPES)}")
-        if self.scope == "positions" and self.reduction is not None:
+        if self.scope == "image":
+            changed = [n for n, usual in FOR_POSITIONS.items() if getattr(self, n) != usual]
+            if changed:
+                raise InputError(
+                    f"{', '.join(changed)}: for scope='positions', and the scope is 'image', which "
+                    "has no positions: leave it out, or ask for the other scope"
+                )
+            return
+        if isinstance(self.levels, str) and self.levels == "all":
+            raise InputError(
+                "levels='all' is for scope='image'; positions need maps: give levels by name, or "
+                "leave them out"
+            )
+        if self.reduction is not None:
             raise InputError(
                 "reduction is for scope='image': Gaussians per position bound their size by a "
                 "fixed projection"
             )
-        if self.scope == "positions" and self.threshold == "chi2-nominal":
+        if self.threshold == "chi2-nominal":
             raise InputError(
                 "threshold='chi2-nominal' is the paper's rule for scope='image'; use 'conformal'"
             )
 
 
-SCOPES = ("positions", "image")
+FOR_POSITIONS = {"top_fraction": 0.03, "image_weight": 0.2, "smoothing": 0.0, "neighbourhood": 0}
+"""Parameters of the per-position scorer alone, with what they are unless they are given."""
 POSITIONS_SIZE = 320
+
+_LIMITS: dict[str, Limit] = {
+    "scope": OneOf(SCOPES),
+    "input_size": Either((IsNone(), INPUT_SIZE)),
+    "batch_size": BATCH_SIZE,
+}

@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 
 from mahalad.arrays import as_input_of, in_order, originals
+from mahalad.detectors.attribution import attribute, enlarge, enlarge_keeping_sum
 from mahalad.errors import InputError
 from mahalad.images.reading import ReadImage
-from mahalad.protocols import Features, Floats
+from mahalad.protocols import Features, Floats, PoolsMaps
+from mahalad.scorers.capabilities import capabilities_of, map_maxima
+from mahalad.scorers.gaussian import LedoitWolfGaussian
+from mahalad.scorers.level_sum import LevelSum
 
 
 def maps_of(
@@ -21,12 +25,10 @@ def maps_of(
     level_names: Sequence[str],
 ) -> tuple[list[dict[str, Floats]], Floats]:
     """For each readable image the maps of its levels; and all maps in image coordinates."""
-    if hasattr(scorer, "anomaly_maps"):
+    if capabilities_of(scorer).has_maps:
         F = as_input_of(scorer, originals(in_order(features, level_names)))
         maps = scorer.anomaly_maps(F)
         return [{"positions": one} for one in maps], in_pixels(extractor, maps, images)
-    from mahalad.detectors.attribution import attribute, can_attribute, enlarge_keeping_sum
-
     if not can_attribute(extractor, scorer):
         raise InputError(
             f"no anomaly maps from {scorer!r}: use the per-position scorer "
@@ -43,28 +45,33 @@ def maps_of(
     return per_image, np.sum(enlarged, axis=0)
 
 
+def can_attribute(extractor: Any, scorer: Any) -> bool:
+    """Whether the features are pooled maps and the scorer is a Gaussian per level."""
+    return (
+        isinstance(extractor, PoolsMaps)
+        and isinstance(scorer, LevelSum)
+        and isinstance(scorer.estimator, LedoitWolfGaussian)
+    )
+
+
 def in_pixels(extractor: Any, maps: Floats, images: list[ReadImage]) -> Floats:
     """Maps on a grid, in image coordinates."""
-    backbone = getattr(extractor, "backbone_", None)
-    if backbone is None:
+    if not isinstance(extractor, PoolsMaps):
         return maps
-    from mahalad.detectors.attribution import enlarge
-
     prepared = [image.prepared for image in images if image.prepared is not None]
-    return enlarge(maps, backbone.side, extractor.boxes(prepared))
+    return enlarge(maps, extractor.backbone_.side, extractor.boxes(prepared))
 
 
 def map_threshold(scorer: Any) -> float:
     """Median of the largest values in the maps of good images; see `map_threshold_`."""
-    maxima = getattr(scorer, "map_maxima_", None)
-    if maxima is None and hasattr(scorer, "map_maxima_"):
+    maxima = map_maxima(scorer)
+    if maxima is not None:
+        return float(np.median(maxima))
+    if capabilities_of(scorer).has_maps:
         raise InputError(
             "this model was written in format 2, whose maps were others: fit and save it again "
             "for maps and their threshold"
         )
-    if maxima is None:
-        raise InputError(
-            f"the maps of {scorer!r} have no threshold: the per-position "
-            "scorer (scope='positions') has"
-        )
-    return float(np.median(maxima))
+    raise InputError(
+        f"the maps of {scorer!r} have no threshold: the per-position scorer (scope='positions') has"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,13 +42,17 @@ class FeatureStore:
         """
         self.n_seen += len(keys)
         self._chunks.append((dict(features), np.array(keys, dtype=np.uint64), np.array(groups)))
-        if self.capacity is not None and sum(len(c[1]) for c in self._chunks) > 1.5 * self.capacity:
+        if self.capacity is not None and self.n_held > 1.5 * self.capacity:
             self._compact()
 
-    def merge(self, other: FeatureStore) -> None:
-        """Add all images of another store."""
-        self.n_seen += other.n_seen
-        self._chunks.extend(other._chunks)
+    def merged(self, other: FeatureStore) -> FeatureStore:
+        """A store of all images of both; neither of the two changes."""
+        both = FeatureStore(self.capacity)
+        both.n_seen = self.n_seen + other.n_seen
+        both._chunks = [*self._chunks, *other._chunks]
+        if self.capacity is not None and self.n_held + other.n_held > 1.5 * self.capacity:
+            both._compact()
+        return both
 
     @property
     def features(self) -> dict[str, NDArray[Any]]:
@@ -62,6 +66,11 @@ class FeatureStore:
     @property
     def groups(self) -> NDArray[Any]:
         return self._compact()[2]
+
+    @property
+    def n_held(self) -> int:
+        """Images in memory now: some more than are kept in the end."""
+        return sum(len(keys) for _, keys, _ in self._chunks)
 
     @property
     def n_kept(self) -> int:
@@ -98,10 +107,12 @@ def own_groups(keys: Sequence[int]) -> list[str]:
 
 
 def group_names(store: FeatureStore) -> list[str]:
+    """Names of the groups of the images that are kept, sorted; `store_arrays` counts them off."""
     return [] if store.is_empty else np.unique(store.groups).tolist()
 
 
 def store_arrays(name: str, store: FeatureStore) -> dict[str, NDArray[Any]]:
+    """Features, keys and numbers of groups of the images that are kept, for a model file."""
     if not store.n_kept:
         return {}
     arrays = {f"{name}/features/{level}": values for level, values in store.features.items()}
@@ -109,19 +120,38 @@ def store_arrays(name: str, store: FeatureStore) -> dict[str, NDArray[Any]]:
     return {**arrays, f"{name}/keys": store.keys, f"{name}/groups": group_of.astype(np.int64)}
 
 
-def fill_store(
-    store: FeatureStore,
+def read_store(
     name: str,
-    arrays: dict[str, NDArray[Any]],
-    levels: tuple[str, ...],
-    groups: list[str] | None,
-) -> None:
-    if f"{name}/keys" not in arrays:
-        return
-    features = {level: arrays[f"{name}/features/{level}"] for level in levels}
-    keys = arrays[f"{name}/keys"].tolist()
-    if groups is None:
-        labels = own_groups(keys)
-    else:
-        labels = [groups[code] for code in arrays[f"{name}/groups"].tolist()]
-    store.add(features, keys, labels)
+    arrays: Mapping[str, NDArray[Any]],
+    levels: Sequence[str],
+    *,
+    groups: Sequence[str] | None = None,
+    capacity: int | None = None,
+    n_seen: int | None = None,
+) -> FeatureStore:
+    """The store that `store_arrays` described.
+
+    Parameters
+    ----------
+    name : str
+    arrays : mapping of str to ndarray
+        All arrays of the file; none of the store's where it was saved without features.
+    levels : sequence of str
+        Names of the levels, in their order.
+    groups : sequence of str, optional
+        Names of the groups; None for images that are groups of their own.
+    capacity, n_seen : int, optional
+        See `FeatureStore`; `n_seen` is what is kept unless it is given.
+    """
+    store = FeatureStore(capacity)
+    if f"{name}/keys" in arrays:
+        features = {level: arrays[f"{name}/features/{level}"] for level in levels}
+        keys = arrays[f"{name}/keys"].tolist()
+        if groups is None:
+            labels = own_groups(keys)
+        else:
+            labels = [groups[code] for code in arrays[f"{name}/groups"].tolist()]
+        store.add(features, keys, labels)
+    if n_seen is not None:
+        store.n_seen = n_seen
+    return store

@@ -16,7 +16,7 @@ Booleans = NDArray[np.bool_]
 
 
 def roc_auc(scores: Floats, is_anomaly: Booleans) -> float:
-    """Area under the ROC curve: how often an anomaly scores above a good image.
+    """Compute the area under the ROC curve: how often an anomaly scores above a good image.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def roc_auc(scores: Floats, is_anomaly: Booleans) -> float:
     Raises
     ------
     InputError
-        Not one score per label, scores that are not finite, or images of one kind only.
+        There is not one score per label, a score is not finite, or all images are of one kind.
 
     Examples
     --------
@@ -43,15 +43,15 @@ def roc_auc(scores: Floats, is_anomaly: Booleans) -> float:
 
 
 def average_precision(scores: Floats, is_anomaly: Booleans) -> float:
-    """Mean precision over the anomalies, from the highest score down; errors as `roc_auc`."""
+    """Average precision over the anomalies, from the highest score down; errors as `roc_auc`."""
     return float(average_precision_score(*_checked(scores, is_anomaly)))
 
 
 def f1_max(scores: Floats, is_anomaly: Booleans) -> float:
-    """Best F1 over all thresholds; errors as `roc_auc`.
+    """Compute the best F1 over all thresholds; errors as `roc_auc`.
 
     The threshold is chosen with the labels of the same images, so this is a bound on what a
-    detector could reach, not what one without labels does reach.
+    detector could reach, not what a detector without labels does reach.
     """
     precision, recall, _ = precision_recall_curve(*_checked(scores, is_anomaly))
     total = precision + recall
@@ -60,7 +60,7 @@ def f1_max(scores: Floats, is_anomaly: Booleans) -> float:
 
 
 def rates_at(is_anomaly: Booleans, flagged: Booleans) -> tuple[float, float]:
-    """Shares of good images and of anomalies that are flagged.
+    """Compute the shares of good images and of anomalies that are flagged.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def rates_at(is_anomaly: Booleans, flagged: Booleans) -> tuple[float, float]:
     Raises
     ------
     InputError
-        Arrays of different shapes.
+        The arrays differ in shape, or are not one-dimensional.
     """
     is_anomaly, flagged = np.asarray(is_anomaly, bool), np.asarray(flagged, bool)
     if is_anomaly.shape != flagged.shape or is_anomaly.ndim != 1:
@@ -87,7 +87,7 @@ def rates_at(is_anomaly: Booleans, flagged: Booleans) -> tuple[float, float]:
 
 
 def mean_and_sem(values: Any) -> tuple[float, float]:
-    """Mean and its standard error, std(ddof=1) / sqrt(n); NaN where there are too few values.
+    """Compute mean and standard error, std(ddof=1) / sqrt(n); NaN if there are too few values.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def mean_and_sem(values: Any) -> tuple[float, float]:
 
 
 def mean_and_deviation(values: Any) -> tuple[float, float]:
-    """Mean and standard deviation (ddof=1); NaN where there are too few values."""
+    """Compute mean and standard deviation (ddof=1); NaN if there are too few values."""
     values = np.asarray(values, dtype=np.float64)
     return _mean(values), float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
@@ -109,7 +109,7 @@ def _mean(values: NDArray[Any]) -> float:
 
 
 def _checked(scores: Floats, is_anomaly: Booleans) -> tuple[Booleans, Floats]:
-    """Labels and scores in scikit-learn's order, after checking them."""
+    """Check labels and scores, and give them in scikit-learn's order."""
     is_anomaly, scores = np.asarray(is_anomaly, bool), np.asarray(scores, np.float64)
     if scores.ndim != 1 or scores.shape != is_anomaly.shape:
         raise InputError(

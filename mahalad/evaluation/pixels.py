@@ -75,13 +75,14 @@ def read_mask(path: str | os.PathLike[str], shape: tuple[int, int] | None = None
     Raises
     ------
     InputError
-        A file that cannot be read, a mask of another size, or one without any defect pixel.
+        The file cannot be read, or the mask has another size or no defect pixel.
     """
     name = os.fspath(path)
     try:
         values, top = _mask_values(name)
     except Exception as error:  # damaged files make Pillow raise almost any type
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        said = error.strerror if isinstance(error, OSError) else None
+        reason = said or str(error) or type(error).__name__
         raise InputError(
             f"{name}: cannot be read as a mask: {reason}; give an image that is white where "
             "the defect is and black elsewhere"
@@ -191,7 +192,7 @@ def resize_map(
     Raises
     ------
     InputError
-        Not one map with one value or more, or not a height and a width of 1 or more.
+        The map is empty or not two-dimensional, or the shape is no height and width >= 1.
 
     Examples
     --------
@@ -207,7 +208,7 @@ def resize_map(
 
 
 def _mask_values(name: str) -> tuple[NDArray[Any], float]:
-    """Values of shape (H, W), and the upper end of their range."""
+    """Read values of shape (H, W), and the upper end of their range."""
     with Image.open(name) as opened:
         picture = ImageOps.exif_transpose(opened)
         if picture.mode.startswith("I"):  # "I;16", "I;16B", ..., "I"
@@ -229,7 +230,7 @@ def _size(shape: tuple[int, ...]) -> str:
 def _pixels(
     maps: Iterable[NDArray[Any]], masks: Iterable[Booleans | None]
 ) -> tuple[FloatMap, FloatMap, Floats]:
-    """Scores of the good and of the defect pixels, and 1 / region size of the latter."""
+    """Collect the scores of good and of defect pixels, and 1 / region size of the latter."""
     good: list[FloatMap] = []
     bad: list[FloatMap] = []
     weights: list[Floats] = []
@@ -300,7 +301,7 @@ def _steps(good: FloatMap, bad: FloatMap, weights: Floats) -> _Steps:
 
 
 def _area_up_to(limit: float, steps: _Steps) -> float:
-    """Area under the overlap against the false-positive rate in [0, limit]."""
+    """Compute the area under the overlap against the false-positive rate in [0, limit]."""
     # Each step is a level line to its good pixels above, then a slope over those equal to it.
     x = np.zeros(2 * len(steps.hits) + 2)  # from (0, 0) to (1, 1)
     y = np.zeros_like(x)

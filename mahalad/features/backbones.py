@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mahalad.checks import INPUT_SIZE, TILES, check_parameters
 from mahalad.errors import BackboneError
 from mahalad.features.devices import no_tf32, resolve_device
 from mahalad.features.folding import fold_batch_norms
@@ -29,7 +30,6 @@ from mahalad.features.levels import (
 )
 from mahalad.features.pooling import pool, pooling_weights, put_together
 from mahalad.features.weights import WeightsRecord, apply_weights, find_weights, hash_weights
-from mahalad.images.geometry import check_geometry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +70,7 @@ class Backbone:
     def extract(
         self, images: NDArray[Any], roi: NDArray[np.bool_] | None = None
     ) -> dict[str, NDArray[np.float32]]:
-        """Pooled features and feature maps of images.
+        """Extract pooled features and feature maps of images.
 
         Parameters
         ----------
@@ -96,9 +96,9 @@ class Backbone:
     def unpooled(
         self, images: NDArray[Any], roi: NDArray[np.bool_] | None = None
     ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """What `extract` pools: of each level the maps, (n, C, h, w), and weights, (h, w).
+        """Give what `extract` pools: each level's maps, (n, C, h, w), and weights, (h, w).
 
-        With a region for each image, weights are (n, h, w).
+        Weights are (n, h, w) if each image has its own region.
         """
         with torch.inference_mode(), no_tf32():
             found = self._levels(images)
@@ -116,7 +116,7 @@ class Backbone:
         return self.tiles * self.input_size
 
     def _levels(self, images: NDArray[Any]) -> dict[str, Tensor]:
-        """Level name to maps (n, C, h, w), with those of tiles put together."""
+        """Compute maps (n, C, h, w) of each level; those of tiles are put together."""
         x, k = self.normalised(images), self.tiles
         if k == 1:
             return self.run(x)
@@ -126,7 +126,7 @@ class Backbone:
         return {name: put_together(maps, k) for name, maps in self.run(x).items()}
 
     def normalised(self, images: NDArray[Any]) -> Tensor:
-        """Images as for `extract`, as the network is given them: (n, 3, S, S), float32."""
+        """Normalise images (as for `extract`) for the network: (n, 3, S, S), float32."""
         x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # (n, 3, H, W)
         scale = 255.0 if images.dtype == np.uint8 else 1.0
         x = x.to(torch.float32, memory_format=torch.channels_last)
@@ -135,7 +135,7 @@ class Backbone:
         return (x - mean * scale) / (std * scale)
 
     def _map(self, name: str, x: Tensor) -> Tensor:
-        """(n, C, h, w) to (n, h', w', C'): smoothed, on a grid of bounded size, C' <= 128."""
+        """Smooth (n, C, h, w) and bound its size: (n, h', w', C'), with C' <= 128."""
         x = functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
         finest = max(1, self.input_size // FINEST_STRIDE) * self.tiles
         if x.shape[-1] > finest:
@@ -144,7 +144,7 @@ class Backbone:
         return x @ self._projections[name] if name in self._projections else x
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The weights used, name to array: what a model file embeds."""
+        """Give the weights used, name to array, as a model file embeds them."""
         return {key: value.numpy() for key, value in self._state.items()}
 
 
@@ -198,9 +198,8 @@ def build_backbone(
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     native = int((config.get("test_input_size") or config["input_size"])[-1])
     size = native if input_size is None else input_size
-    if isinstance(size, bool) or not isinstance(size, int) or size < 8:
-        raise BackboneError(f"input_size must be a whole number of pixels >= 8, got {size!r}")
-    check_geometry("squash", tiles)
+    check_parameters({"input_size": INPUT_SIZE}, {"input_size": size}, BackboneError)
+    check_parameters({"tiles": TILES}, {"tiles": tiles})
     stages = sequential_stages(network)
     names = [s.name for s in stages] if stages else intermediate_names(network, backbone)
     pooled = choose_levels(names, levels, backbone)
@@ -222,7 +221,7 @@ def build_backbone(
         network=network,
         level_names=tuple(names[i] for i in pooled),
         map_names=map_names,
-        input_size=size,
+        input_size=int(size),
         tiles=int(tiles),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
@@ -261,7 +260,7 @@ def _load_weights(
     used: list[str],
     size: int | None,
 ) -> tuple[dict[str, Tensor], WeightsRecord]:
-    """Put weights into a network, and the network to another input size; what was used of them."""
+    """Load weights into a network and set its input size; give those used, and their record."""
     state, source, origin = find_weights(network, backbone, weights)
     own = network.state_dict()
     resized = any(key in state and state[key].shape != own[key].shape for key in used)
@@ -282,7 +281,7 @@ def _projections(
     size: int,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """A fixed matrix with orthonormal columns for every map with more than 128 channels.
+    """Make a fixed matrix with orthonormal columns for every map with more than 128 channels.
 
     It depends on nothing but the number of channels, so fits with it merge exactly.
     """
@@ -299,7 +298,7 @@ def _projections(
 
 
 def _resize_input(network: nn.Module, size: int, backbone: str) -> None:
-    """Tell networks that know their input size (position embeddings, windows) the new one."""
+    """Set the input size of networks that depend on it (position embeddings, windows)."""
     set_input_size: Any = getattr(network, "set_input_size", None)
     if set_input_size is not None:
         try:

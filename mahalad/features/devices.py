@@ -11,7 +11,13 @@ from mahalad.errors import BackboneError
 
 
 def resolve_device(device: str) -> torch.device:
-    """``"auto"`` to CUDA or CPU; anything else must be there, or it is an error."""
+    """Turn ``"auto"`` into CUDA or CPU, and a name into a device.
+
+    Raises
+    ------
+    BackboneError
+        The device is not usable here.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -27,7 +33,7 @@ def resolve_device(device: str) -> torch.device:
 
 @contextmanager
 def no_tf32() -> Iterator[None]:
-    """Full float32 products in cuDNN: TF32 keeps 10 bits of a factor."""
+    """Compute full float32 products in cuDNN: TF32 keeps 10 bits of a factor."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

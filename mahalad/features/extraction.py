@@ -1,4 +1,4 @@
-"""Images (or features) in batches, as what was read and the features of what could be."""
+"""Read images (or features) in batches, and extract the features of those that are readable."""
 
 from __future__ import annotations
 
@@ -52,7 +52,13 @@ def extract(X: Any, extractor: Any, salt: int, n_augment: int = 0) -> Iterator[B
 
 
 def from_arrays(X: Any, salt: int) -> tuple[list[ReadImage], dict[str, NDArray[Any]]]:
-    """Features given directly: one "image" for each row, each level (n, 1, D) or a map."""
+    """Take features as they are given: one "image" a row, each level (n, 1, D), or maps.
+
+    Raises
+    ------
+    InputError
+        Levels without a name, of another shape, of different lengths, or not finite.
+    """
     levels = X if isinstance(X, Mapping) else {"features": X}
     if not all(isinstance(name, str) for name in levels):
         raise InputError(f"levels must be named by strings, got {list(levels)}")

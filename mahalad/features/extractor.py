@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from mahalad.checks import BATCH_SIZE, Limit, OneOf, check_parameters
+from mahalad.choices import ORIENTATIONS
 from mahalad.errors import ImageValueError, InputError
 from mahalad.images.geometry import (
     BOX,
+    LIMITS,
     RECORDED,
     boxes_of,
-    check_geometry,
     fit_to_square,
     pad_to_square,
     turn,
@@ -74,6 +76,12 @@ class BackboneFeatures(BaseEstimator):
         The network, after `build`.
     """
 
+    _limits: ClassVar[Mapping[str, Limit]] = {
+        **LIMITS,
+        "orientations": OneOf(ORIENTATIONS),
+        "batch_size": BATCH_SIZE,
+    }
+
     def __init__(
         self,
         backbone: str = "tf_efficientnet_lite0",
@@ -102,13 +110,27 @@ class BackboneFeatures(BaseEstimator):
         self.device = device
 
     def build(self, state: dict[str, Any] | None = None, region: Any = None) -> Self:
-        """Make the network; `state` is a state dict to use instead of `weights`, `region` an
-        array to use instead of `roi`."""
+        """Make the network.
+
+        Parameters
+        ----------
+        state : dict of str to Tensor, optional
+            State dict to use instead of `weights`.
+        region : ndarray of bool, shape (S, S), optional
+            Region of interest to use instead of `roi`.
+
+        Raises
+        ------
+        InputError
+            A parameter is not allowed, or `orientations` do not go with maps or a region.
+        BackboneError
+            Unknown network, level, size or device.
+        WeightsError, MissingExtraError
+            Weights cannot be found, read or matched.
+        """
         from mahalad.features.backbones import build_backbone
 
-        if not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise InputError(f"batch_size must be a whole number >= 1, got {self.batch_size!r}")
-        check_geometry(self.resize, self.tiles)
+        check_parameters(self._limits, self)
         self._check_orientations(region)
         self.backbone_: Backbone = build_backbone(
             self.backbone,
@@ -125,7 +147,7 @@ class BackboneFeatures(BaseEstimator):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Pickle by inputs: the weights, not the network; it is built again on the other side."""
+        """Pickle the weights, not the network, which is built again on the other side."""
         state: dict[str, Any] = dict(super().__getstate__())
         if "backbone_" in state:
             state["backbone_"] = (self.backbone_.state(), self.backbone_.weights, self.region_)
@@ -145,7 +167,7 @@ class BackboneFeatures(BaseEstimator):
     def prepare(self, image: Any) -> NDArray[Any]:
         """Resize a decoded image: (S, S, 3), uint8 or float32 in [0, 1].
 
-        With ``resize="pad"`` only its longer side is S: `transform` puts it into the square.
+        With ``resize="pad"``, only the longer side is S, and `transform` fills the square.
 
         Raises
         ------
@@ -165,9 +187,15 @@ class BackboneFeatures(BaseEstimator):
         return prepared
 
     def transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
-        """Features of prepared images: level name to (n, n_channels), and of maps to
-        (n, height, width, n_features), 0 outside the region of interest; float32. With maps of
-        padded images, their places in the square are there as well."""
+        """Extract features of prepared images.
+
+        Returns
+        -------
+        dict of str to ndarray of float32
+            Each pooled level (n, n_channels), and each map (n, height, width, n_features), which
+            is 0 outside the region of interest. If padded images have maps, their boxes in the
+            square are there as well, under `BOX`.
+        """
         total = self._transform(prepared)
         if self.orientations == 1:
             return total
@@ -194,26 +222,29 @@ class BackboneFeatures(BaseEstimator):
     def unpooled(
         self, prepared: Sequence[NDArray[Any]]
     ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-        """What `transform` pools: of each level the maps (n, C, h, w) and weights, (h, w) or
-        (n, h, w)."""
+        """Give what `transform` pools: each level's maps (n, C, h, w) and weights.
+
+        Weights are (h, w), or (n, h, w) for padded images.
+        """
         if self.orientations > 1:
             raise InputError("no exact maps of features that are means over orientations")
         return self.backbone_.unpooled(*self._squares(prepared))
 
     def passes(self, prepared: Sequence[NDArray[Any]]) -> list[Sequence[NDArray[Any]]]:
-        """Images that go through the network together: tiles must not multiply the memory."""
+        """Part images into those that go through the network together.
+
+        The more tiles an image has, the fewer images go together, so that memory does not grow.
+        """
         if self.tiles == 1:
             return [prepared]
         step = max(1, self.batch_size // self.tiles**2)
         return [prepared[i : i + step] for i in range(0, len(prepared), step)]
 
     def boxes(self, prepared: Sequence[NDArray[Any]]) -> Boxes | None:
-        """Where each picture lies in its square, (n, 4); None where all fill it."""
+        """Compute where each picture lies in its square, (n, 4); None if all fill it."""
         return boxes_of(prepared, self.backbone_.side) if self.resize == "pad" else None
 
     def _check_orientations(self, region: Any) -> None:
-        if self.orientations not in (1, 4, 8) or isinstance(self.orientations, bool):
-            raise InputError(f"orientations must be 1, 4 or 8, got {self.orientations!r}")
         names = (self.maps,) if isinstance(self.maps, (str, int)) else self.maps
         has_maps = names is None or len(names) > 0
         if self.orientations > 1 and (has_maps or self.roi is not None or region is not None):
@@ -225,7 +256,7 @@ class BackboneFeatures(BaseEstimator):
     def _squares(
         self, prepared: Sequence[NDArray[Any]]
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Images as the network takes them, (n, S, S, 3), and where pooling looks."""
+        """Make the squares that the network takes, (n, S, S, 3), and the regions to pool over."""
         if any(image.dtype != np.uint8 for image in prepared):
             prepared = [_as_float(image) for image in prepared]
         if self.resize == "squash":
@@ -234,7 +265,7 @@ class BackboneFeatures(BaseEstimator):
         return np.stack(squares), self._regions(prepared)
 
     def _regions(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
-        """The part of each padded square that is picture, and of interest, (n, S, S)."""
+        """Mark the part of each padded square that is picture, and of interest, (n, S, S)."""
         side = self.backbone_.side
         pictures = np.stack(
             [
@@ -248,13 +279,13 @@ class BackboneFeatures(BaseEstimator):
     def read_ahead(self) -> int:
         """Batches to decode while the network works on one.
 
-        None on the CPU: decoding threads would take cores from the network's own, whose slowest
-        thread sets the pace.
+        It is 0 on the CPU, where decoding threads would take cores from the network's own, whose
+        slowest thread sets the pace.
         """
         return 0 if self.backbone_.device.type == "cpu" else 2
 
     def record(self) -> dict[str, Any]:
-        """What identifies these features: two records that differ must not be mixed."""
+        """Give what identifies these features: those with different records must not be mixed."""
         b = self.backbone_
         # Only where there are several: records of models from before tiles stay what they were.
         several = {"tiles": b.tiles, "orientations": self.orientations}

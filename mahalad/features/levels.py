@@ -28,7 +28,10 @@ class Stage:
 
 
 def sequential_stages(network: nn.Module) -> list[Stage]:
-    """Levels of the families whose levels timm's feature API hides in part."""
+    """List the levels of EfficientNets and ResNets, of which timm's feature API hides some.
+
+    The list is empty for any other network.
+    """
     if isinstance(network, EfficientNet):
         n: Any = network
         blocks = [Stage(f"blocks.{i}", f"blocks.{i}", b) for i, b in enumerate(n.blocks)]
@@ -37,12 +40,19 @@ def sequential_stages(network: nn.Module) -> list[Stage]:
     if isinstance(network, ResNet):
         r: Any = network
         stem = Stage("stem", "bn1", lambda x: r.maxpool(r.act1(r.bn1(r.conv1(x)))))
-        layers = [Stage(f"layer{i}", f"layer{i}", getattr(r, f"layer{i}")) for i in range(1, 5)]
-        return [stem, *layers]
+        layers = enumerate((r.layer1, r.layer2, r.layer3, r.layer4), start=1)
+        return [stem, *(Stage(f"layer{i}", f"layer{i}", layer) for i, layer in layers)]
     return []
 
 
 def intermediate_names(network: nn.Module, backbone: str) -> list[str]:
+    """List the levels that timm's feature API gives of a network.
+
+    Raises
+    ------
+    BackboneError
+        timm gives none.
+    """
     info: Any = getattr(network, "feature_info", None)
     if not hasattr(network, "forward_intermediates") or not info:
         raise BackboneError(
@@ -53,7 +63,13 @@ def intermediate_names(network: nn.Module, backbone: str) -> list[str]:
 
 
 def choose_levels(names: list[str], levels: Levels, backbone: str) -> list[int]:
-    """Indices of the wanted levels, ascending and without repeats."""
+    """Find the indices of the wanted levels, ascending and without repeats.
+
+    Raises
+    ------
+    BackboneError
+        The network has no such level.
+    """
     if levels is None or (isinstance(levels, str) and levels == "all"):
         return list(range(len(names)))
     wanted = [levels] if isinstance(levels, (str, int)) else list(levels)
@@ -79,7 +95,13 @@ def choose_maps(
     size: int,
     backbone: str,
 ) -> list[int]:
-    """Indices of the levels to keep as maps, ascending."""
+    """Find the indices of the levels to keep as maps, ascending.
+
+    Raises
+    ------
+    BackboneError
+        The network has no such level, or no map of 2 x 2 positions or more.
+    """
     if maps is not None and not (isinstance(maps, str) and maps == "auto"):
         return choose_levels(names, maps, backbone)
     strides = _strides(network, stages, names)
@@ -98,7 +120,7 @@ def choose_maps(
 
 
 def _strides(network: nn.Module, stages: list[Stage], names: list[str]) -> list[int]:
-    """Pixels per position of each level."""
+    """Compute the stride of each level: pixels per position."""
     if not stages:
         info: Any = network.feature_info
         return [int(entry["reduction"]) for entry in info]
@@ -114,7 +136,7 @@ def _strides(network: nn.Module, stages: list[Stage], names: list[str]) -> list[
 def runner(
     network: Any, stages: list[Stage], names: list[str], chosen: list[int]
 ) -> Callable[[Tensor], dict[str, Tensor]]:
-    """A function from normalised images (n, 3, S, S) to level name and map (n, C, h, w)."""
+    """Make a function from normalised images (n, 3, S, S) to maps (n, C, h, w) of each level."""
 
     def run_stages(x: Tensor) -> dict[str, Tensor]:
         kept = {}
@@ -139,9 +161,9 @@ def runner(
 
 
 def keys_up_to(network: nn.Module, module: str) -> list[str]:
-    """Keys of the state dict up to a module's last one, in order of definition.
+    """List the keys of the state dict up to a module's last one, in order of definition.
 
-    Batch counters are of no use outside training.
+    Batch counters are left out: they have no use outside training.
     """
     keys = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
     names = [name for name, _ in network.named_modules()]

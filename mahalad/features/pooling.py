@@ -1,4 +1,4 @@
-"""A network's maps: those of tiles put together, and means over positions or over a region."""
+"""Put maps of tiles together, and average maps over positions or over a region."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def put_together(maps: Tensor, k: int) -> Tensor:
-    """Maps of tiles, (n * k * k, C, h, w), row by row, to those of images, (n, C, k * h, k * w)."""
+    """Put maps of tiles, (n * k * k, C, h, w), row by row, together: (n, C, k * h, k * w)."""
     _, C, h, w = maps.shape
     grid = maps.reshape(-1, k, k, C, h, w).permute(0, 3, 1, 4, 2, 5)  # (n, C, k, h, k, w)
     return grid.reshape(-1, C, k * h, k * w)
 
 
 def pool(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
-    """Mean over positions of (n, C, h, w), weighted by each one's share of the region."""
+    """Average (n, C, h, w) over positions, weighted by each one's share of the region: (n, C)."""
     if roi is None:
         return x.mean(dim=(2, 3))
     weights = pooling_weights(x, roi)
@@ -29,9 +29,9 @@ def pool(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
 
 
 def pooling_weights(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
-    """Weight of each position of (n, C, h, w) in the mean, (h, w); they sum to 1.
+    """Compute the weight of each position of (n, C, h, w) in the mean, (h, w); they sum to 1.
 
-    (n, h, w) where each image has its own region.
+    Weights are (n, h, w) if each image has its own region.
     """
     h, w = x.shape[2], x.shape[3]
     if roi is None:

@@ -53,7 +53,13 @@ class WeightsRecord:
 def find_weights(
     network: nn.Module, backbone: str, weights: str | Path | dict[str, Tensor] | None
 ) -> tuple[dict[str, Tensor], str, str]:
-    """State dict, kind of source and origin."""
+    """Read weights; give the state dict, the kind of source and the origin.
+
+    Raises
+    ------
+    WeightsError, MissingExtraError
+        Weights cannot be found or read.
+    """
     if isinstance(weights, dict):
         return weights, "embedded", "weights embedded in the model file"
     if weights is None and backbone in PACKAGES:
@@ -117,7 +123,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Raises
     ------
     WeightsError
-        No such file, another suffix, damaged, or more than tensors inside.
+        The file is missing or damaged, has another suffix, or holds more than tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -206,7 +212,7 @@ def apply_weights(
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and float32 values, whatever file they came from."""
+    """Hash names, shapes and float32 values (SHA-256), whatever file they came from."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().float().contiguous()

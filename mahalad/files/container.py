@@ -5,11 +5,12 @@ The file is a plain state (JSON and named arrays). It holds no code, and reading
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mahalad.errors import ModelFileError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+from mahalad.files.audit import audit
+from mahalad.files.old.upgrade import upgrade
 
 FORMAT_VERSION = 4  # 4: maps have a context; files of 3 keep the maps they had
 _KEY = "mahalad"
@@ -35,30 +34,23 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         The folder is missing or not writable, or the disk is full.
     """
     path = Path(os.path.realpath(path))  # the target of a link, not the link
-    temporary = ""
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     try:
         if path.exists() and not path.is_file():  # a pipe, /dev/stdout: nothing to replace
             with open(path, "wb") as file:
                 file.write(content)
             return
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        # The kernel applies the umask; `tempfile` would not, and to ask for it is to set it.
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         kept = "; the old file is intact" if path.exists() else ""
         raise ModelFileError(f"{path}: cannot be written ({error.strerror}){kept}") from error
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def write_model(path: str | Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
@@ -77,24 +69,38 @@ def write_model(path: str | Path, header: dict[str, Any], arrays: dict[str, NDAr
 
 
 def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Read header and arrays.
+    """Read header and arrays, audited, and as the present format has them.
+
+    Raises
+    ------
+    ModelFileError
+        No such file, not a mahalad model, truncated, written by a newer version, or not made up
+        as a file of its kind is.
+    """
+    header = read_header(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, TypeError, AttributeError) as error:  # numpy has no bfloat16, say
+        raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
+    try:
+        header, arrays = upgrade(header, arrays)
+        audit(header, arrays)
+    except ModelFileError as error:  # it does not know the file
+        raise ModelFileError(f"{path}: {error}") from error
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:  # old and odd
+        raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
+    return header, arrays
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """Read the JSON header alone, as it is in the file, of whatever format.
 
     Raises
     ------
     ModelFileError
         No such file, not a mahalad model, truncated, or written by a newer version.
     """
-    header = read_header(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
-    return header, arrays
-
-
-def read_header(path: str | Path) -> dict[str, Any]:
-    """Read the JSON header alone; the same errors as `read_model`."""
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file (looked in {path.absolute()})")
@@ -114,8 +120,10 @@ def read_header(path: str | Path) -> dict[str, Any]:
         )
     try:
         header: dict[str, Any] = json.loads(metadata[_KEY])
-        version = int(header["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
+        version = header["format_version"]
+        if type(version) is not int or version < 1:
+            raise ValueError(f"format_version is {version!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{path}: the model's header is damaged ({error})") from error
     if version > FORMAT_VERSION:
         raise ModelFileError(
@@ -132,8 +140,3 @@ def info(path: str | Path) -> dict[str, Any]:
     """The header of a model file, with the file's size in bytes as ``size``."""
     header = read_header(path)
     return {"path": str(path), "size": Path(path).stat().st_size, **header}
-
-
-def below(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Arrays whose name starts with a prefix, without it."""
-    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}

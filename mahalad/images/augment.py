@@ -16,7 +16,7 @@ MAX_LIGHT = 0.05  # brightness and contrast
 
 
 def augmented_copies(prepared: NDArray[Any], n_copies: int, key: int) -> list[NDArray[Any]]:
-    """Copies of one image, slightly turned, moved, scaled and re-lit.
+    """Make copies of one image, slightly turned, moved, scaled and re-lit.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the folders of images tell: names for files made from them, and the kinds of parts."""
+"""Names for files made from images, and kinds of parts, from the folders that images lie in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GOOD = "good"
 
 
 def common_folder(given: Sequence[str], names: Sequence[str]) -> Path | None:
-    """Folder that holds everything that was given, absolute; None where there is none.
+    """Find the folder that holds everything that was given, absolute; None if there is none.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def common_folder(given: Sequence[str], names: Sequence[str]) -> Path | None:
 
 
 def stems_below(base: Path | None, names: Sequence[str]) -> dict[str, str]:
-    """A stem for files made from each image: its path below `base`, without the extension.
+    """Name files made from each image: its path below `base`, without the extension.
 
     Two images of one folder whose names differ in the extension only would share a stem; the
     later one gets a number (``part-2``).
@@ -82,7 +82,7 @@ def check_apart(folder: Path, given: Sequence[str], names: Sequence[str]) -> Non
 
 
 def kinds_of(base: Path | None, names: Sequence[str]) -> dict[str, str | None]:
-    """Kind of each image by its folders: ``"good"``, the name of a defect, or None = not known.
+    """Read each image's kind from its folders: ``"good"``, a defect's name, or None = not known.
 
     Images below a folder named ``good`` are good; those below a folder that lies beside such a
     folder are defects of that kind. Only folders from `base` downwards count.
@@ -105,7 +105,7 @@ def kinds_of(base: Path | None, names: Sequence[str]) -> dict[str, str | None]:
 
 
 def _folders(folder: str, base: Path | None) -> Iterator[Path]:
-    """The folders from `base` down to `folder`, both included."""
+    """Yield the folders from `base` down to `folder`, both included."""
     path = Path(folder)
     for one in (*reversed(path.parents), path):
         if base is None or one == base or base in one.parents:

@@ -1,4 +1,4 @@
-"""How a picture of any shape lies in the network's square, and how maps find back to it.
+"""Fit pictures of any shape into the network's square, and bring maps back to their shape.
 
 ``"squash"`` stretches the picture to the square. ``"pad"`` keeps its aspect: the longer side fills
 the square, the picture lies in the middle, and its edge is repeated around it: a constant colour
@@ -17,14 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mahalad.errors import InputError
+from mahalad.checks import TILES, Limit, OneOf, check_parameters
+from mahalad.choices import RESIZE
 from mahalad.images.resizing import resize_image
 from mahalad.protocols import FloatImage
 
 Boxes = npt.NDArray[np.float32]
 Prepared = npt.NDArray[Any]
 
-POLICIES = ("squash", "pad")
 RECORDED = {
     "squash": "squash to a square, no crop",
     "pad": "longer side to a square, edges repeated around",
@@ -33,21 +33,19 @@ RECORDED = {
 BOX = "picture/box"
 """Name under which the boxes of padded pictures travel with their feature maps, (n, 4)."""
 WHOLE = (0.0, 0.0, 1.0, 1.0)
+"""The box of a picture that fills its square."""
+LIMITS: Mapping[str, Limit] = {"resize": OneOf(RESIZE), "tiles": TILES}
 
 
 def check_geometry(resize: Any, tiles: Any) -> None:
-    """Refuse an unknown policy, and numbers of tiles that are none.
+    """Check how images are to become squares.
 
     Raises
     ------
     InputError
+        A value outside of `LIMITS`.
     """
-    if resize not in POLICIES:
-        raise InputError(f"unknown resize {resize!r}; one of {', '.join(POLICIES)}")
-    if isinstance(tiles, bool) or not isinstance(tiles, (int, np.integer)) or tiles < 1:
-        raise InputError(
-            f"tiles must be a whole number >= 1, of tiles along a side of the image, got {tiles!r}"
-        )
+    check_parameters(LIMITS, {"resize": resize, "tiles": tiles})
 
 
 def fit_to_square(
@@ -78,7 +76,7 @@ def pad_to_square(prepared: Prepared, side: int, *, mode: Any = "edge") -> Prepa
 
 
 def boxes_of(prepared: Sequence[Prepared], side: int) -> Boxes:
-    """Where fitted pictures lie in their squares, (n, 4)."""
+    """Compute where fitted pictures lie in their squares, (n, 4)."""
     found = []
     for picture in prepared:
         height, width = picture.shape[:2]
@@ -88,9 +86,9 @@ def boxes_of(prepared: Sequence[Prepared], side: int) -> Boxes:
 
 
 def positions_inside(boxes: npt.NDArray[Any], side: int) -> npt.NDArray[np.bool_]:
-    """Which positions of a grid have their centre in the picture, (n, side, side).
+    """Find the positions of a grid that have their centre in the picture, (n, side, side).
 
-    Of a picture that is narrower than a position, those in its middle.
+    If a picture is narrower than a position, the positions in its middle count as inside.
     """
     x, y = (_inside(boxes[:, axis], boxes[:, axis + 2], side) for axis in (0, 1))
     return np.asarray(y[:, :, None] & x[:, None, :])
@@ -150,7 +148,7 @@ def _resample_rows(
 
 
 def describe_input(record: Mapping[str, Any]) -> str:
-    """What a features' record says of the images' way into the network, in short."""
+    """Describe in short how images go into the network, by the record of the features."""
     tiles = record.get("tiles", 1)
     text = f"{record['input_size']} px"
     text = text if tiles == 1 else f"{tiles} x {tiles} tiles of {text}"

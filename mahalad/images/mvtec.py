@@ -37,7 +37,7 @@ class Category:
 
     @property
     def has_masks(self) -> bool:
-        """Whether there are masks of the defective test images (of all, then)."""
+        """Whether there are masks of the defective test images: of all of them, or of none."""
         return any(mask is not None for mask in self.masks)
 
 
@@ -115,7 +115,7 @@ def _images(folder: Path) -> tuple[Path, ...]:
 
 
 def grouping(rule: str) -> Callable[[str], str]:
-    """A function from an image's path to what it shows.
+    """Make a function from an image's path to its group: what it shows.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def _read_groups(file: str) -> dict[tuple[str, ...], str]:
 
 
 def group_of(path: str, pattern: str) -> str:
-    """What an image shows: the first group of a regular expression's match in its path.
+    """Give an image's group: the first group of a regular expression's match in its path.
 
     Raises
     ------

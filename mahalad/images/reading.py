@@ -64,7 +64,7 @@ def _prepared(image: Any, prepare: Prepare, name: str) -> NDArray[Any]:
 
 
 def content_key(array: NDArray[Any], salt: int) -> int:
-    """64-bit hash of an array's bytes, different for every `salt`."""
+    """Compute a 64-bit hash of an array's bytes, different for every `salt`."""
     digest = hashlib.blake2b(
         np.ascontiguousarray(array).data, digest_size=8, key=salt.to_bytes(8, "little")
     )

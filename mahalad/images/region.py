@@ -60,7 +60,7 @@ def read_region(roi: Any, size: int, resize: str = "squash") -> NDArray[np.bool_
 
 
 def region_on_grid(region: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
-    """Positions of a grid of side x side that lie in the region by at least half.
+    """Find the positions of a grid of side x side that lie in the region by at least half.
 
     Raises
     ------
@@ -78,5 +78,5 @@ def region_on_grid(region: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:
 
 
 def hash_region(region: NDArray[np.bool_]) -> str:
-    """sha256 of a region's pixels."""
+    """Hash a region's pixels (SHA-256)."""
     return hashlib.sha256(np.packbits(region).tobytes()).hexdigest()

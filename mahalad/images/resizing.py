@@ -51,7 +51,7 @@ def resize_square(
 def resize_image(
     image: Image.Image | FloatImage, size: tuple[int, int], interpolation: str = "bicubic"
 ) -> npt.NDArray[np.uint8] | FloatImage:
-    """Resize an image to a width and a height; all else is as of `resize_square`."""
+    """Resize an image to a width and a height; see `resize_square` for all else."""
     if interpolation not in INTERPOLATIONS:
         raise ValueError(
             f"interpolation is {interpolation!r}; allowed are {', '.join(INTERPOLATIONS)}"

@@ -1,4 +1,4 @@
-"""What users call images (folders, globs, paths, arrays, pictures), one source an image."""
+"""Find images in what users give: folders, globs, paths, arrays, pictures."""
 
 from __future__ import annotations
 
@@ -187,6 +187,7 @@ def _is_pattern(name: str) -> bool:
 
 
 def describe_missing(name: str) -> str:
+    """Say that there is no such file, and where it was looked for."""
     tried = os.path.abspath(name)
     if _is_pattern(name):
         return f"{name}: no file matches this pattern, and none has this name (tried {tried})"

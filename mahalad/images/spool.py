@@ -57,7 +57,7 @@ class Pictures:
         self._entries.sort(key=lambda entry: entry[0])
 
     def hash(self) -> str:
-        """Hash over the images' content, in the present order."""
+        """Hash the images' content, in the present order."""
         keys = np.array([key for key, _ in self._entries], dtype="<u8")
         return hashlib.blake2b(keys.tobytes(), digest_size=16).hexdigest()
 

@@ -293,6 +293,15 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         fitted.index.relabel(ids, repeated_names(known, len(ids)))
         self._fitted = corrections.after(self._state(), labels=known)
 
+    def set_novelty_fpr(self, fpr: float) -> Self:
+        """Ask for another rate at which images are called novel; nothing is fitted again.
+
+        A warning says so where the labelled images are too few for it.
+        """
+        self.set_params(novelty_fpr=fpr)
+        self.warn_if_uncalibrated()
+        return self
+
     def use_index(self, index: VectorIndex) -> None:
         """Take an index of the same embedding into use; it may hold labels that are new here."""
         self._fitted = corrections.use_index(self._state(), index)

@@ -16,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
+from mahalad.arrays import below
 from mahalad.errors import InputError, ModelFileError
 from mahalad.features.copying import copy_extractor
 from mahalad.features.extractor import BackboneFeatures
-from mahalad.features.file import build_features
+from mahalad.features.file import restore_features
 from mahalad.features.golden import GOLDEN_RTOL, GOLDEN_SEED, N_GOLDEN, golden_images
-from mahalad.files.container import VERSIONED, below, read_model
+from mahalad.files.classes import is_known
+from mahalad.files.container import VERSIONED, read_model
 from mahalad.files.damage import naming
-from mahalad.files.spec import EMBEDDED, from_spec, is_known, to_spec
+from mahalad.files.spec import EMBEDDED, from_spec, to_spec
 from mahalad.index.contract import VectorIndex
 from mahalad.index.memory import MemoryIndex
 from mahalad.index.opening import open_index
@@ -244,7 +246,7 @@ def _restore_encoder(
         return encoder, copy_extractor(encoder)
     given = from_spec(spec["spec"]).set_params(**on_device)
     built = clone(given, safe=False)
-    build_features(built, path, spec["record"], arrays, weights)
+    restore_features(built, spec["record"], arrays, weights)
     if isinstance(given.roi, str) and given.roi == EMBEDDED:
         given.set_params(roi=built.region_)
     return given, built

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,12 @@ from mahalad.report.text import number, percent
 _LOG_FROM = 30.0  # scores whose highest is over so many times the lowest get a logarithmic axis
 
 
-def _nice_step(span: float, n_steps: int) -> float:
-    """Return the least of 1, 2, 5, 10, ... times a power of ten that needs at most `n_steps`."""
-    raw = span / n_steps
+def nice_step(span: float, n_steps: int) -> float:
+    """Return the least of 1, 2, 5, 10, ... times a power of ten that needs at most `n_steps`.
+
+    A span of 0 is taken for 1e-9.
+    """
+    raw = (span or 1e-9) / n_steps
     power = 10.0 ** math.floor(math.log10(raw))
     return next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power >= raw)
 
@@ -40,6 +43,10 @@ class Bins:
 
     @classmethod
     def of(cls, scores: Floats, threshold: float | None) -> Bins:
+        """Choose some 30 bins that hold all scores, and the threshold.
+
+        The axis is logarithmic if the highest is more than 30 times the lowest.
+        """
         everything = scores if threshold is None else np.append(scores, threshold)
         low, high = float(everything.min()), float(everything.max())
         is_log = low > 0 and high / low > _LOG_FROM
@@ -47,26 +54,27 @@ class Bins:
             everything = np.log10(everything)
             low, high = float(everything.min()), float(everything.max())
         anchor = 0.0 if threshold is None else float(everything[-1])
-        step = _nice_step(max(high - low, 0.01 * abs(high), 1e-12), 30)
+        step = nice_step(max(high - low, 0.01 * abs(high), 1e-12), 30)
         first = math.ceil((low - anchor) / step) - 1
         last = max(math.ceil((high - anchor) / step) - 1, first)
         # One more on the right: an axis that goes on behind a threshold above all scores.
         return cls(is_log, anchor, step, first, last - first + 2)
 
     def places(self, scores: Floats) -> Floats:
-        """Positions of scores on the axis, 0 = its left end, 1 = its right end."""
+        """Compute positions of scores on the axis, 0 = its left end, 1 = its right end."""
         return (self._raw(scores) - self.first) / self.n_bins
 
     def counts(self, scores: Floats) -> list[int]:
+        """Count the scores in each bin."""
         index = np.ceil(self._raw(scores)).astype(int) - 1 - self.first
         inside = np.clip(index, 0, self.n_bins - 1)  # the logarithm's last bit may vary
         return [int(n) for n in np.bincount(inside, minlength=self.n_bins)]
 
     def ticks(self) -> list[float]:
-        """Round scores between the ends of the axis."""
+        """Choose round scores between the ends of the axis."""
         low, high = (self.anchor + self.step * (self.first + k) for k in (0, self.n_bins))
         if not self.is_log:
-            step = _nice_step(high - low, 7)
+            step = nice_step(high - low, 7)
             return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
         factors = (1,) if high - low > 3 else (1, 3) if high - low > 2 else (1, 2, 5)
         every = math.ceil((high - low) / 7)
@@ -79,8 +87,23 @@ class Bins:
         return np.asarray((on_axis - self.anchor) / self.step)
 
 
-def histogram(scores_of: Mapping[str, Floats], threshold: float | None) -> str:
-    """Draw the scores of each group, one above the other on the same axis (SVG)."""
+def histogram(
+    scores_of: Mapping[str, Floats],
+    threshold: float | None,
+    write: Callable[[float], str] = number,
+) -> str:
+    """Draw the scores of several groups of images as histograms, one above the other (SVG).
+
+    Parameters
+    ----------
+    scores_of : mapping of str to ndarray of shape (n_images,)
+        Anomaly scores of each group by its name, up = abnormal. All share one axis; a group
+        without images is left out.
+    threshold : float or None
+        Scores above it are flagged; None draws no line.
+    write : callable
+        How the threshold is written.
+    """
     width, left, right, top, height, gap = 600, 58, 14, 34, 100, 32
     groups = {name: scores for name, scores in scores_of.items() if len(scores)}
     bins = Bins.of(np.concatenate([*groups.values()]), threshold)
@@ -108,7 +131,7 @@ def histogram(scores_of: Mapping[str, Floats], threshold: float | None) -> str:
         shapes.append(f'<path class="threshold" d="M{x(threshold):.1f} {top - 8}V{axis_y}"/>')
         shapes.append(
             f'<text x="{x(threshold):.1f}" y="{top - 14}" class="label {side}">'
-            f"threshold {number(threshold)}</text>"
+            f"threshold {write(threshold)}</text>"
         )
     scale = ", logarithmic" if bins.is_log else ""
     shapes += [
@@ -118,7 +141,7 @@ def histogram(scores_of: Mapping[str, Floats], threshold: float | None) -> str:
         "images</text>",
     ]
     summary = ", ".join(f"{len(scores)} {name}" for name, scores in groups.items())
-    end = "" if threshold is None else f"; the threshold is {number(threshold)}"
+    end = "" if threshold is None else f"; the threshold is {write(threshold)}"
     return _svg(
         "wide", width, axis_y + 58, f"Histograms of the anomaly score: {summary}{end}", shapes
     )
@@ -127,10 +150,10 @@ def histogram(scores_of: Mapping[str, Floats], threshold: float | None) -> str:
 def _bars(
     name: str, counts: Sequence[int], base: float, left: float, right: float, height: float
 ) -> list[str]:
-    """Shapes of one row of the histogram, which stands on y = `base`."""
+    """Draw one row of the histogram, which stands on y = `base`."""
     unit, bar = (height - 24) / max(counts), (right - left) / len(counts)
     shapes = []
-    for tick in range(0, max(counts) + 1, max(1, round(_nice_step(max(counts), 3)))):
+    for tick in range(0, max(counts) + 1, max(1, round(nice_step(max(counts), 3)))):
         y = base - tick * unit
         shapes.append(f'<path d="M{left} {y:.1f}H{right}"/>')
         shapes.append(f'<text x="{left - 8}" y="{y + 5:.1f}" class="end">{tick}</text>')

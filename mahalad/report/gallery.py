@@ -12,10 +12,10 @@ from pathlib import Path
 from PIL import Image
 
 from mahalad.errors import InputError
+from mahalad.images.folders import GOOD
 from mahalad.report.text import number, text
 from mahalad.result import Result
 
-GOOD = "good"
 _MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
 _HINT = (
     "Point at a flagged image, focus or tap it to see where it is abnormal; others stay as they "
@@ -84,6 +84,10 @@ def encode(image: Image.Image) -> bytes:
 
 
 def gallery(ranked: Sequence[ReportImage], threshold: float | None) -> str:
+    """Write the section of all images as HTML, with a line at the threshold if there is one.
+
+    `ranked` has the most abnormal image first.
+    """
     if not ranked:
         return "<section><h2>Images</h2><p>No image could be judged.</p></section>"
     cards = [_card(image) for image in ranked]
@@ -157,7 +161,7 @@ def _verdict(anomaly: bool | None) -> str:
 
 
 def _img(content: bytes, alt: str, name: str, extra: str = "") -> str:
-    """An image with its file in it; `alt` is escaped already."""
+    """Write an image with its file in it; `alt` is escaped already."""
     for start, media_type in _MEDIA_TYPES.items():
         if content.startswith(start):
             data = base64.b64encode(content).decode("ascii")

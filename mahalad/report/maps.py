@@ -1,4 +1,4 @@
-"""Anomaly maps as files: beside each raw map an overlay for the eye, and a note for both."""
+"""Write anomaly maps as files: each raw map with an overlay for the eye, and a note for both."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from mahalad.images.sources import ImageSource
 from mahalad.protocols import FloatImage, Floats
 from mahalad.report.overlays import checked_map, overlay, thumbnail
 from mahalad.result import Result
+from mahalad.scorers.capabilities import capabilities_of
 
 if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
 
 
-FORMATS = ("png", "npy")
 LONGEST_SIDE = 1600  # pixels of an overlay
 NOTE = "maps.json"
 POSITIONS_SCALE = 100.0
@@ -58,16 +58,16 @@ class MapUnits:
 
 
 def units_of(detector: AnomalyDetector) -> MapUnits:
-    """What the values of a detector's maps are.
+    """Say what the values of a detector's maps are.
 
     Raises
     ------
     InputError
-        It has no maps.
+        The detector has no maps.
     """
     # Whether there are maps depends on features and scorer: one grey picture asks both.
     side = detector.anomaly_map([np.full((32, 32, 3), 128, np.uint8)]).shape[-1]
-    if not hasattr(detector.scorer_, "anomaly_maps"):
+    if not capabilities_of(detector.scorer_).has_maps:
         return MapUnits(
             f"share of each pixel in the score, signed, up = abnormal: mean * {side}**2 = score",
             SHARES_SCALE / side**2,
@@ -180,7 +180,7 @@ class MapFolder:
 
 
 def colour_begins(result: Result, map_threshold: float) -> float:
-    """The map's threshold in a flagged image; infinity, no colour at all, in any other.
+    """Give the map's threshold for a flagged image; infinity (no colour) for any other.
 
     The score has more power than a place by itself, and its false-positive rate holds. So it
     decides whether there is something, and the map only where.
@@ -189,7 +189,7 @@ def colour_begins(result: Result, map_threshold: float) -> float:
 
 
 def reopen(name: str) -> Image.Image | FloatImage:
-    """The image of a `Result.name`, at its own size."""
+    """Open the image of a `Result.name` again, at its own size."""
     return open_image(ImageSource(name, Path(name), Path(name)))
 
 

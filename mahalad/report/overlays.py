@@ -1,4 +1,4 @@
-"""What an anomaly map looks like: over its image, as a file, and as one number.
+"""What an anomaly map looks like over its image.
 
 An anomaly map is (h, w), up = abnormal, and covers the whole image: the image was squashed to
 the map's shape. Colours are absolute. They begin at a threshold on the map's values, which is set
@@ -99,17 +99,6 @@ def overlay(
     return Image.fromarray(pixels)
 
 
-def flagged_share(anomaly_map: NDArray[Any], map_threshold: float) -> float:
-    """Share of the image's area above a threshold, in [0, 1]; errors as `overlay`.
-
-    Examples
-    --------
-    >>> flagged_share(np.array([[0.0, 1.0], [2.0, 3.0]]), 2.0)
-    0.25
-    """
-    return float(np.mean(checked_map(anomaly_map) > _checked_threshold(map_threshold)))
-
-
 def thumbnail(image: Image.Image | FloatImage, side: int) -> Image.Image:
     """Shrink an image to fit into a square, keeping its aspect; a small one stays as it is.
 
@@ -146,7 +135,7 @@ def _blend(pixels: NDArray[np.uint8], t: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _eroded(region: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
-    """Pixels whose distance to the outside of a region, or of the image, is over `width`."""
+    """Find pixels that are more than `width` from the outside of a region, or of the image."""
     box = np.ones(2 * width + 1, bool)
     rows = ndimage.binary_erosion(region, box[:, None])
     return np.asarray(ndimage.binary_erosion(rows, box[None, :]), bool)
@@ -173,6 +162,7 @@ def _as_picture(image: Image.Image | FloatImage) -> Image.Image:
 
 
 def checked_map(anomaly_map: NDArray[Any]) -> NDArray[np.float64]:
+    """Give a map as floats; `InputError` unless it is (h, w), not empty and finite."""
     values = np.asarray(anomaly_map, np.float64)
     if values.ndim != 2 or values.size == 0:
         raise InputError(f"anomaly map is of shape {values.shape}; allowed is (h, w), not empty")

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from mahalad.errors import InputError
 from mahalad.evaluation.images import rates_at, roc_auc
+from mahalad.images.folders import GOOD
 from mahalad.protocols import Floats
 from mahalad.report.charts import histogram, roc
-from mahalad.report.gallery import GOOD, ReportImage, gallery
+from mahalad.report.gallery import ReportImage, gallery
 from mahalad.report.text import percent, text
 from mahalad.result import Result
 
@@ -89,7 +90,7 @@ def render_report(
 
 
 def _labels(images: Sequence[ReportImage]) -> tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Scores, whether abnormal, and whether flagged, of the images whose kind is known."""
+    """Give scores, and whether abnormal and flagged, of the images whose kind is known."""
     known = [image for image in images if image.kind is not None]
     return (
         np.array([image.score for image in known]),
@@ -107,7 +108,7 @@ def _about(about: Mapping[str, str]) -> str:
 
 
 def _facts(images: Sequence[ReportImage], n_errors: int, fpr: float) -> list[str]:
-    """Tiles of the summary; those that need labels only where there are some."""
+    """Write the tiles of the summary; some need images whose kind is known."""
     scores, is_bad, flagged = _labels(images)
     n_good, n_bad = int((~is_bad).sum()), int(is_bad.sum())
     false_alarms, found = rates_at(is_bad, flagged)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import ImageReadError, ImageValueError
 from mahalad.images.geometry import describe_input
 from mahalad.report.gallery import ReportImage, encode
@@ -22,12 +23,12 @@ THUMBNAIL_SIDE = 320
 def picture_results(
     results: Iterable[Result], kinds: Mapping[str, str | None], map_threshold: float | None
 ) -> tuple[list[ReportImage], list[Result]]:
-    """Judged images as a page shows them, and those that could not be read.
+    """Make pictures of judged images for a page, and set unreadable ones apart.
 
     Parameters
     ----------
     results : iterable of Result
-        Of image files; with maps for overlays. Nothing but the thumbnails is kept of each.
+        Results of image files, with maps if overlays are wanted. Only thumbnails are kept.
     kinds : mapping of str to (str or None)
         Kind of each image by its name.
     map_threshold : float or None
@@ -62,7 +63,7 @@ def make_page(
     title: str,
     about: Mapping[str, str],
 ) -> str:
-    """The page of `picture_results`, with the detector's threshold and calibration scores."""
+    """Write a page of `picture_results`, with the detector's threshold and calibration scores."""
     threshold = images[0].result.threshold if images else None
     return render_report(
         images,
@@ -76,7 +77,7 @@ def make_page(
 
 
 def facts_of(detector: AnomalyDetector, units: MapUnits | None, source: str) -> dict[str, str]:
-    """What a page says of the detector; the same for the same model and rate.
+    """Say what a page says of the detector, the same for the same model and rate.
 
     Parameters
     ----------
@@ -92,7 +93,7 @@ def facts_of(detector: AnomalyDetector, units: MapUnits | None, source: str) -> 
         record = detector.features_.record()
         network = record.get("backbone") or record["kind"]
         facts["Network"] = f"{network}, {describe_input(record)}"
-    if hasattr(detector, "scope"):
+    if isinstance(detector, MahalanobisDetector):
         facts["Scope"] = detector.scope
     facts |= {
         "Fitted to": f"{detector.n_images_} good images",

@@ -12,14 +12,13 @@ from typing import Any
 
 from mahalad.result import LabelledResult, Result
 
-STYLES = ("table", "csv", "jsonl")
 Row = dict[str, Any]
 _LABEL_COLUMNS = ("label", "probability", "novel", "distance")
-"""What a row of a classifier has as well; JSON also has the neighbours."""
+"""Further columns of a classifier's rows; JSON also has the neighbours."""
 
 
 class Counted:
-    """Results as they come, counted."""
+    """Iterate over results and count them."""
 
     def __init__(self, results: Iterable[Result]) -> None:
         self._results = results
@@ -37,7 +36,7 @@ class Counted:
 
 
 def row_of(result: Result) -> Row:
-    """A result as a row; only that of an unreadable image has an ``error``."""
+    """Turn a result into a row; only an unreadable image's row has an ``error``."""
     row: Row = {
         "path": result.name,
         "score": result.score,
@@ -46,15 +45,20 @@ def row_of(result: Result) -> Row:
         "anomaly": result.anomaly,
     }
     if isinstance(result, LabelledResult):
-        row |= {name: getattr(result, name) for name in _LABEL_COLUMNS}
-        row["neighbours"] = [asdict(neighbour) for neighbour in result.neighbours]
+        row |= {
+            "label": result.label,
+            "probability": result.probability,
+            "novel": result.novel,
+            "distance": result.distance,
+            "neighbours": [asdict(neighbour) for neighbour in result.neighbours],
+        }
     if result.error is not None:
         row["error"] = result.error
     return row
 
 
 def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator[str]:
-    """Rows as lines of text, one at a time; none at all if there is no first row.
+    """Write rows as lines of text, one at a time; nothing comes before the first row.
 
     Parameters
     ----------
@@ -65,7 +69,9 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
         Further entries that a CSV has as columns. JSON has all there are, a table none.
     """
     rows = iter(rows)
-    first = next(rows)
+    first = next(rows, None)
+    if first is None:
+        return
     rows = chain([first], rows)
     if style == "jsonl":
         for row in rows:

@@ -9,7 +9,7 @@ WIDTH = 100
 
 
 def percent(value: float | None, spread: float | None = None) -> str:
-    """A share as text in per cent, with one decimal."""
+    """Write a share in per cent, with one decimal; "-" if there is none."""
     if value is None or math.isnan(value):
         return "-"
     text = f"{100 * value:.1f}"
@@ -22,7 +22,7 @@ def format_table(
     n_keys: int = 1,
     n_together: int = 1,
 ) -> str:
-    """Align a table; columns that do not fit 100 characters go below, after the same keys.
+    """Align a table; columns beyond 100 characters go below, after the same keys.
 
     Parameters
     ----------

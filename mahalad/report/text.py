@@ -11,8 +11,10 @@ def text(value: object) -> str:
 
 
 def percent(share: float) -> str:
+    """Write a share in per cent, with one decimal unless it is 0."""
     return f"{100 * share:.1f}".removesuffix(".0") + "&nbsp;%"
 
 
 def number(score: float) -> str:
+    """Write a score with 4 digits, or all digits before the point."""
     return f"{score:.4g}" if abs(score) < 1e4 else f"{score:.0f}"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mahalad.errors import InputError
+from mahalad.checks import Limit, Whole, check_parameters
 from mahalad.protocols import Floats
 
 
@@ -87,13 +88,14 @@ class NearestNeighborDistance(BaseEstimator):
     2020, equation 1.
     """
 
+    _limits: ClassVar[Mapping[str, Limit]] = {"n_neighbors": Whole(1)}
+
     def __init__(self, n_neighbors: int = 5) -> None:
         self.n_neighbors = n_neighbors
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Keep `X`, shape (n_samples, n_features)."""
-        if not isinstance(self.n_neighbors, (int, np.integer)) or self.n_neighbors < 1:
-            raise InputError(f"n_neighbors must be a whole number >= 1, got {self.n_neighbors!r}")
+        check_parameters(self._limits, self)
         X = validate_data(self, X, dtype=np.float64)
         k = min(int(self.n_neighbors), len(X))
         self.neighbors_ = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(X)

@@ -11,12 +11,12 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mahalad.errors import DegenerateDataError
-from mahalad.protocols import Floats
+from mahalad.protocols import Floats, Value
 from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage, principal_axes
 
 
 @dataclass(frozen=True, eq=False)
-class Spectrum:
+class Spectrum(Value):
     """Mean and covariance C = U diag(eigenvalues) U' of samples, with its shrinkage.
 
     `basis` U has shape (n_features, rank): for fewer samples than features only the
@@ -64,7 +64,7 @@ _NOT_IN_FIT = (
 )
 
 
-def _leave_group_out(y: Floats, spectrum: Spectrum) -> Floats:
+def leave_group_out(y: Floats, spectrum: Spectrum) -> Floats:
     """Squared distances of g fitted samples to the Gaussian fitted without all of them.
 
     `y` of shape (g, rank) are the samples on the spectrum's axes, relative to the mean. Leaving
@@ -144,6 +144,8 @@ class LedoitWolfGaussian(BaseEstimator):
     True
     """
 
+    _spectrum: Spectrum | None = None
+
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit to samples, forgetting earlier ones.
 
@@ -164,7 +166,7 @@ class LedoitWolfGaussian(BaseEstimator):
         """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         self.moments_ = Moments.from_samples(X)
-        self._spectrum: Spectrum | None = Spectrum.from_moments(self.moments_)
+        self._spectrum = Spectrum.from_moments(self.moments_)
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -194,7 +196,7 @@ class LedoitWolfGaussian(BaseEstimator):
         return np.asarray(np.sqrt(d2))
 
     def apply_precision(self, z: Floats) -> Floats:
-        """Sigma^-1 z for differences z to the mean, (n_samples, n_features) each."""
+        """Compute Sigma^-1 z of differences z to the mean, (n_samples, n_features) each."""
         spectrum = self._fitted_spectrum()
         rho, m = spectrum.shrinkage, spectrum.mean_variance
         y = z @ spectrum.basis
@@ -232,7 +234,7 @@ class LedoitWolfGaussian(BaseEstimator):
         With rho and m held fixed this is exact. For single samples, by a rank-one update of the
         inverse: with A = (1 - rho) n/(n-1) C + rho m I, q = (x - mu)' A^-1 (x - mu) and
         k = (1 - rho) n / (n-1)^2, the squared distance is (n/(n-1))^2 q / (1 - k q).
-        For groups see `_leave_group_out`.
+        For groups see `leave_group_out`.
         """
         spectrum = self._fitted_spectrum()
         X = validate_data(self, X, dtype=np.float64, reset=False)
@@ -249,7 +251,7 @@ class LedoitWolfGaussian(BaseEstimator):
         y = (X - spectrum.location) @ spectrum.basis
         order = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
         for members in order:
-            d2[members] = _leave_group_out(y[members], spectrum)
+            d2[members] = leave_group_out(y[members], spectrum)
         return np.asarray(np.sqrt(d2))
 
     def scoring_state(self) -> dict[str, Floats]:
@@ -273,18 +275,28 @@ class LedoitWolfGaussian(BaseEstimator):
         self.n_features_in_ = len(state["location"])
         return self
 
+    def restore_moments(self, moments: Moments) -> Self:
+        """Become the fit to the samples that were summed."""
+        self.moments_ = moments
+        self.n_features_in_ = moments.n_features
+        self._spectrum = None
+        return self
+
     @property
     def location_(self) -> Floats:
+        """Mean of the samples, shape (n_features,)."""
         if not hasattr(self, "moments_"):  # read from a file that has no sums
             return self._fitted_spectrum().location
         return self.moments_.mean()
 
     @property
     def shrinkage_(self) -> float:
+        """Ledoit and Wolf's rho, in [0, 1]."""
         return self._fitted_spectrum().shrinkage
 
     @property
     def covariance_(self) -> Floats:
+        """Covariance with shrinkage, shape (n_features, n_features)."""
         spectrum = self._fitted_spectrum()
         covariance = (1 - spectrum.shrinkage) * self.moments_.covariance()
         covariance.flat[:: len(covariance) + 1] += spectrum.shrinkage * spectrum.mean_variance
@@ -292,12 +304,12 @@ class LedoitWolfGaussian(BaseEstimator):
 
     @property
     def n_samples_seen_(self) -> int:
+        """Number of samples in the sums."""
         check_is_fitted(self, "moments_")
         return self.moments_.n_samples
 
     def _fitted_spectrum(self) -> Spectrum:
-        spectrum: Spectrum | None = getattr(self, "_spectrum", None)
-        if spectrum is None:
+        if self._spectrum is None:
             check_is_fitted(self, "moments_")
-            spectrum = self._spectrum = Spectrum.from_moments(self.moments_)
-        return spectrum
+            self._spectrum = Spectrum.from_moments(self.moments_)
+        return self._spectrum

@@ -5,20 +5,23 @@ All keep scikit-learn's sign: `score_samples` is up = normal, `distances` up = a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.svm import OneClassSVM
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from mahalad.arrays import check_levels
 from mahalad.errors import DegenerateDataError, InputError
 from mahalad.protocols import Features, Floats
 from mahalad.scorers.baselines import MeanDistance, NearestNeighborDistance, StandardizedDistance
+from mahalad.scorers.file import NEEDS_FEATURES, restore_sums, sums_of
 from mahalad.scorers.gaussian import LedoitWolfGaussian
 from mahalad.scorers.neighbors import KthNeighborDistance
 from mahalad.scorers.reduction import PrincipalComponents, parse_reduction
@@ -67,7 +70,7 @@ class LevelSum(BaseEstimator):
         """Add samples to every level."""
         if not hasattr(self, "estimators_"):
             self.estimators_ = {name: clone(self.estimator) for name in X}
-        self._check_levels(X)
+        check_levels(X, self.estimators_)
         for name, values in X.items():
             self.estimators_[name].partial_fit(values)
         return self
@@ -77,7 +80,7 @@ class LevelSum(BaseEstimator):
         """Add the samples of another fit."""
         check_is_fitted(self)
         check_is_fitted(other)
-        self._check_levels(other.estimators_)
+        check_levels(other.estimators_, self.estimators_)
         for name, estimator in self.estimators_.items():
             estimator.merge(other.estimators_[name])
         return self
@@ -85,7 +88,7 @@ class LevelSum(BaseEstimator):
     def level_score_samples(self, X: Features) -> Floats:
         """Scores per level, shape (n_samples, n_levels), up = normal."""
         check_is_fitted(self)
-        self._check_levels(X)
+        check_levels(X, self.estimators_)
         columns = []
         for name, estimator in self.estimators_.items():
             with _naming(name):
@@ -103,7 +106,7 @@ class LevelSum(BaseEstimator):
         Shape (n_samples, n_levels), up = normal.
         """
         check_is_fitted(self)
-        self._check_levels(X)
+        check_levels(X, self.estimators_)
         columns = []
         for name, estimator in self.estimators_.items():
             with _naming(name):
@@ -122,12 +125,48 @@ class LevelSum(BaseEstimator):
             total += last.n_features_in_
         return total
 
-    def _check_levels(self, X: Mapping[str, Any]) -> None:
-        if set(X) != set(self.estimators_):
-            raise InputError(
-                f"features of levels {', '.join(X)} given to a scorer of levels "
-                f"{', '.join(self.estimators_)}"
-            )
+    @property
+    def smooth(self) -> bool:
+        """Whether scores change smoothly with the samples: the estimator is one of `SCORERS`.
+
+        An estimator from outside may be random (a forest).
+        """
+        last = self.estimator[-1] if isinstance(self.estimator, Pipeline) else self.estimator
+        return isinstance(last, tuple(SCORERS.values()))
+
+    @property
+    def keeps_sums(self) -> bool:
+        """Whether the estimator is a plain Gaussian, which is made from sums alone."""
+        return isinstance(self.estimator, LedoitWolfGaussian)
+
+    def sums(self) -> dict[str, NDArray[Any]]:
+        """Sums of every level's Gaussian, as named arrays.
+
+        Raises
+        ------
+        InputError
+            The estimator is not a plain Gaussian: it learns from the samples themselves.
+        """
+        self._check_keeps_sums()
+        check_is_fitted(self)
+        return sums_of(self.estimators_)
+
+    def restore(self, levels: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Become the fit to these levels whose `sums` are given.
+
+        Raises
+        ------
+        InputError
+            The estimator is not a plain Gaussian: it learns from the samples themselves.
+        """
+        self._check_keeps_sums()
+        self.estimators_ = {name: clone(self.estimator) for name in levels}
+        restore_sums(self.estimators_, arrays)
+        return self
+
+    def _check_keeps_sums(self) -> None:
+        if not self.keeps_sums:
+            raise InputError(NEEDS_FEATURES)
 
 
 @contextmanager

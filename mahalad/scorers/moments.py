@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
-from mahalad.protocols import Floats
+from mahalad.protocols import Floats, Value
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class Moments(Value):
     """Sums of z = x - shift over samples x.
 
     All arrays may have further leading axes: the sums of many sets of samples of the same number,

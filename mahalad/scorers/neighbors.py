@@ -6,19 +6,18 @@ distances as those of new samples, so a threshold needs no second fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from mahalad.checks import Limit, OneOf, Whole, check_parameters
+from mahalad.choices import NEIGHBOR_DISTANCES, NEIGHBOR_REDUCES
 from mahalad.errors import DegenerateDataError, InputError
 from mahalad.protocols import Floats
-
-DISTANCES = ("standardized", "euclidean", "cosine")
-REDUCTIONS = ("kth", "mean")
 
 _PRIOR = 10  # samples' worth of the mean variance in the variance of one feature
 _BLOCK = 2**22  # numbers in one block of distances and differences: 32 MB each
@@ -68,6 +67,12 @@ class KthNeighborDistance(BaseEstimator):
     >>> nearest.leave_one_out_distances(line).tolist()
     [2.0, 1.0, 1.0, 2.0]
     """
+
+    _limits: ClassVar[Mapping[str, Limit]] = {
+        "n_neighbors": Whole(1),
+        "distance": OneOf(NEIGHBOR_DISTANCES),
+        "reduce": OneOf(NEIGHBOR_REDUCES),
+    }
 
     def __init__(
         self, n_neighbors: int = 1, *, distance: str = "standardized", reduce: str = "kth"
@@ -245,14 +250,7 @@ class KthNeighborDistance(BaseEstimator):
 
     def check_parameters(self) -> None:
         """Raise `InputError` where a parameter is out of range."""
-        k = self.n_neighbors
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise InputError(f"n_neighbors must be a whole number >= 1, got {k!r}")
-        for name, allowed in (("distance", DISTANCES), ("reduce", REDUCTIONS)):
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
-                )
+        check_parameters(self._limits, self)
 
 
 def _shrunk(variance: Floats, n: Any) -> Floats:

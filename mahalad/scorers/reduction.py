@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from mahalad.checks import Limit, OneOf, Real, check_parameters
 from mahalad.errors import DegenerateDataError, InputError
 from mahalad.protocols import Floats
 from mahalad.scorers.moments import principal_axes
+
+_SHARE = Real("(0, 1)")
 
 
 class PrincipalComponents(TransformerMixin, BaseEstimator):
@@ -53,16 +57,18 @@ class PrincipalComponents(TransformerMixin, BaseEstimator):
     (100, 1)
     """
 
+    _limits: ClassVar[Mapping[str, Limit]] = {
+        "keep": OneOf(("first", "last")),
+        "variance": _SHARE,
+    }
+
     def __init__(self, keep: Literal["first", "last"] = "first", *, variance: float = 0.99) -> None:
         self.keep = keep
         self.variance = variance
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Find the components of `X` of shape (n_samples, n_features), n_samples >= 2."""
-        if self.keep not in ("first", "last"):
-            raise InputError(f"keep must be 'first' or 'last', got {self.keep!r}")
-        if not 0 < self.variance < 1:
-            raise InputError(f"variance must lie between 0 and 1, got {self.variance!r}")
+        check_parameters(self._limits, self)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         self.mean_ = X.mean(axis=0)
         z = X - self.mean_
@@ -102,7 +108,7 @@ def parse_reduction(text: str) -> PrincipalComponents:
         variance = float(share) if share else 0.99
     except ValueError:
         variance = -1.0
-    if keep is None or not 0 < variance < 1:
+    if keep is None or not _SHARE.allows(variance):
         raise InputError(
             f"reduction {text!r} is not known; give 'pca' or 'npca', with the share of variance "
             "at which to split if 0.99 is not wanted: 'npca:0.95'"

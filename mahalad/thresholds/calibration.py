@@ -14,28 +14,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
-from sklearn.pipeline import Pipeline
 
 from mahalad.arrays import as_input_of, originals, rows, take
 from mahalad.errors import CalibrationError
 from mahalad.protocols import Features, Floats
-from mahalad.scorers.level_sum import SCORERS, LevelSum
-
-
-def has_leave_one_out(scorer: Any) -> bool:
-    """Whether the scorer has a closed-form leave-one-out."""
-    return hasattr(scorer, "leave_one_out_level_scores")
+from mahalad.scorers.capabilities import capabilities_of
+from mahalad.scorers.positions.standards import Standards
 
 
 def leave_one_out_scores(
     scorer: Any, features: Features, groups: NDArray[Any] | None = None
-) -> Floats:
+) -> tuple[Floats, Standards | None]:
     """Closed-form scores of fitted images by the fit without them.
 
     Parameters
     ----------
-    scorer : LevelSum
-        Fitted to all copies of all images.
+    scorer : LeavesOneOut
+        Fitted to all copies of all images; it stays as it is.
     features : mapping of str to ndarray of shape (n_images, n_copies, ..., n_features)
         An image is left out with all its copies; only the image itself is scored.
     groups : ndarray of shape (n_images,), optional
@@ -44,15 +39,23 @@ def leave_one_out_scores(
     Returns
     -------
     ndarray of shape (n_images,)
+        Up = abnormal.
+    Standards or None
+        What these images say of scores and maps, if the scorer has such units: its maxima are
+        those of the images themselves.
     """
     n_images, n_copies = next(iter(features.values())).shape[:2]
     if groups is None and n_copies > 1:
         groups = np.arange(n_images)
     labels = None if groups is None else np.repeat(groups, n_copies)
-    scores = -scorer.leave_one_out_level_scores(rows(features), labels).sum(axis=1)
-    if hasattr(scorer, "map_maxima_"):  # of the images themselves, as the scores are
-        scorer.map_maxima_ = scorer.map_maxima_[::n_copies]
-    return np.asarray(scores.reshape(n_images, n_copies)[:, 0])
+    standards: Standards | None = None
+    if capabilities_of(scorer).standardizes:
+        levels, found = scorer.leave_one_out(rows(features), labels)
+        standards = found.of_originals(n_copies)
+    else:
+        levels = scorer.leave_one_out_level_scores(rows(features), labels)
+    scores = -levels.sum(axis=1)
+    return np.asarray(scores.reshape(n_images, n_copies)[:, 0]), standards
 
 
 def cross_fit_scores(
@@ -90,18 +93,9 @@ def cross_fit_scores(
     """
     folds = assign_folds(keys, groups, n_folds)
     scores = _fold_scores(scorer, features, folds)
-    if _is_smooth(scorer) and folds.max() > 2:
+    if capabilities_of(scorer).smooth and folds.max() > 2:
         scores = 2 * scores - _fold_scores(scorer, features, folds // 2)
     return scores
-
-
-def _is_smooth(scorer: Any) -> bool:
-    """Whether scores change smoothly with the samples: one of the library's own distances."""
-    if not isinstance(scorer, LevelSum):
-        return False
-    estimator = scorer.estimator
-    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
-    return isinstance(last, tuple(SCORERS.values()))
 
 
 def _fold_scores(scorer: Any, features: Features, folds: NDArray[np.intp]) -> Floats:

@@ -60,7 +60,12 @@ class ConformalThreshold:
         """What is compared with the critical value: the scores themselves."""
         return scores
 
+    def compares_scores(self, n_levels: int) -> bool:
+        """Always: the critical value is one of scores."""
+        return True
+
     def p_values(self, statistic: Floats) -> Floats:
+        """Rank scores (n,) among calibration scores: small = abnormal."""
         n = len(self.scores_)
         at_least = n - np.searchsorted(self.scores_, statistic, side="left")
         return np.asarray((1 + at_least) / (n + 1))
@@ -129,7 +134,12 @@ class ChiSquareThreshold:
         """What is compared with the critical value: the scores themselves."""
         return scores
 
+    def compares_scores(self, n_levels: int) -> bool:
+        """Always: the critical value is one of scores."""
+        return True
+
     def p_values(self, statistic: Floats) -> Floats:
+        """Give the share of the matched distribution above each score (n,): small = abnormal."""
         s2 = np.square(statistic) / self.scale_
         return np.asarray(stats.chi2.sf(s2, self.degrees_of_freedom_))
 
@@ -177,7 +187,12 @@ class NominalChiSquareThreshold:
             raise CalibrationError("threshold='chi2-nominal' needs distances per level")
         return np.asarray(np.sqrt(np.square(level_scores).sum(axis=1)))
 
+    def compares_scores(self, n_levels: int) -> bool:
+        """Only with one level: the distance is the score there."""
+        return n_levels == 1
+
     def p_values(self, statistic: Floats) -> Floats:
+        """Give the share of the chi-square above each statistic (n,): small = abnormal."""
         return np.asarray(stats.chi2.sf(np.square(statistic), self.degrees_of_freedom_))
 
     def critical_value(self, fpr: float) -> float:

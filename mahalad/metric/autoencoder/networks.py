@@ -40,6 +40,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, n_in: int, n_out: int, *, stride: int = 1, enlarge: int = 1) -> None:
         super().__init__()
+        self.stride = stride
         self.enlarge: nn.Module = nn.Identity()
         if enlarge > 1:
             self.enlarge = nn.Upsample(scale_factor=enlarge)  # nearest
@@ -50,14 +51,18 @@ class ResidualBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if n_in != n_out or stride > 1:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out)
+                nn.Conv2d(n_in, n_out, 1, bias=False), nn.BatchNorm2d(n_out)
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, n_in, h, w) to (n, n_out, h', w')."""
         main = torch.relu(self.bn1(self.conv1(self.enlarge(x))))
+        # Every second position is taken before the 1x1 convolution, not by a stride of it: with
+        # torch 2.14 on CPUs without AVX-512, the gradient of a strided one with fewer than 8
+        # channels in channels_last memory is wrong, and writes beyond its memory.
+        reduced = x[:, :, :: self.stride, :: self.stride]
         # The shortcut is enlarged last: 1x1 convolutions cost a quarter on the small grid.
-        shortcut = self.enlarge(self.shortcut(x))
+        shortcut = self.enlarge(self.shortcut(reduced))
         return torch.relu(self.bn2(self.conv2(main)) + shortcut)
 
 

@@ -91,6 +91,15 @@ class ReconstructionError(BaseEstimator):
         errors = self.autoencoder.errors_of(prepared)
         return {"reconstruction error": errors[:, None].astype(np.float32)}
 
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """What the autoencoder has learned; see `Autoencoder.state`."""
+        return self.autoencoder.state()
+
+    def restore(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
+        """Give the autoencoder what `state` described."""
+        self.autoencoder.restore(about, arrays)
+        return self
+
     def record(self) -> dict[str, Any]:
         """What identifies this feature, as JSON."""
         return {**self.autoencoder.record(), "kind": "reconstruction error"}

@@ -20,7 +20,8 @@ _CHUNK = 2**21  # numbers held at once, per working array
 def for_each_chunk(work: Callable[[slice], None], n_positions: int, per_position: int) -> None:
     """Call `work` with ranges of positions, several at a time, each on one thread.
 
-    Threads that share small factorisations wait for each other at every matrix.
+    Libraries are held to one thread each: threads that share small factorisations wait for each
+    other at every matrix.
     """
     n_threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
@@ -33,14 +34,14 @@ def for_each_chunk(work: Callable[[slice], None], n_positions: int, per_position
 
 
 def chunks(n_positions: int, per_position: int) -> Iterator[slice]:
-    """Ranges of positions whose working arrays stay small."""
+    """Yield ranges of positions so small that their working arrays stay small."""
     step = max(1, _CHUNK // max(per_position, 1))
     for start in range(0, n_positions, step):
         yield slice(start, min(start + step, n_positions))
 
 
 def centred(X: Any, rows: slice, location: Floats) -> Tensor:
-    """Samples less the mean at some positions, (p, n, D), float64."""
+    """Subtract the mean from samples at some positions: (p, n, D), float64."""
     x = X[:, rows].swapaxes(0, 1)
     z = np.empty(x.shape)  # never the caller's memory, which one sample would be
     np.subtract(x, location[rows][:, None], out=z, dtype=np.float64)
@@ -48,5 +49,8 @@ def centred(X: Any, rows: slice, location: Floats) -> Tensor:
 
 
 def squared_norms(y: NDArray[Any]) -> Floats:
-    """(p, n, D) to (p, n); without a copy of y, which would cost more than the sum."""
+    """Sum squares over features, (p, n, D) to (p, n).
+
+    It makes no copy of y, which would cost more than the sum.
+    """
     return np.asarray(np.einsum("pnd,pnd->pn", y, y))

@@ -1,67 +1,78 @@
-"""A fitted per-position scorer as JSON and arrays, and back."""
+"""The names that a per-position scorer has in a model file, as functions between values."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from numpy.typing import NDArray
 
-from mahalad.scorers.gaussian import LedoitWolfGaussian
-from mahalad.scorers.positions.gaussians import PatchGaussian
-from mahalad.scorers.positions.grids import CONTEXT
+from mahalad.scorers.positions.standards import Standards
 
-if TYPE_CHECKING:
-    from mahalad.scorers.positions.scorer import PatchScorer
+Arrays = dict[str, NDArray[Any]]
 
 
-def state(scorer: PatchScorer) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """What scoring needs; see `PatchScorer.state`."""
-    about = {
-        "groups": [list(group) for group in scorer.groups_],
-        "pooled": list(scorer.image_gaussians_),
-        "n_active": scorer.n_active_,
-        "scale": list(scorer.scale_),
+def describe(
+    standards: Standards, groups: Sequence[Sequence[str]], pooled: Sequence[str], boxed: bool
+) -> tuple[dict[str, Any], Arrays]:
+    """Describe standards and levels as JSON and arrays.
+
+    Parameters
+    ----------
+    standards : Standards
+    groups : sequence of sequences of str
+        Names of the levels on each grid.
+    pooled : sequence of str
+        Names of the pooled levels.
+    boxed : bool
+        Whether the images are padded, and have boxes among their levels.
+    """
+    about: dict[str, Any] = {
+        "groups": [list(group) for group in groups],
+        "pooled": list(pooled),
+        "n_active": standards.n_active,
+        "scale": list(standards.scale),
     }
-    if scorer.boxed_:
+    if boxed:
         about["boxed"] = True
-    arrays = {"joint/location": scorer.standard_[0], "joint/scale": scorer.standard_[1]}
-    if scorer.map_maxima_ is not None:
-        about["maps"] = {name: s[:2] for name, s in scorer.map_standards_.items()}
-        about["context_weight"] = scorer.context_weight_
-        arrays["map_maxima"] = scorer.map_maxima_
-        for name, (_, _, deviation) in scorer.map_standards_.items():
+    arrays = {"joint/location": standards.standard[0], "joint/scale": standards.standard[1]}
+    if standards.map_maxima is not None:
+        about["maps"] = {name: own[:2] for name, own in standards.map_standards.items()}
+        about["context_weight"] = standards.context_weight
+        arrays["map_maxima"] = standards.map_maxima
+        for name, (_, _, deviation) in standards.map_standards.items():
             arrays[f"levels/{name}/map_deviation"] = deviation
-    for name, gaussian in scorer.patch_gaussians_.items():
-        own = gaussian.scoring_state()  # a level may have any name: below "levels/"
-        arrays |= {f"levels/{name}/{key}": value for key, value in own.items()}
-    for name, image_gaussian in scorer.image_gaussians_.items():
-        own = image_gaussian.scoring_state()
-        arrays |= {f"levels/{name}/{key}": value for key, value in own.items()}
     return about, arrays
 
 
-def restore(scorer: PatchScorer, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-    """Make an unfitted scorer what `state` described."""
-    scorer.groups_ = tuple(tuple(group) for group in about["groups"])
-    scorer.boxed_ = bool(about.get("boxed", False))
-    scorer.n_active_ = int(about["n_active"])
-    scorer.scale_ = (float(about["scale"][0]), float(about["scale"][1]))
-    scorer.standard_ = (arrays["joint/location"], arrays["joint/scale"])
-    scorer.map_standards_ = {
+def standards_of(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Standards:
+    """Read the standards that `describe` wrote."""
+    map_standards = {
         name: (offset, mean, arrays[f"levels/{name}/map_deviation"])
         for name, (offset, mean) in about.get("maps", {}).items()
     }
-    # The maps of format 2 were others: they have no units here.
-    scorer.map_maxima_ = arrays["map_maxima"] if scorer.map_standards_ else None
-    scorer.context_weight_ = float(about.get("context_weight", 0.0))  # none in format 3
-    scorer.patch_gaussians_, scorer.image_gaussians_ = {}, {}
-    context = [CONTEXT] if CONTEXT in scorer.map_standards_ else []
-    for name in [group[0] for group in scorer.groups_] + context:
-        stem = f"levels/{name}"
-        scorer.patch_gaussians_[name] = PatchGaussian(scorer.floor).restore_scoring(
-            arrays[f"{stem}/location"], arrays[f"{stem}/whitening"]
-        )
-    for name in about["pooled"]:
-        keys = ("location", "eigenvalues", "basis", "scalars")
-        own = {key: arrays[f"levels/{name}/{key}"] for key in keys}
-        scorer.image_gaussians_[name] = LedoitWolfGaussian().restore_scoring(own)
+    return Standards(
+        scale=(float(about["scale"][0]), float(about["scale"][1])),
+        standard=(arrays["joint/location"], arrays["joint/scale"]),
+        map_standards=map_standards,
+        # The maps of format 2 were others: they have no units here.
+        map_maxima=arrays["map_maxima"] if map_standards else None,
+        n_active=int(about["n_active"]),
+        context_weight=float(about.get("context_weight", 0.0)),  # none in format 3
+    )
+
+
+def level_arrays(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Name the arrays of a level's Gaussian; a level may have any name: below "levels/"."""
+    return {f"levels/{name}/{key}": values for key, values in arrays.items()}
+
+
+def arrays_of_positions(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Find what the Gaussians of a grid's positions score with."""
+    return {key: arrays[f"levels/{name}/{key}"] for key in ("location", "whitening")}
+
+
+def arrays_of_pooled(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Find what the Gaussian of a pooled level scores with."""
+    keys = ("location", "eigenvalues", "basis", "scalars")
+    return {key: arrays[f"levels/{name}/{key}"] for key in keys}

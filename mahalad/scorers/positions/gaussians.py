@@ -1,77 +1,29 @@
 """One Gaussian with Ledoit-Wolf shrinkage for each position of a feature map.
 
-The same sums as for a single Gaussian, once per position: fits can be updated, merged, and give
-closed-form leave-one-out distances. The linear algebra runs in torch, in float64 on the CPU.
+It keeps the sums of a single Gaussian once per position: fits can be updated and merged, and they
+give leave-one-out distances in closed form.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
-from mahalad.errors import DegenerateDataError, InputError
+from mahalad.checks import Limit, Real, check_parameters
+from mahalad.errors import InputError
 from mahalad.protocols import Floats
-from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage
+from mahalad.scorers.moments import Moments
 from mahalad.scorers.positions.chunks import centred, chunks, for_each_chunk, squared_norms
+from mahalad.scorers.positions.covariances import Covariances, Whitening
 
-MIN_SAMPLES = 5
 _BUFFERED = 256  # samples summed at once: one pass over the large sums instead of one per batch
 _NO_SUMS = "this fit was read from a file without its sums: it can only score"
-
-
-@dataclass(frozen=True, eq=False)
-class _Spectra:
-    """Sums over samples, with rho and ridge (P,) of every position."""
-
-    moments: Moments
-    shrinkage: Floats
-    ridge: Floats
-
-    @classmethod
-    def from_moments(cls, moments: Moments, floor: float) -> _Spectra:
-        n, D = moments.n_samples, moments.n_features
-        if n < MIN_SAMPLES:
-            raise InputError(
-                f"a Gaussian per position needs at least {MIN_SAMPLES} good images, and has {n}: "
-                "give more, or use the image-level detector (scope='image'), which needs 2"
-            )
-        shrinkage, mean_variance = np.empty((2, len(moments.shift)))
-
-        def shrink(rows: slice) -> None:
-            own = moments.at(rows)
-            C = own.covariance()
-            shrinkage[rows] = ledoit_wolf_shrinkage(own, C)
-            mean_variance[rows] = np.einsum("pii->p", C) / D
-
-        for_each_chunk(shrink, len(moments.shift), D**2)
-        overall = float(mean_variance.mean())
-        rounding = 8 * np.finfo(float).eps * float(np.abs(moments.shift).max(initial=0))
-        if overall <= rounding**2:
-            raise DegenerateDataError(f"all {n} samples are identical: no spread to measure")
-        ridge = shrinkage * np.maximum(mean_variance, 0) + floor * overall
-        return cls(moments, shrinkage, ridge)
-
-    def factor(self, rows: slice, scale: float) -> Tensor:
-        """L of scale (1 - rho) C + ridge I = L L', for some positions: (p, D, D)."""
-        C = self.moments.at(rows).covariance()
-        C *= (scale * (1 - self.shrinkage[rows]))[:, None, None]
-        np.einsum("pii->pi", C)[...] += self.ridge[rows, None]
-        L: Tensor
-        L, failed = torch.linalg.cholesky_ex(torch.from_numpy(C))
-        if failed.any():
-            position = rows.start + int(failed.nonzero()[0])
-            raise DegenerateDataError(
-                f"the samples at position {position} have no spread in some direction, and "
-                "nothing is added to it: give floor > 0"
-            )
-        return L
 
 
 class PatchGaussian(BaseEstimator):
@@ -80,9 +32,9 @@ class PatchGaussian(BaseEstimator):
     Parameters
     ----------
     floor : float, default=0.01
-        Added to every position's variances, as a share of the mean variance over positions and
-        features: a position that never varied (a saturated background) must not flag the first
-        image in which it does.
+        At least 0. Added to every position's variances, as a share of the mean variance over
+        positions and features: a position that never varied (a saturated background) must not
+        flag the first image in which it does.
 
     Attributes
     ----------
@@ -110,12 +62,14 @@ class PatchGaussian(BaseEstimator):
     (2, 4)
     """
 
-    _pending: list[Any]
-    _moments: Moments | None
-    _shape: tuple[int, ...]
-    _spectra: _Spectra | None
-    _location: Floats | None
-    _whitening: Tensor | None
+    _limits: ClassVar[Mapping[str, Limit]] = {"floor": Real("[0, inf)")}
+
+    # None before the first sample. Lists and arrays are replaced, never changed: copies share them.
+    _pending: list[Any] | None = None
+    _moments: Moments | None = None
+    _shape: tuple[int, ...] = ()
+    _covariances: Covariances | None = None
+    _read: Whitening | None = None  # from a file without sums
 
     def __init__(self, floor: float = 0.01) -> None:
         self.floor = floor
@@ -132,50 +86,52 @@ class PatchGaussian(BaseEstimator):
         Raises
         ------
         InputError
-            Fewer than 5 samples, or an array of another shape.
+            Fewer than 5 samples, an array of another shape, or a floor below 0.
         DegenerateDataError
             All samples are identical.
         """
         self._restart()
         self.partial_fit(X)
-        self._fitted_spectra()
+        self._fitted_covariances()
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Add samples to the fit; any number, from 1 up."""
+        check_parameters(self._limits, self)
         X = np.asarray(X)
         if X.ndim != 3 or not X.size or X.dtype.kind not in "fiu" or not np.isfinite(X).all():
             raise InputError(
                 "samples must be finite numbers of shape (n_samples, n_positions, n_features), got "
                 f"{X.dtype} of shape {X.shape}"
             )
-        if not hasattr(self, "_pending"):
+        if self._pending is None:
             self._restart()
         elif self._shape and not self.has_sums_:
             raise InputError(_NO_SUMS)
         elif self._shape and X.shape[1:] != self._shape:
             raise InputError(f"samples of shape {X.shape[1:]} added to a fit of {self._shape}")
         self._shape = X.shape[1:]
-        self._pending.append(X.copy())  # the caller may reuse the memory
-        self._spectra = self._location = self._whitening = None
-        if sum(map(len, self._pending)) >= _BUFFERED:
+        pending = [*(self._pending or []), X.copy()]  # the caller may reuse the memory
+        self._pending, self._covariances, self._read = pending, None, None
+        if sum(map(len, pending)) >= _BUFFERED:
             self._flush()
         return self
 
     def merge(self, other: PatchGaussian) -> Self:
         """Add the samples of another fit; `other` keeps what it has."""
         self._moments = self.moments_ + other.moments_
-        self._spectra = self._location = self._whitening = None
+        self._covariances = self._read = None
         return self
 
     def distances(self, X: Any) -> Floats:
         """Unsquared Mahalanobis distances, shape (n_samples, n_positions), up = abnormal."""
         check_is_fitted(self)
-        location, whitening = self._scoring()
+        whitening = self._whitening()
         X = self._checked(X)
         found = np.empty(X.shape[:2])
         for rows in chunks(X.shape[1], len(X) * X.shape[2]):
-            y = (centred(X, rows, location) @ whitening[rows].mT).numpy()  # (p, n, D)
+            z = centred(X, rows, whitening.location)
+            y = (z @ whitening.matrices[rows].mT).numpy()  # (p, n, D)
             found[:, rows] = np.sqrt(squared_norms(y)).T
         return found
 
@@ -184,14 +140,35 @@ class PatchGaussian(BaseEstimator):
         return np.asarray(-self.distances(X).mean(axis=1))
 
     def leave_one_out_distances(self, X: Any, groups: Any = None) -> Floats:
-        """Distance of each fitted sample by the fit without it, or its group: (n, n_positions).
+        """Measure the distance of each fitted sample to the fit without it, or without its group.
+
+        Parameters
+        ----------
+        X : array of shape (n_samples, n_positions, n_features)
+            Samples that were part of the fit: all of them, or any (whole groups).
+        groups : array-like of shape (n_samples,), optional
+            Samples with the same label are left out together.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_positions)
+            Unsquared distances, up = abnormal.
+
+        Raises
+        ------
+        InputError
+            This fit was read from a file without its sums.
+        ValueError
+            A sample was not part of the fit.
+        DegenerateDataError
+            Leaving out a group leaves fewer than 2 samples.
 
         Notes
         -----
         rho and the ridge are held fixed; with that it is exact, as in
         `LedoitWolfGaussian.leave_one_out_distances`, where the formulas are.
         """
-        spectra = self._fitted_spectra()
+        covariances = self._fitted_covariances()
         X = self._checked(X)
         labels = np.arange(len(X)) if groups is None else np.unique(groups, return_inverse=True)[1]
         counts = np.bincount(labels)[labels]
@@ -199,51 +176,19 @@ class PatchGaussian(BaseEstimator):
         for g in np.unique(counts):
             members = np.flatnonzero(counts == g)
             members = members[np.argsort(labels[members], kind="stable")]
-            found[members] = self._left_out(spectra, X[members], int(g))
-        return found
-
-    def _left_out(self, spectra: _Spectra, X: Any, g: int) -> Floats:
-        """Distances of samples whose consecutive `g` are left out together."""
-        n = spectra.moments.n_samples
-        rest, location = n - g, spectra.moments.mean()
-        if rest < 2:
-            raise DegenerateDataError(
-                f"leaving out a group of {g} (images of one part, or copies of one picture) "
-                f"leaves {rest} of {n} samples: no Gaussian"
-            )
-        found = np.empty(X.shape[:2])
-
-        def leave_out(rows: slice) -> None:
-            kept = 1 - spectra.shrinkage[rows, None]  # 1 - rho, (p, 1)
-            z = centred(X, rows, location)
-            L = spectra.factor(rows, n / rest)
-            # z.mT is in the order that the solver wants: no copy
-            y = torch.linalg.solve_triangular(L, z.mT, upper=False)  # (p, D, n)
-            if g == 1:
-                q = squared_norms(y.mT.numpy())  # (p, n)
-                with np.errstate(divide="ignore"):
-                    d2 = (n / rest) ** 2 * q / (1 - kept * n / rest**2 * q)
-            else:
-                d2 = _without_groups(y, g, n, torch.from_numpy(kept)).numpy()
-            if not (np.isfinite(d2) & (d2 >= 0)).all():
-                raise ValueError(
-                    "leave-one-out is for samples that were part of the fit: at least one "
-                    "sample of X was not"
-                )
-            found[:, rows] = np.sqrt(d2).T
-
-        for_each_chunk(leave_out, X.shape[1], max(len(X), X.shape[2]) * X.shape[2])
+            found[members] = covariances.left_out_distances(X[members], int(g))
         return found
 
     def scoring_state(self) -> dict[str, NDArray[Any]]:
-        """All that scoring needs: means (P, D), and L^-1 as float32, its lower triangles packed.
+        """Give all that scoring needs, as named arrays.
 
-        float32 there changes a distance by about 1e-7 of itself.
+        ``location`` (P, D) has the means, ``whitening`` (P, D (D + 1) / 2) the lower triangles of
+        L^-1 as float32, which changes a distance by about 1e-7 of itself.
         """
-        location, whitening = self._scoring()
-        rows, columns = np.tril_indices(whitening.shape[1])
-        packed = whitening.numpy()[:, rows, columns].astype(np.float32)
-        return {"location": location, "whitening": packed}
+        whitening = self._whitening()
+        rows, columns = np.tril_indices(whitening.matrices.shape[1])
+        packed = whitening.matrices.numpy()[:, rows, columns].astype(np.float32)
+        return {"location": whitening.location, "whitening": packed}
 
     def restore_scoring(self, location: Floats, whitening: Any) -> Self:
         """Become able to score, without sums, from a `scoring_state`."""
@@ -252,7 +197,14 @@ class PatchGaussian(BaseEstimator):
         rows, columns = np.tril_indices(D)
         full = np.zeros((P, D, D))
         full[:, rows, columns] = whitening
-        self._location, self._whitening = location, torch.from_numpy(full)
+        self._read = Whitening(location, torch.from_numpy(full))
+        return self
+
+    def restore_moments(self, moments: Moments) -> Self:
+        """Become the fit to the samples that were summed."""
+        self._restart()
+        self._moments = moments
+        self._shape = moments.s1.shape
         return self
 
     @property
@@ -262,8 +214,8 @@ class PatchGaussian(BaseEstimator):
 
     @property
     def moments_(self) -> Moments:
-        if not hasattr(self, "_pending"):
-            check_is_fitted(self)
+        """Sums over all samples seen, one set per position."""
+        check_is_fitted(self)
         self._flush()
         if self._moments is None:
             raise InputError(_NO_SUMS)
@@ -271,37 +223,22 @@ class PatchGaussian(BaseEstimator):
 
     @moments_.setter
     def moments_(self, moments: Moments) -> None:
-        self._restart()
-        self._moments = moments
-        self._shape = moments.s1.shape
+        self.restore_moments(moments)
 
     @property
     def n_samples_seen_(self) -> int:
+        """Number of samples in the sums."""
         return self.moments_.n_samples
 
     def _restart(self) -> None:
         self._pending = []
         self._moments = None
         self._shape = ()
-        self._spectra = None
-        self._location = None
-        self._whitening = None
+        self._covariances = None
+        self._read = None
 
-    def _scoring(self) -> tuple[Floats, Tensor]:
-        """Means (P, D) and whitening matrices (P, D, D)."""
-        if self._location is None or self._whitening is None:
-            spectra = self._fitted_spectra()
-            P, D = self._shape
-            self._location = spectra.moments.mean()
-            whitening = self._whitening = torch.empty((P, D, D), dtype=torch.float64)
-
-            def whiten(rows: slice) -> None:
-                L = spectra.factor(rows, 1.0)
-                eye = torch.eye(D, dtype=L.dtype).expand_as(L)
-                whitening[rows] = torch.linalg.solve_triangular(L, eye, upper=False)
-
-            for_each_chunk(whiten, P, D**2)
-        return self._location, self._whitening
+    def _whitening(self) -> Whitening:
+        return self._fitted_covariances().whitening if self._read is None else self._read
 
     def _flush(self) -> None:
         if not self._pending:
@@ -323,12 +260,11 @@ class PatchGaussian(BaseEstimator):
         for_each_chunk(add_up, P, n * D)
         self._moments = moments if self._moments is None else self._moments + moments
 
-    def _fitted_spectra(self) -> _Spectra:
+    def _fitted_covariances(self) -> Covariances:
         moments = self.moments_
-        if self._spectra is None:
-            self._spectra = _Spectra.from_moments(moments, self.floor)
-            self._location = self._whitening = None
-        return self._spectra
+        if self._covariances is None:
+            self._covariances = Covariances.from_moments(moments, self.floor)
+        return self._covariances
 
     def _checked(self, X: Any) -> Any:
         X = np.asarray(X)
@@ -339,24 +275,4 @@ class PatchGaussian(BaseEstimator):
         return X
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "_pending")
-
-
-def _without_groups(b: Tensor, g: int, n: int, kept: Tensor) -> Tensor:
-    """Squared distances of whitened samples b (p, D, n_samples), consecutive `g` left out.
-
-    The identity is that of `gaussian._leave_group_out`, at p positions at once, with its middle
-    matrix times 1 - rho: that may be 0.
-    """
-    rest = n - g
-    found = torch.empty(b.shape[0], b.shape[2], dtype=b.dtype)
-    fixed = rest * (torch.eye(g, dtype=b.dtype) - 1 / n)
-    for start in range(0, b.shape[2], g):
-        c = b[:, :, start : start + g]  # (p, D, g)
-        z = c + c.sum(2, keepdim=True) / rest
-        L, failed = torch.linalg.cholesky_ex(fixed - kept[:, :, None] * (c.mT @ c))
-        half = torch.linalg.solve_triangular(L, c.mT @ z, upper=False)
-        d2 = (z**2).sum(1) + kept * (half**2).sum(1)
-        d2[failed != 0] = -1.0
-        found[:, start : start + g] = d2
-    return found
+        return self._pending is not None

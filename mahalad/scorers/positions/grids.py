@@ -23,7 +23,13 @@ Groups = tuple[tuple[str, ...], ...]
 
 
 def group_levels(X: Features) -> Groups:
-    """Names of the maps that share Gaussians, from the finest grid to the coarsest."""
+    """Find which maps share Gaussians, from the finest grid to the coarsest.
+
+    Raises
+    ------
+    InputError
+        There is no map, or one is not a square of at least 2 x 2 positions.
+    """
     sides = {name: values.shape[1] for name, values in X.items() if np.ndim(values) == 4}
     for name in sides:
         if X[name].shape[1] != X[name].shape[2] or sides[name] < 2:
@@ -43,14 +49,14 @@ def group_levels(X: Features) -> Groups:
 
 
 def side_by_side(X: Features, group: tuple[str, ...]) -> NDArray[Any]:
-    """Levels of one grid side by side, (n, height * width, n_features)."""
+    """Put the levels of one grid side by side, (n, height * width, n_features)."""
     values = [X[name] for name in group]
     joined = values[0] if len(values) == 1 else np.concatenate(values, axis=-1)
     return np.asarray(joined).reshape(len(joined), -1, joined.shape[-1])
 
 
 def features_of(X: Features, groups: Groups, names: Collection[str]) -> dict[str, NDArray[Any]]:
-    """Features of every grid, (n, P, D), by its first level; of the context if it is in `names`."""
+    """Features (n, P, D) by the first level of each grid; and of the context if `names` has it."""
     found = {group[0]: side_by_side(X, group) for group in groups}
     if CONTEXT in names:
         found[CONTEXT] = _context(found[groups[-1][0]])
@@ -87,18 +93,20 @@ def one_map(
     groups: Groups,
     context_weight: float,
 ) -> Floats:
-    """Weighted mean of all grids' distances on the finest one, (n, side, side).
+    """Combine the distances of all grids into one map on the finest, (n, side, side).
+
+    It is the weighted mean of their standardized logarithms.
 
     Parameters
     ----------
     distances, inside : mapping of str to ndarray of shape (n, P)
         By the name of the grid.
     standards : mapping of str to (offset, mean, deviation)
-        See `map_standard`.
+        See `mahalad.scorers.positions.standards.map_standard`.
     groups : tuple of tuples of str
         The last one is the coarsest grid, whose weight is 1.
     context_weight : float
-        Of the context, as a share of all other weights.
+        Weight of the context, as a share of all other weights together.
     """
     side = max(round(values.shape[1] ** 0.5) for values in distances.values())
     of_grids = 1.0 + _FINER * (len(groups) - 1)

@@ -5,23 +5,40 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.checks import OneOf
+from mahalad.choices import NEIGHBOURHOODS
 from mahalad.protocols import Floats
 from mahalad.scorers.positions.gaussians import PatchGaussian
+
+
+class NeighbourhoodLimit:
+    """What `neighbourhood` may be: one of `mahalad.choices.NEIGHBOURHOODS`."""
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is a whole number (Python's or NumPy's) among them, or "all"."""
+        if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+            value = int(value)
+        return OneOf(NEIGHBOURHOODS).allows(value)
+
+    def __str__(self) -> str:
+        return f"be {NEIGHBOURHOODS[0]} to {NEIGHBOURHOODS[-2]} positions or {NEIGHBOURHOODS[-1]!r}"
 
 
 def samples_of(
     values: NDArray[Any], inside: NDArray[np.bool_], neighbourhood: int | str
 ) -> NDArray[Any]:
-    """What the Gaussians are fitted to: of each image, all features that share a position.
+    """Make the samples that the Gaussians are fitted to: all features that share a position.
 
-    (n, P, D) to (n * s, P', D): the image's own features first, then those of neighbours.
-    Around the picture, features are those of its repeated edge; the one Gaussian of all
-    positions is fitted to pictures only.
+    Features (n, P, D) become samples (n * s, P', D), with s samples of each image: its own
+    features come first, then those of neighbours. Around a picture its edge is repeated, and
+    neighbours beyond it have the features of the edge. The one Gaussian of all positions is
+    fitted to what lies inside pictures only.
     """
     n, P, D = values.shape
     if neighbourhood == "all":
@@ -40,7 +57,7 @@ def samples_of(
 
 
 def distances_of(gaussian: PatchGaussian, values: NDArray[Any], neighbourhood: int | str) -> Floats:
-    """Distances (n, P) of features (n, P, D) on a grid."""
+    """Measure the distances (n, P) of features (n, P, D) on a grid, up = abnormal."""
     n, P, D = values.shape
     if neighbourhood == "all":
         values = values.reshape(n * P, 1, D)
@@ -54,7 +71,7 @@ def left_out_distances(
     neighbourhood: int | str,
     groups: Any,
 ) -> Floats:
-    """Leave-one-out distances (n, P); an image goes with all its samples."""
+    """Measure leave-one-out distances (n, P); an image is left out with all its samples."""
     n, P, _ = values.shape
     if not neighbourhood:
         return gaussian.leave_one_out_distances(values, groups)

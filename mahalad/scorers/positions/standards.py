@@ -1,19 +1,25 @@
-"""What turns distances per position into standard deviations of good images.
+"""Standards: they turn distances per position into standard deviations of good images.
 
-Of padded images, distances count only at positions that lie in the picture (`inside`), and nowhere
-where too few good images have the position.
+A padded image has distances around its picture, too. These never count: `inside` says which
+positions lie in the picture. A position counts in no image where too few good images have it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from mahalad.protocols import Floats
-from mahalad.scorers.positions.gaussians import MIN_SAMPLES
+from mahalad.errors import InputError
+from mahalad.protocols import Floats, Value
+from mahalad.scorers.moments import Moments
+
+MIN_SAMPLES = 5
+"""Good images that a position needs, for its Gaussian and for its standards."""
 
 _PRIOR = 10  # images' worth of the mean variance in the variance of one position's distances
 _POWER = 8  # of deviations, in the measure of tails
@@ -22,11 +28,127 @@ _REACH = 0.1  # standard deviation of "thereabouts", as a share of the side
 _OFFSET = 0.3  # added before the logarithm, as a share of the mean distance
 
 
-def standardization(distances: Floats, inside: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Mean and standard deviation per position, (P,), of distances (n, P) inside the pictures.
+MapStandard = tuple[float, float, Floats]
+"""Offset of a grid's distances, mean and deviations of their logarithms."""
 
-    The variance is drawn a little towards that over all positions, for fits to few images. The
-    deviation is infinite, and no distance counts, where too few images have the position.
+
+@dataclass(frozen=True, eq=False)
+class Standards(Value):
+    """What good images say of distances: the units of scores and maps.
+
+    Attributes
+    ----------
+    scale : tuple of two floats
+        Standard deviations of both parts of the score (positions, image) among good images.
+    standard : tuple of two ndarrays of shape (n_positions,)
+        Mean and standard deviation of the distances at each position of the coarsest grid.
+    map_standards : mapping of str to (float, float, ndarray of shape (n_positions,))
+        By the name of a grid: the offset of its distances, and mean and standard deviations of
+        their logarithms. Empty for a fit read from a file of format 2.
+    map_maxima : ndarray of shape (n_calibration,) or None
+        Largest value in the map of each good image, by the fit without it; None for format 2.
+    n_active : int
+        Positions of the coarsest grid that vary among good images.
+    context_weight : float
+        Weight of the context in the map, as a share of all other weights together: 0.6 times the
+        share of the variance of good features that their position does not explain.
+    """
+
+    scale: tuple[float, float]
+    standard: tuple[Floats, Floats]
+    map_standards: Mapping[str, MapStandard]
+    map_maxima: Floats | None
+    n_active: int
+    context_weight: float
+
+    def of_originals(self, n_copies: int) -> Standards:
+        """Keep the maxima of the images themselves: of every `n_copies`-th row."""
+        if self.map_maxima is None:
+            return self
+        return replace(self, map_maxima=self.map_maxima[::n_copies])
+
+    def check_has_maps(self) -> None:
+        """Raise `InputError` for a fit read from a file of format 2: its maps were others."""
+        if not self.map_standards:
+            raise InputError(
+                "this model was written in format 2, whose maps were others: fit and save it "
+                "again for maps (its scores are as they were)"
+            )
+
+
+class Standardized:
+    """What the `standards_` of a scorer say, as attributes that can only be read."""
+
+    standards_: Standards
+
+    @property
+    def scale_(self) -> tuple[float, float]:
+        """Standard deviations of both parts of the score among good images."""
+        return self.standards_.scale
+
+    @property
+    def standard_(self) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the coarsest grid's distances, (n_positions,) each."""
+        return self.standards_.standard
+
+    @property
+    def map_standards_(self) -> Mapping[str, MapStandard]:
+        """Offset, mean and deviations of every grid; see `Standards`."""
+        return self.standards_.map_standards
+
+    @property
+    def map_maxima_(self) -> Floats | None:
+        """Largest values in the maps of good images, (n_calibration,); None for format 2."""
+        return self.standards_.map_maxima
+
+    @property
+    def n_active_(self) -> int:
+        """Positions of the coarsest grid that vary among good images."""
+        return self.standards_.n_active
+
+    @property
+    def context_weight_(self) -> float:
+        """Weight of the context in the map, as a share of all other weights."""
+        return self.standards_.context_weight
+
+
+def mean_of_largest(
+    distances: Floats, inside: NDArray[np.bool_], standard: tuple[Floats, Floats], k: int
+) -> Floats:
+    """Mean, (n,), of the `k` largest standardized distances (n, P) of each image.
+
+    An image with fewer positions in its picture has the mean of all of them.
+    """
+    location, scale = standard
+    counted = inside & np.isfinite(scale)
+    z = np.where(counted, (distances - location) / scale, -np.inf)
+    top = np.partition(z, z.shape[1] - k, axis=1)[:, -k:]
+    n_top = np.clip(counted.sum(axis=1), 1, k)
+    return np.asarray(np.where(np.isfinite(top), top, 0.0).sum(axis=1) / n_top)
+
+
+def unexplained(moments: Moments, active: NDArray[np.bool_]) -> float:
+    """Share of the features' variance that their position does not explain, in [0, 1].
+
+    Parameters
+    ----------
+    moments : Moments
+        Sums over samples, one set per position.
+    active : ndarray of bool of shape (n_positions,)
+        The positions that count.
+    """
+    mean = moments.mean()
+    variance = moments.q2 / moments.n_samples - ((mean - moments.shift) ** 2).sum(axis=1)
+    within = float(variance[active].mean())
+    between = float(mean[active].var(axis=0).sum())
+    return within / max(within + between, np.finfo(float).tiny)
+
+
+def standardization(distances: Floats, inside: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Find mean and standard deviation per position, (P,), of distances (n, P) inside pictures.
+
+    The variance is drawn a little towards that over all positions, for fits to few images. Where
+    too few images have the position the deviation is infinite, and no distance counts.
     """
     n = inside.sum(axis=0)
     mean = _mean(distances, inside)
@@ -40,7 +162,11 @@ def standardization(distances: Floats, inside: NDArray[np.bool_]) -> tuple[Float
 def standardization_by_others(
     distances: Floats, inside: NDArray[np.bool_], groups: Any
 ) -> tuple[Floats, Floats]:
-    """`standardization` for each image by those that are not of its group, (n, P) each."""
+    """Find the `standardization` of each image by the images that are not of its group.
+
+    `groups` (n,) has the label of each image; with None each image is its own group. Mean and
+    standard deviation have the shape (n, P).
+    """
     n, mean = len(distances), _mean(distances, inside)
     centred = np.where(inside, distances - mean, 0.0)
     labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -65,8 +191,19 @@ def _mean(values: Floats, inside: NDArray[np.bool_]) -> Floats:
     return np.asarray(sums / np.maximum(inside.sum(axis=0), 1))
 
 
-def map_standard(distances: Floats, inside: NDArray[np.bool_]) -> tuple[float, float, Floats]:
-    """Offset of a grid's distances (n, P), mean and deviations (P,) of their logarithms."""
+def map_standard(distances: Floats, inside: NDArray[np.bool_]) -> MapStandard:
+    """Find what standardizes the logarithms of a grid's distances (n, P) inside pictures.
+
+    Returns
+    -------
+    offset : float
+        Added to distances before the logarithm.
+    mean : float
+        Mean of the logarithms.
+    deviation : ndarray of shape (n_positions,)
+        Their standard deviation, times how heavy the tails about each position are; infinite
+        where too few images have the position.
+    """
     offset, mean, deviation, powers = _logarithms(distances, inside)
     tails = _tails(powers.sum(axis=0), len(powers), powers.mean())
     return offset, mean, np.where(_seen(inside), deviation * tails, np.inf)
@@ -74,10 +211,11 @@ def map_standard(distances: Floats, inside: NDArray[np.bool_]) -> tuple[float, f
 
 def map_standard_by_others(
     distances: Floats, inside: NDArray[np.bool_], groups: Any
-) -> tuple[float, float, Floats]:
-    """`map_standard` with deviations (n, P), for each image by those not of its group.
+) -> MapStandard:
+    """Find the `map_standard` of each image by the images not of its group: deviations (n, P).
 
-    Offset, mean and the deviation of all positions together are those of all images.
+    Only the tails are those of the other images: offset, mean and the deviation of all positions
+    together are those of all images.
     """
     offset, mean, deviation, powers = _logarithms(distances, inside)
     labels = np.arange(len(powers)) if groups is None else np.unique(groups, return_inverse=True)[1]
@@ -124,7 +262,7 @@ def _seen(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def varying(distances: Floats, inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Positions (P,) that are not the same in all images, as those out of the region are."""
+    """Find the positions (P,) at which images differ; outside a region of interest none do."""
     highest = np.where(inside, distances, -np.inf).max(axis=0)
     lowest = np.where(inside, distances, np.inf).min(axis=0)
     seen = _seen(inside)

@@ -1,0 +1,102 @@
+"""What a fitted detector says of images, batch by batch: scores, maps, verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mahalad.detectors.maps import in_pixels, maps_of
+from mahalad.detectors.scoring import score, score_with_maps
+from mahalad.features.extraction import extract
+from mahalad.images.reading import ReadImage
+from mahalad.protocols import Features, Floats, Threshold
+from mahalad.result import Result, judge
+from mahalad.scorers.capabilities import capabilities_of, score_names
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """All that scoring takes.
+
+    Attributes
+    ----------
+    features : built feature extractor or None
+        None where features are given instead of images.
+    scorer : fitted scorer
+    levels : tuple of str
+        Names of the levels, in the order of the fit.
+    salt : int
+        Of the images' content hashes.
+    """
+
+    features: Any
+    scorer: Any
+    levels: tuple[str, ...]
+    salt: int
+
+    def scores(self, X: Any) -> tuple[Floats, Floats | None]:
+        """Anomaly scores (n,), and those per level (n, n_levels) where the scorer has them.
+
+        Raises
+        ------
+        ImageReadError, ImageValueError
+            The first image that cannot be read.
+        """
+        parts = []
+        for images, features in extract(X, self.features, self.salt):
+            _raise_first_error(images)
+            parts.append(score(self.scorer, features, self.levels))
+        scores = np.concatenate([own for own, _ in parts])
+        levels = [own for _, own in parts if own is not None]
+        return scores, np.concatenate(levels) if levels else None
+
+    def maps(self, X: Any) -> Iterator[tuple[list[dict[str, Floats]], Floats]]:
+        """For each batch, the maps of every image's levels, and all maps in image coordinates.
+
+        Raises
+        ------
+        ImageReadError, ImageValueError
+            The first image that cannot be read.
+        """
+        for images, features in extract(X, self.features, self.salt):
+            _raise_first_error(images)
+            yield maps_of(self.features, self.scorer, images, features, self.levels)
+
+    def inspect(
+        self, X: Any, threshold: Threshold, fpr: float, *, maps: bool = False
+    ) -> Iterator[Result]:
+        """Judge images in their order; one that cannot be read is a result with an error."""
+        names = score_names(self.scorer, self.levels)
+        for images, features in extract(X, self.features, self.salt):
+            readable = [image.source.name for image in images if image.error is None]
+            good: Iterator[Result] = iter(())
+            if readable:
+                (scores, levels), places = self._scores_and_maps(images, features, maps)
+                good = iter(judge(readable, scores, levels, names, threshold, fpr, places))
+            for image in images:
+                if image.error is None:
+                    yield next(good)
+                else:
+                    yield Result(image.source.name, error=str(image.error))
+
+    def _scores_and_maps(
+        self, images: list[ReadImage], features: Features, maps: bool
+    ) -> tuple[tuple[Floats, Floats | None], Floats | None]:
+        if not maps:
+            return score(self.scorer, features, self.levels), None
+        if capabilities_of(self.scorer).scores_with_maps:
+            scores, places = score_with_maps(self.scorer, features, self.levels)
+            return scores, in_pixels(self.features, places, images)
+        scored = score(self.scorer, features, self.levels)
+        return scored, maps_of(self.features, self.scorer, images, features, self.levels)[1]
+
+
+def _raise_first_error(images: Sequence[ReadImage]) -> None:
+    for image in images:
+        if image.error is not None:
+            raise type(image.error)(
+                f"{image.error} (inspect() reports such images and scores the rest)"
+            ) from image.error
