@@ -184,7 +184,7 @@ def test_empty_index(place):
 
 @pytest.mark.parametrize("k", [0, -1, 1.5, True, "3"])
 def test_wrong_number_of_neighbours(k):
-    with pytest.raises(InputError, match="k must be a whole number of at least 1"):
+    with pytest.raises(InputError, match="k must be a whole number >= 1"):
         MemoryIndex(D).query(np.ones((1, D)), k)
 
 
@@ -416,7 +416,7 @@ def test_a_missing_index_is_not_made_unasked(disk):
         disk.open(distance="dot")
     with pytest.raises(InputError, match="about must be JSON"):
         disk.open(about={"x": object()})
-    with pytest.raises(InputError, match="n_features must be at least 1"):
+    with pytest.raises(InputError, match="n_features must be a whole number >= 1"):
         disk.open(n_features=0)
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from mahalad.choices import EMBEDDING_DISTANCES
 from mahalad.errors import InputError
 from mahalad.metric.triplets.batches import BalancedBatches, hold_out
 from mahalad.metric.triplets.losses import (
-    DISTANCES,
     LOSSES,
     batch_all,
     batch_hard,
@@ -81,7 +81,7 @@ def case(seed, n=14, n_classes=4, d=5):
     return torch.tensor(E), torch.tensor(labels)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", EMBEDDING_DISTANCES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_equal_loops_over_triplets(name, distance):
     values = []
@@ -97,7 +97,7 @@ def test_losses_equal_loops_over_triplets(name, distance):
 
 def test_pairwise_distances_equal_loops():
     E, _ = case(3)
-    for distance in DISTANCES:
+    for distance in EMBEDDING_DISTANCES:
         want = [[slow_distance(u, v, distance) for v in E.numpy()] for u in E.numpy()]
         np.testing.assert_allclose(pairwise_distances(E, distance), want, rtol=1e-7, atol=1e-15)
     ends = pairwise_distances(torch.tensor([[2.0, 0.0], [-3.0, 0.0], [0.0, 1.0]]))
@@ -110,7 +110,7 @@ def test_small_angles_keep_their_digits_in_float32():
     assert pairwise_distances(E)[0, 1].item() == pytest.approx(0.25e-8, rel=1e-3)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", EMBEDDING_DISTANCES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_equal_finite_differences(name, distance):
     """The scaled loss too: its unit is part of what is differentiated."""
@@ -176,7 +176,7 @@ def test_unsquared_euclidean_distances_have_a_plain_gradient_that_does_not_tell_
 # -- edge cases ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", EMBEDDING_DISTANCES)
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("labels", [[0, 1, 2, 3], [1, 1, 1, 1], [0], []])
 def test_batches_without_triplets_give_0_and_a_gradient(labels, name, distance):
@@ -196,7 +196,7 @@ def test_anchors_without_a_positive_are_dropped(name):
     assert got.item() == pytest.approx(SLOW[name](E.numpy(), labels, "cosine", 1.0), rel=1e-9)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("distance", EMBEDDING_DISTANCES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_duplicates_and_zeros_have_finite_gradients(name, distance):
     labels = torch.tensor([0, 0, 1, 1])
@@ -281,9 +281,9 @@ def test_one_seed_gives_the_same_batches_and_epochs_differ():
     [
         ([1, 1, 1], {}, "balanced batches need at least 2 classes, got 1"),
         ([], {}, "balanced batches need at least 2 classes, got 0"),
-        ([1, 2, 2], {"n_classes": 3}, "n_classes must lie in 2 to 2, got 3"),
-        ([1, 2, 2], {"n_classes": 1}, "n_classes must lie in 2 to 2, got 1"),
-        ([1, 2, 2], {"n_per_class": 1}, "n_per_class must be at least 2, got 1"),
+        ([1, 2, 2], {"n_classes": 3}, "n_classes must be a whole number from 2 to 2, got 3"),
+        ([1, 2, 2], {"n_classes": 1}, "n_classes must be a whole number from 2 to 2, got 1"),
+        ([1, 2, 2], {"n_per_class": 1}, "n_per_class must be a whole number >= 2, got 1"),
     ],
 )
 def test_batches_that_cannot_be_drawn(labels, options, message):

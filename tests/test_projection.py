@@ -285,7 +285,10 @@ def test_pairs_alone_leave_nothing_to_validate_with(rng):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "triplet"}, "loss must be one of batch-all, .*semi-hard, got 'triplet'"),
+        (
+            {"loss": "triplet"},
+            "loss must be one of batch-hard-scaled, .*semi-hard, batch-all, got 'triplet'",
+        ),
         ({"distance": "dot"}, "distance must be one of cosine, euclidean, got 'dot'"),
         ({"n_components": 0}, "n_components must be a whole number >= 1, got 0"),
         ({"hidden": 2.5}, r"hidden must be a whole number >= 0, got 2\.5"),

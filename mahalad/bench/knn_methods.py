@@ -11,10 +11,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedShuffleSplit
 
+from mahalad.choices import CLASS_WEIGHTS
 from mahalad.metric.triplets.losses import LOSSES
 from mahalad.metric.triplets.projection import TripletProjection
 from mahalad.metric.triplets.self_training import fit_with_unlabelled
-from mahalad.metric.votes import CLASS_WEIGHTS, Voting, nearest_neighbors, winners
+from mahalad.metric.votes import Voting, nearest_neighbors, winners
 
 ENCODER, LOGISTIC = "encoder", "logistic"
 SCALED, SELF_TRAINED = "batch-hard-scaled", "scaled, self-trained"

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mahalad.checks import Whole, check_parameters
 from mahalad.errors import InputError
 from mahalad.index.checks import LARGEST_ID, checked_ids, checked_texts, checked_vectors, some
 from mahalad.index.contract import Distance, IndexUnavailableError, Neighbors, Records
@@ -84,8 +85,7 @@ class CheckedIndex(ABC):
     def query(self, vectors: ArrayLike, k: int, *, label: str | None = None) -> Neighbors:
         """See `VectorIndex.query`."""
         self._check_open()
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise InputError(f"k must be a whole number of at least 1, got {k!r}")
+        check_parameters({"k": Whole(1)}, {"k": k})
         Q = checked_vectors(vectors, self.n_features, self.distance)
         found = []
         for q, candidates in zip(Q, self._candidates(Q, int(k), label), strict=True):
@@ -105,8 +105,7 @@ class CheckedIndex(ABC):
 
     def records(self, batch_size: int = 1000) -> Iterator[Records]:
         """See `VectorIndex.records`."""
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        check_parameters({"batch_size": Whole(1)}, {"batch_size": batch_size})
         start = 0
         while start <= LARGEST_ID:
             self._check_open()

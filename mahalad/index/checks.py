@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mahalad.checks import Whole, check_parameters
+from mahalad.choices import EMBEDDING_DISTANCES
 from mahalad.errors import InputError
 from mahalad.index.contract import Distance
 
-DISTANCES: tuple[Distance, ...] = ("cosine", "euclidean")
 LARGEST_ID = 2**63 - 1
 _LARGEST_VALUE = 1e15
 """Of one coordinate: with more, squares of float32 overflow."""
@@ -92,12 +93,11 @@ def checked_settings(
     """What is recorded with a new index, as JSON; `distance` is cosine unless given."""
     if n_features is None:
         raise InputError(f"{name}: a new index needs n_features, the length of its vectors")
-    if isinstance(n_features, bool) or not isinstance(n_features, (int, np.integer)):
-        raise InputError(f"n_features must be a whole number, got {n_features!r}")
-    if n_features < 1:
-        raise InputError(f"n_features must be at least 1, got {n_features}")
-    if distance is not None and distance not in DISTANCES:
-        raise InputError(f"unknown distance {distance!r}; choose {' or '.join(DISTANCES)}")
+    check_parameters({"n_features": Whole(1)}, {"n_features": n_features})
+    if distance is not None and distance not in EMBEDDING_DISTANCES:
+        raise InputError(
+            f"unknown distance {distance!r}; choose {' or '.join(EMBEDDING_DISTANCES)}"
+        )
     return {
         "format": 1,
         "n_features": int(n_features),

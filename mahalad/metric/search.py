@@ -14,13 +14,14 @@ from sklearn.model_selection import ParameterSampler, StratifiedShuffleSplit
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
+from mahalad.choices import CLASS_WEIGHTS
 from mahalad.errors import CollapseError, InputError
 from mahalad.features.copying import copy_extractor
 from mahalad.metric.classifier import MetricKNNClassifier
 from mahalad.metric.embedding import Embedding, check_some, embedding_distance
 from mahalad.metric.labelled import check_labels
 from mahalad.metric.search_record import OF_VOTES, Search, values_of
-from mahalad.metric.votes import CLASS_WEIGHTS, Voting, nearest_neighbors, winners
+from mahalad.metric.votes import Voting, nearest_neighbors, winners
 
 N_SPLITS = 3
 HELD_OUT = 0.25

@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mahalad.choices import CLASS_WEIGHTS, EMBEDDING_DISTANCES, VOTES
 from mahalad.errors import InputError
 from mahalad.protocols import Floats
 
-WEIGHTS = ("uniform", "distance")
-CLASS_WEIGHTS = (None, "balanced")
-DISTANCES = ("cosine", "euclidean")
 _CELLS = 2**24  # distances held at a time: 128 MiB
 
 
@@ -139,8 +137,8 @@ def label_codes(labels: ArrayLike, classes: Sequence[str]) -> NDArray[np.intp]:
 
 
 def _vote_weights(distances: Floats, weights: str) -> Floats:
-    if weights not in WEIGHTS:
-        raise InputError(f"unknown weights {weights!r}; one of {', '.join(WEIGHTS)}")
+    if weights not in VOTES:
+        raise InputError(f"unknown weights {weights!r}; one of {', '.join(VOTES)}")
     if weights == "uniform":
         return np.ones_like(distances)
     with np.errstate(divide="ignore", over="ignore"):
@@ -242,8 +240,8 @@ def leave_one_out_votes(
 def _comparable(vectors: NDArray[Any], distance: str) -> Floats:
     """Vectors in float64; of length 1 where only the direction counts."""
     vectors = np.asarray(vectors, dtype=np.float64)
-    if distance not in DISTANCES:
-        raise InputError(f"unknown distance {distance!r}; one of {', '.join(DISTANCES)}")
+    if distance not in EMBEDDING_DISTANCES:
+        raise InputError(f"unknown distance {distance!r}; one of {', '.join(EMBEDDING_DISTANCES)}")
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
         raise InputError(f"vectors must be finite, of shape (n, d), got shape {vectors.shape}")
     if distance == "euclidean":

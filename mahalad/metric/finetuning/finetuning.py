@@ -26,7 +26,7 @@ from mahalad.metric.finetuning.toplevels import TopLevels
 from mahalad.metric.finetuning.unfreezing import Recipe, Unfreezing
 from mahalad.metric.pictures import read_pictures
 from mahalad.metric.triplets.batches import hold_out
-from mahalad.metric.triplets.training import checked_labels, seeded
+from mahalad.metric.triplets.steps import checked_labels, seeded
 from mahalad.progress import Progress, no_progress
 from mahalad.result import Result
 

@@ -17,7 +17,7 @@ from mahalad.metric.finetuning.toplevels import N_ORIENTATIONS, TopLevels
 from mahalad.metric.triplets.batches import BalancedBatches, Indices
 from mahalad.metric.triplets.losses import LOSSES
 from mahalad.metric.triplets.projection import TripletProjection
-from mahalad.metric.triplets.training import (
+from mahalad.metric.triplets.steps import (
     CHECKS,
     COLLAPSED,
     CollapseMonitor,

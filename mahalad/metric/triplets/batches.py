@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mahalad.checks import Whole, check_parameters
 from mahalad.errors import InputError
 
 Indices = NDArray[np.int64]
@@ -63,10 +64,8 @@ class BalancedBatches:
             raise InputError(f"balanced batches need at least 2 classes, got {len(names)}")
         if n_classes is None:
             n_classes = min(len(names), _MOST_CLASSES)
-        if not 2 <= n_classes <= len(names):
-            raise InputError(f"n_classes must lie in 2 to {len(names)}, got {n_classes!r}")
-        if n_per_class < 2:
-            raise InputError(f"n_per_class must be at least 2, got {n_per_class!r}")
+        limits = {"n_classes": Whole(2, len(names)), "n_per_class": Whole(2)}
+        check_parameters(limits, {"n_classes": n_classes, "n_per_class": n_per_class})
         self._members = [np.flatnonzero(codes == code) for code in range(len(names))]
         self._n_classes, self._n_per_class = int(n_classes), int(n_per_class)
         self._n_batches = math.ceil(codes.size / (self._n_classes * self._n_per_class))

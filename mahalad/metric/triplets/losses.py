@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mahalad.choices import EMBEDDING_DISTANCES
 from mahalad.errors import InputError
 
-DISTANCES = ("cosine", "euclidean")
 _INF = float("inf")
 
 
@@ -39,8 +39,10 @@ def pairwise_distances(embeddings: Tensor, distance: str = "cosine") -> Tensor:
     collapse are. Gradients are finite everywhere: that of a Euclidean distance of 0 is 0, and so
     is that of a row of zeros, which has no direction (its cosine distances mean nothing).
     """
-    if distance not in DISTANCES:
-        raise InputError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
+    if distance not in EMBEDDING_DISTANCES:
+        raise InputError(
+            f"distance must be one of {', '.join(EMBEDDING_DISTANCES)}, got {distance!r}"
+        )
     if embeddings.ndim != 2 or not embeddings.is_floating_point():
         raise InputError(
             f"embeddings must be floats of shape (n, d), got {embeddings.dtype} of shape "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Self
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -11,24 +12,15 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, nn
+from torch import nn
 
-from mahalad.errors import CollapseError, DegenerateDataError, InputError
+from mahalad.checks import SEED, Limit, OneOf, Real, Whole, check_parameters
+from mahalad.choices import EMBEDDING_DISTANCES, LOSSES
+from mahalad.errors import DegenerateDataError, InputError
 from mahalad.features.devices import resolve_device
-from mahalad.metric.triplets.batches import BalancedBatches, Indices, hold_out
-from mahalad.metric.triplets.losses import DISTANCES, LOSSES
-from mahalad.metric.triplets.training import (
-    CHECKS,
-    COLLAPSED,
-    CollapseMonitor,
-    checked_labels,
-    neighbours_f1,
-    seeded,
-    take_step,
-)
-
-_BLOCK = 128  # validation samples per loss: some losses take the third power of them
-_SMOOTHED = 10  # epochs whose mean F1 is compared: that of one is mostly luck
+from mahalad.metric.triplets.batches import Indices, hold_out
+from mahalad.metric.triplets.steps import checked_labels, seeded
+from mahalad.metric.triplets.training import Recipe, TripletTraining, embed
 
 
 class TripletProjection(TransformerMixin, BaseEstimator):
@@ -111,6 +103,22 @@ class TripletProjection(TransformerMixin, BaseEstimator):
 
     history_: list[dict[str, Any]]
     best_epoch_: int
+    _limits: ClassVar[Mapping[str, Limit]] = {
+        "n_components": Whole(1),
+        "loss": OneOf(LOSSES),
+        "distance": OneOf(EMBEDDING_DISTANCES),
+        "margin": Real("(0, inf)"),
+        "hidden": Whole(0),
+        "n_per_class": Whole(2),
+        "learning_rate": Real("(0, inf)"),
+        "weight_decay": Real("[0, inf)"),
+        "dropout": Real("[0, 1)"),
+        "max_epochs": Whole(1),
+        "patience": Whole(1),
+        "validation_fraction": Real("[0, 1)"),
+        "n_neighbors": Whole(1),
+        "max_grad_norm": Real("(0, inf)"),
+    }
 
     def __init__(
         self,
@@ -188,7 +196,8 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         """Embeddings, shape (n_samples, n_components), float32; of unit length for "cosine"."""
         check_is_fitted(self, "network_")
         F = torch.tensor(self._checked(X, reset=False))  # a copy: it may be read-only
-        return self._embed(F.to(next(self.network_.parameters()).device)).cpu().numpy()
+        F = F.to(next(self.network_.parameters()).device)
+        return embed(self.network_, F, self.distance).cpu().numpy()
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All that was fitted, as JSON and named arrays."""
@@ -237,117 +246,16 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         return nn.Sequential(*layers)
 
     def _train(
-        self,
-        F: NDArray[Any],
-        codes: Indices,
-        train: Indices,
-        held: Indices,
-        rng: Any,
-        n_epochs: int,
+        self, F: NDArray[Any], codes: Indices, train: Indices, held: Indices, rng: Any, n: int
     ) -> None:
-        """Run the epochs, and leave the network with the weights of the best one."""
-        self.history_ = []
-        device = next(self.network_.parameters()).device
-        features, labels = torch.tensor(F, device=device), torch.tensor(codes, device=device)
-        batches = BalancedBatches(codes[train], n_per_class=self.n_per_class, rng=rng)
-        optimizer = torch.optim.AdamW(
-            self.network_.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
-        )
-        blocks = np.array_split(rng.permutation(held), -(-len(held) // _BLOCK)) if len(held) else []
-        monitor = CollapseMonitor(self._embed(features[train]), self.margin)
-        best: tuple[float, float] = (-math.inf, -math.inf)
-        for epoch in range(1, n_epochs + 1):
-            row: dict[str, Any] = {"epoch": epoch}
-            row |= self._run_epoch(features, labels, train, batches, optimizer)
-            embedded = self._embed(features)
-            row["spread"] = monitor.spread(embedded[train])
-            if not math.isfinite(row["spread"]):
-                raise CollapseError(self._divergence(row["loss"], row["grad_norm"]))
-            row |= self._validate(embedded, labels, train, held, blocks)
-            self.history_.append(row)
-            if monitor.collapsed(row["spread"], row["loss"]):
-                raise CollapseError(self._collapse_message())
-            if not len(held):
-                self.best_epoch_ = epoch
-                continue
-            if epoch < min(_SMOOTHED, n_epochs):
-                self.best_epoch_ = epoch
-                continue
-            recent = [past["validation_f1"] for past in self.history_[-_SMOOTHED:]]
-            quality = (float(np.mean(recent)), -row["validation_loss"])
-            if quality > best:
-                best, self.best_epoch_ = quality, epoch
-                kept = {name: w.clone() for name, w in self.network_.state_dict().items()}
-            elif epoch - self.best_epoch_ >= self.patience:
-                break
-        if len(held):
-            self.network_.load_state_dict(kept)
+        """Run n epochs, and leave the network with the weights of the best one."""
+        training = TripletTraining(self.network_, self._recipe(), F, codes, train, held, rng)
+        self.history_ = training.history  # of a training that fails, too
+        training.run(n)
+        self.best_epoch_ = training.best_epoch
 
-    def _run_epoch(
-        self,
-        features: Tensor,
-        labels: Tensor,
-        train: Indices,
-        batches: BalancedBatches,
-        optimizer: torch.optim.Optimizer,
-    ) -> dict[str, float]:
-        """One epoch of steps; mean loss and gradient norm."""
-        losses, norms = [], []
-        self.network_.train()
-        for batch in batches:
-            rows = torch.tensor(train[batch], device=features.device)
-            loss = self._loss(self.network_(features[rows]), labels[rows])
-            value, norm = take_step(loss, optimizer, self.max_grad_norm)
-            losses.append(value)
-            norms.append(norm)
-            if not math.isfinite(value) or not math.isfinite(norm):
-                raise CollapseError(self._divergence(value, norm))
-        self.network_.eval()
-        return {"loss": float(np.mean(losses)), "grad_norm": float(np.mean(norms))}
-
-    def _validate(
-        self,
-        embedded: Tensor,
-        labels: Tensor,
-        train: Indices,
-        held: Indices,
-        blocks: list[Indices],
-    ) -> dict[str, float | None]:
-        """Macro F1 of the held-out samples' nearest training neighbours, and their loss."""
-        if not len(held):
-            return {"validation_f1": None, "validation_loss": None}
-        E, codes = embedded.cpu().numpy(), labels.cpu().numpy()
-        f1 = neighbours_f1(E, codes, train, held, self.n_neighbors)
-        loss = sum(self._loss(embedded[b], labels[b]).item() * len(b) for b in blocks)
-        return {"validation_f1": f1, "validation_loss": loss / len(held)}
-
-    def _loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        return LOSSES[self.loss](embeddings, labels, margin=self.margin, distance=self.distance)
-
-    @torch.no_grad()
-    def _embed(self, features: Tensor) -> Tensor:
-        """Embeddings as `transform` gives them."""
-        self.network_.eval()
-        embedded: Tensor = self.network_(features)
-        return nn.functional.normalize(embedded) if self.distance == "cosine" else embedded
-
-    def _collapse_message(self) -> str:
-        row = self.history_[-1]
-        other = "" if self.loss == "batch-hard-scaled" else "loss='batch-hard-scaled', or "
-        return (
-            f"the embeddings collapsed into one point: in epoch {row['epoch']} their spread is "
-            f"{row['spread']:.1e} of that before training, for {CHECKS} epochs below "
-            f"{COLLAPSED:g}, and the loss {row['loss']:.3g} (loss={self.loss!r}, margin "
-            f"{self.margin:g}). Give {other}a smaller learning_rate than {self.learning_rate:g}"
-        )
-
-    def _divergence(self, loss: float, norm: float) -> str:
-        return (
-            f"training diverged in epoch {len(self.history_) + 1}: a loss of {loss:.3g}, a "
-            f"gradient of norm {norm:.3g}, or embeddings too large for float32. Standardise the "
-            "features (StandardScaler), or give a smaller learning_rate than "
-            f"{self.learning_rate:g}"
-        )
+    def _recipe(self) -> Recipe:
+        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
 
     def _checked(self, X: Any, *, reset: bool) -> NDArray[np.float32]:
         """Finite float32 features of the right shape."""
@@ -365,25 +273,9 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         return np.ascontiguousarray(F)
 
     def _check_parameters(self) -> None:
-        if self.loss not in LOSSES:
-            raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        if self.distance not in DISTANCES:
-            raise InputError(
-                f"distance must be one of {', '.join(DISTANCES)}, got {self.distance!r}"
-            )
-        whole = {"n_components": 1, "hidden": 0, "n_per_class": 2, "max_epochs": 1}
-        for name, least in {**whole, "patience": 1, "n_neighbors": 1}.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise InputError(f"{name} must be a whole number >= {least}, got {value!r}")
-        for name in ("margin", "learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be a number > 0, got {getattr(self, name)!r}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise InputError(f"weight_decay must be a number >= 0, got {self.weight_decay!r}")
-        for name in ("dropout", "validation_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} must lie in [0, 1), got {getattr(self, name)!r}")
+        check_parameters(self._limits, self)
+        if not isinstance(self.random_state, np.random.RandomState):
+            check_parameters({"random_state": SEED}, self)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.checks import Real
 from mahalad.errors import InputError
 from mahalad.metric.triplets.projection import TripletProjection
 from mahalad.metric.votes import Voting, nearest_neighbors, winners
@@ -114,6 +115,5 @@ def check_confidence(confidence: Any) -> None:
     ------
     InputError
     """
-    is_number = isinstance(confidence, (int, float)) and not isinstance(confidence, bool)
-    if not is_number or not 0.5 < confidence <= 1:
+    if not Real("(0.5, 1]").allows(confidence):
         raise InputError(f"self_training must be a share of votes in (0.5, 1], got {confidence!r}")

@@ -1,135 +1,190 @@
-"""What trainings with triplets share: labels, seeds, steps, validation, a watch for collapse."""
+"""The training behind `TripletProjection`: its epochs, and which of them is the best."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
 from torch import Tensor, nn
 
-from mahalad.errors import InputError
-from mahalad.metric.triplets.batches import Indices
+from mahalad.errors import CollapseError
+from mahalad.metric.triplets.batches import BalancedBatches, Indices
+from mahalad.metric.triplets.losses import LOSSES
+from mahalad.metric.triplets.steps import (
+    CHECKS,
+    COLLAPSED,
+    CollapseMonitor,
+    neighbours_f1,
+    take_step,
+)
 
-COLLAPSED = 1e-3  # spread, as a share of that before training
-CHECKS = 3  # epochs in a row that must show it
-_TINY = 1e-30
-
-
-def checked_labels(y: Any, n_samples: int) -> tuple[NDArray[Any], Indices]:
-    """Classes, and the class of every sample by number.
-
-    Raises
-    ------
-    InputError
-        Labels of another number or kind, one class only, or a class with a single sample.
-    """
-    try:
-        y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
-        classes, codes = np.unique(y, return_inverse=True)
-    except (TypeError, ValueError) as error:  # of several kinds, such as None among strings
-        raise InputError(f"labels cannot be used: {error}") from error
-    if len(y) != n_samples:
-        raise InputError(f"{len(y)} labels given for {n_samples} samples")
-    if len(classes) < 2:
-        raise InputError(f"all samples are of one class ({classes[0]}): a triplet needs two")
-    counts = np.bincount(codes)
-    if counts.min() < 2:
-        alone = ", ".join(str(name) for name in classes[counts < 2])
-        raise InputError(
-            f"only one sample of class {alone}: a triplet needs two of a class. Give more, or "
-            "leave the class out"
-        )
-    return classes, codes
+_BLOCK = 128  # validation samples per loss: some losses take the third power of them
+_SMOOTHED = 10  # epochs whose mean F1 is compared: that of one is mostly luck
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's random numbers from a seed, and afterwards as they were."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
+@dataclass(frozen=True)
+class Recipe:
+    """How the training goes: parameters of `TripletProjection`, which describes them."""
+
+    loss: str
+    distance: str
+    margin: float
+    n_per_class: int
+    learning_rate: float
+    weight_decay: float
+    patience: int
+    n_neighbors: int
+    max_grad_norm: float
 
 
-def take_step(
-    loss: Tensor, optimizer: torch.optim.Optimizer, max_grad_norm: float
-) -> tuple[float, float]:
-    """Take one step with the gradients cut to a length; the loss and their length before.
-
-    If one of these is not finite, the weights stay as they are.
-    """
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm).item()
-    if math.isfinite(loss.item()) and math.isfinite(norm):
-        optimizer.step()
-    return loss.item(), norm
-
-
-def neighbours_f1(
-    E: NDArray[Any], codes: Indices, train: Indices, held: Indices, n_neighbors: int
-) -> float:
-    """Macro F1 of held-out embeddings by the majority of their nearest training neighbours.
+class TripletTraining:
+    """One training.
 
     Parameters
     ----------
-    E : ndarray of shape (n, n_components)
-        Embeddings for the cosine have unit length: their Euclidean neighbours are the same.
+    network : nn.Sequential
+        From features to embeddings; trained in place.
+    recipe : Recipe
+    F : ndarray of shape (n, n_features), float32
     codes : ndarray of int, shape (n,)
+        Class of each sample.
     train, held : ndarray of int
-        Rows of `E`.
-    n_neighbors : int
-        Fewer if there are fewer rows in `train`.
-    """
-    knn = KNeighborsClassifier(min(n_neighbors, len(train)), algorithm="brute")
-    predicted = knn.fit(E[train], codes[train]).predict(E[held])
-    there = np.unique(codes[held])
-    return float(f1_score(codes[held], predicted, labels=there, average="macro", zero_division=0))
+        Samples to train on, and those that choose the epoch; perhaps none.
+    rng : Generator
+        Draws batches.
 
-
-class CollapseMonitor:
-    """Watch whether all embeddings fall into one point.
-
-    Parameters
+    Attributes
     ----------
-    before : Tensor of shape (n, n_components)
-        Training embeddings before the training.
-    margin : float
-        The loss that embeddings in one point have.
+    history : list of dict
+    best_epoch : int
+        As of `TripletProjection`.
     """
 
-    def __init__(self, before: Tensor, margin: float) -> None:
-        self._before = max(_spread(before), _TINY)
-        self._margin = margin
-        self._in_a_row = 0
+    def __init__(
+        self,
+        network: nn.Sequential,
+        recipe: Recipe,
+        F: NDArray[Any],
+        codes: Indices,
+        train: Indices,
+        held: Indices,
+        rng: np.random.Generator,
+    ) -> None:
+        self.history: list[dict[str, Any]] = []
+        self.best_epoch = 0
+        self._network, self._recipe = network, recipe
+        self._codes, self._train, self._held = codes, train, held
+        device = next(network.parameters()).device
+        self._features = torch.tensor(F, device=device)
+        self._labels = torch.tensor(codes, device=device)
+        self._batches = BalancedBatches(codes[train], n_per_class=recipe.n_per_class, rng=rng)
+        self._optimizer = torch.optim.AdamW(
+            network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        )
+        n_blocks = -(-len(held) // _BLOCK)
+        self._blocks = np.array_split(rng.permutation(held), n_blocks) if len(held) else []
 
-    def spread(self, embedded: Tensor) -> float:
-        """Mean squared distance between two embeddings, 1 = before the training."""
-        return _spread(embedded) / self._before
+    def run(self, n_epochs: int) -> None:
+        """Run the epochs, and leave the network with the weights of the best one.
 
-    def collapsed(self, spread: float, loss: float) -> bool:
-        """Whether this is the third epoch in a row that shows a collapse.
-
-        That is a spread below 1e-3 and a loss no less than 0.9 of the margin.
+        Raises
+        ------
+        CollapseError
+            The embeddings fell into one point, or something is not finite.
         """
-        flat = spread < COLLAPSED and loss >= 0.9 * self._margin
-        self._in_a_row = self._in_a_row + 1 if flat else 0
-        return self._in_a_row == CHECKS
+        monitor = CollapseMonitor(self._embed()[self._train], self._recipe.margin)
+        best: tuple[float, float] = (-math.inf, -math.inf)
+        kept: dict[str, Tensor] = {}
+        for epoch in range(1, n_epochs + 1):
+            row = self._run_one(epoch, monitor)
+            if not len(self._held) or epoch < min(_SMOOTHED, n_epochs):
+                self.best_epoch = epoch
+                continue
+            recent = [past["validation_f1"] for past in self.history[-_SMOOTHED:]]
+            quality = (float(np.mean(recent)), -row["validation_loss"])
+            if quality > best:
+                best, self.best_epoch = quality, epoch
+                kept = {name: w.clone() for name, w in self._network.state_dict().items()}
+            elif epoch - self.best_epoch >= self._recipe.patience:
+                break
+        if len(self._held):
+            self._network.load_state_dict(kept)
+
+    def _run_one(self, epoch: int, monitor: CollapseMonitor) -> dict[str, Any]:
+        """One epoch, and its row of the history."""
+        row: dict[str, Any] = {"epoch": epoch, **self._take_steps()}
+        embedded = self._embed()
+        row["spread"] = monitor.spread(embedded[self._train])
+        if not math.isfinite(row["spread"]):
+            raise CollapseError(self._divergence(row["loss"], row["grad_norm"]))
+        row |= self._validate(embedded)
+        self.history.append(row)
+        if monitor.collapsed(row["spread"], row["loss"]):
+            raise CollapseError(self._collapse())
+        return row
+
+    def _take_steps(self) -> dict[str, float]:
+        """The steps of an epoch; mean loss and gradient norm."""
+        losses, norms = [], []
+        self._network.train()
+        for batch in self._batches:
+            rows = torch.tensor(self._train[batch], device=self._features.device)
+            loss = self._loss(self._network(self._features[rows]), self._labels[rows])
+            value, norm = take_step(loss, self._optimizer, self._recipe.max_grad_norm)
+            losses.append(value)
+            norms.append(norm)
+            if not math.isfinite(value) or not math.isfinite(norm):
+                raise CollapseError(self._divergence(value, norm))
+        self._network.eval()
+        return {"loss": float(np.mean(losses)), "grad_norm": float(np.mean(norms))}
+
+    def _validate(self, embedded: Tensor) -> dict[str, float | None]:
+        """Macro F1 of the held-out samples' nearest training neighbours, and their loss."""
+        if not len(self._held):
+            return {"validation_f1": None, "validation_loss": None}
+        E = embedded.cpu().numpy()
+        f1 = neighbours_f1(E, self._codes, self._train, self._held, self._recipe.n_neighbors)
+        loss = sum(
+            self._loss(embedded[block], self._labels[block]).item() * len(block)
+            for block in self._blocks
+        )
+        return {"validation_f1": f1, "validation_loss": loss / len(self._held)}
+
+    def _loss(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        recipe = self._recipe
+        return LOSSES[recipe.loss](
+            embeddings, labels, margin=recipe.margin, distance=recipe.distance
+        )
+
+    def _embed(self) -> Tensor:
+        return embed(self._network, self._features, self._recipe.distance)
+
+    def _collapse(self) -> str:
+        row, recipe = self.history[-1], self._recipe
+        other = "" if recipe.loss == "batch-hard-scaled" else "loss='batch-hard-scaled', or "
+        return (
+            f"the embeddings collapsed into one point: in epoch {row['epoch']} their spread is "
+            f"{row['spread']:.1e} of that before training, for {CHECKS} epochs below "
+            f"{COLLAPSED:g}, and the loss {row['loss']:.3g} (loss={recipe.loss!r}, margin "
+            f"{recipe.margin:g}). Give {other}a smaller learning_rate than {recipe.learning_rate:g}"
+        )
+
+    def _divergence(self, loss: float, norm: float) -> str:
+        return (
+            f"training diverged in epoch {len(self.history) + 1}: a loss of {loss:.3g}, a "
+            f"gradient of norm {norm:.3g}, or embeddings too large for float32. Standardise the "
+            "features (StandardScaler), or give a smaller learning_rate than "
+            f"{self._recipe.learning_rate:g}"
+        )
 
 
-def _spread(embedded: Tensor) -> float:
-    """Mean squared distance between two samples; for unit length 4 times the mean cosine's."""
-    x = embedded.double()
-    deviations = (x - x.mean(dim=0)).square().sum()
-    return 2 * deviations.item() / (len(x) - 1)
+@torch.no_grad()
+def embed(network: nn.Module, features: Tensor, distance: str) -> Tensor:
+    """Embeddings (n, n_components) of features (n, n_features); of unit length for "cosine"."""
+    network.eval()
+    embedded: Tensor = network(features)
+    return nn.functional.normalize(embedded) if distance == "cosine" else embedded
