@@ -231,9 +231,7 @@ def golden_scores(features: Any, state: FitState, scorer: Any) -> Floats:
 def check_golden(found: Floats, expected: Mapping[str, Any]) -> None:
     """Raise `ModelFileError` unless the golden inputs score as they did when saved."""
     wanted = np.array(expected["scores"])
-    if not np.allclose(
-        found, wanted, rtol=expected["rtol"], atol=expected["atol"]
-    ):
+    if not np.allclose(found, wanted, rtol=expected["rtol"], atol=expected["atol"]):
         raise ModelFileError(
             f"the model does not score here as it did where it was saved: its check inputs give "
             f"{found.tolist()} instead of {wanted.tolist()} (allowed: relative "

@@ -157,7 +157,7 @@ def _restore(
     embedding.level_sizes = {name: int(size) for name, size in header["levels"].items()}
     embedding.mean, embedding.scale = arrays["mean"], arrays["scale"]
     _check_golden(embedding, header["golden"], arrays["golden/embeddings"])
-    point, search = header["operating_point"], header.get("search")
+    point, search = header["operating_point"], header["search"]
     chosen = None if point is None else OperatingPoint(**point)
     calibration = header["calibration"]
     fitted = Fitted(
@@ -169,7 +169,7 @@ def _restore(
             calibration["n_neighbors"],
             calibration["weights"],
         ),
-        n_self_trained=int(header.get("n_self_trained", 0)),
+        n_self_trained=int(header["n_self_trained"]),
         unreadable=[Result(r["name"], error=r["error"]) for r in header["unreadable"]],
         search=None if search is None else Search(**search),
         index=_restore_index(header, arrays, params),  # last: it holds a folder or a connection

@@ -58,7 +58,7 @@ def standards_of(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
         # The maps of format 2 were others: they have no units here.
         map_maxima=arrays["map_maxima"] if map_standards else None,
         n_active=int(about["n_active"]),
-        context_weight=float(about.get("context_weight", 0.0)),  # none in format 3
+        context_weight=float(about.get("context_weight", 0.0)),
     )
 
 
