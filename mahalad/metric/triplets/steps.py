@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from mahalad.errors import InputError
 
+Indices = NDArray[np.int64]
+
 COLLAPSED = 1e-3  # spread, as a share of that before training
 CHECKS = 3  # epochs in a row that must show it
 _TINY = 1e-30
 
 
-def checked_labels(y: Any, n_samples: int) -> tuple[NDArray[Any], NDArray[np.intp]]:
+def checked_labels(y: Any, n_samples: int) -> tuple[NDArray[Any], Indices]:
     """Classes, and the class of every sample by number.
 
     Raises
@@ -78,9 +80,9 @@ def take_step(
 
 def neighbours_f1(
     E: NDArray[Any],
-    codes: NDArray[np.intp],
-    train: NDArray[np.intp],
-    held: NDArray[np.intp],
+    codes: Indices,
+    train: Indices,
+    held: Indices,
     n_neighbors: int,
 ) -> float:
     """Macro F1 of held-out embeddings by the majority of their nearest training neighbours.
