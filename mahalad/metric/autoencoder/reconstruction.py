@@ -47,8 +47,7 @@ class ReconstructionError(BaseEstimator):
     --------
     >>> import numpy as np
     >>> from mahalad import AnomalyDetector
-    >>> from mahalad.metric.autoencoder import Autoencoder
-    >>> from mahalad.metric.autoencoder.reconstruction import AsIs, ReconstructionError
+    >>> from mahalad.metric.autoencoder import AsIs, Autoencoder, ReconstructionError
     >>> images = np.random.default_rng(0).integers(0, 256, (44, 32, 32, 3), dtype=np.uint8)
     >>> autoencoder = Autoencoder(bottleneck=8, width=2, input_size=32, epochs=1).fit(images[:4])
     >>> detector = AnomalyDetector(ReconstructionError(autoencoder), AsIs(), fpr=0.1)
