@@ -59,9 +59,8 @@ PRIVATE: dict[str, set[str]] = {}
 LONG: dict[str, str] = {
     "detectors.detector": "one estimator: its public methods, with their documentation",
     "index.server": "one backend: the whole contract, and what a server needs to be asked for it",
-    "metric.autoencoder.autoencoder": "its file and its batches are to move out of it",
-    "metric.classifier": "corrections and fitting are to move out of it",
-    "metric.triplets.projection": "the training is to move out of it",
+    "metric.autoencoder.autoencoder": "one estimator: its methods, with their documentation",
+    "metric.classifier": "one estimator: its public methods, with their documentation",
 }
 """Module to the reason why it is longer than LONGEST_MODULE lines."""
 
