@@ -114,11 +114,11 @@ class LabelledResult(Result):
     score : float or None
         Probability of the positive label, or, without one, 1 - the largest probability;
         up = abnormal.
-    threshold : float or None
+    positive_threshold : float or None
         The operating point: an image whose score reaches it gets the positive label. None where
         the majority decides.
-    p_value : float or None
-        Of novelty, small = unlike all that is stored.
+    novelty_p_value : float or None
+        Of novelty, small = unlike all that is stored; it says nothing of the label.
     anomaly : bool or None
         The label is the positive one; without a positive label the same as `novel`.
     label : str or None
@@ -131,6 +131,10 @@ class LabelledResult(Result):
         To the k-th neighbour.
     neighbours : tuple of Neighbour
         Those that voted, nearest first.
+    threshold, p_value : float or None
+        `positive_threshold` and `novelty_p_value` under the names of the columns of a row. They
+        are not what a detector's `Result` calls so: there scores above the threshold are flagged,
+        and the p-value is of the score.
     """
 
     label: str | None = None
@@ -138,3 +142,13 @@ class LabelledResult(Result):
     novel: bool | None = None
     distance: float | None = None
     neighbours: tuple[Neighbour, ...] = ()
+
+    @property
+    def positive_threshold(self) -> float | None:
+        """Scores that reach it get the positive label."""
+        return self.threshold
+
+    @property
+    def novelty_p_value(self) -> float | None:
+        """Small = unlike all that is stored."""
+        return self.p_value

@@ -306,7 +306,8 @@ def test_operating_point_decides_and_survives(beans, tmp_path):
     results = list(loaded.inspect(asked))
     assert [r.label for r in results] == labels.tolist()
     assert [r.anomaly for r in results] == (labels == "bad").tolist()
-    assert {r.threshold for r in results} == {point.threshold}
+    assert {r.positive_threshold for r in results} == {point.threshold}
+    assert {r.threshold for r in results} == {point.threshold}  # the name of the column
     np.testing.assert_allclose([r.score for r in results], shares[:, 0])
     assert (knn.set_operating_point().predict(asked) == majority).all()
     with pytest.raises(InputError, match="is not one of the labels: bad, good, odd"):
@@ -355,8 +356,9 @@ def test_novelty_keeps_its_rate_and_finds_strangers(rng):
     # Of one fit: binomial, and beta of the threshold; of the mean of ten about 0.01.
     assert np.mean(rates) == pytest.approx(0.1, abs=0.035)
     [far, near] = knn.inspect([[40.0, 0, 0], [0.0, 0, 0]])
-    assert far.novel and far.anomaly and far.p_value == pytest.approx(1 / 151)
-    assert not near.novel and near.p_value > 0.1
+    assert far.novel and far.anomaly and far.novelty_p_value == pytest.approx(1 / 151)
+    assert not near.novel and near.novelty_p_value > 0.1
+    assert (far.p_value, near.p_value) == (far.novelty_p_value, near.novelty_p_value)
     assert far.distance > knn.novelty_threshold_ > near.distance
     knn.add([[40.0, 0, 0]] * 6, "b")
     assert not next(knn.inspect([[40.0, 0, 0]])).novel

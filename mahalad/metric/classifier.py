@@ -24,13 +24,13 @@ from mahalad.metric import file as modelfiles
 from mahalad.metric.answers import Answers, decide
 from mahalad.metric.copies import describe_copies
 from mahalad.metric.embedding import Embedding, embedding_distance
-from mahalad.metric.held_out import HeldOut, held_out_votes
+from mahalad.metric.held_out import held_out_votes
 from mahalad.metric.label_arrays import positive_code, repeated_names
 from mahalad.metric.operating import Curve, OperatingPoint, choose, precision_recall_curve
 from mahalad.metric.search_record import Search, chosen_params
 from mahalad.metric.state import Fitted
 from mahalad.metric.triplets.self_training import check_confidence
-from mahalad.metric.votes import Voting
+from mahalad.metric.votes import HeldOut, Voting
 from mahalad.protocols import Floats
 from mahalad.result import LabelledResult, Result
 from mahalad.thresholds.rules import ConformalThreshold, check_fpr

@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from mahalad.errors import InputError
 from mahalad.index.contract import VectorIndex
-from mahalad.metric.held_out import HeldOut
 from mahalad.metric.label_arrays import as_type_of, labels_array, repeated_names
 from mahalad.metric.state import Fitted
+from mahalad.metric.votes import HeldOut
 
 
 def after(

@@ -20,7 +20,7 @@ from mahalad.arrays import below
 from mahalad.errors import InputError, ModelFileError
 from mahalad.features.copying import copy_extractor
 from mahalad.features.extractor import BackboneFeatures
-from mahalad.features.file import restore_features
+from mahalad.features.file import describe_features, restore_features
 from mahalad.features.golden import GOLDEN_RTOL, GOLDEN_SEED, N_GOLDEN, golden_images
 from mahalad.files.classes import is_known
 from mahalad.files.container import VERSIONED, read_model
@@ -30,11 +30,11 @@ from mahalad.index.contract import VectorIndex
 from mahalad.index.memory import MemoryIndex
 from mahalad.index.opening import open_index
 from mahalad.metric.embedding import Arrays, Embedding, embedding_distance
-from mahalad.metric.held_out import HeldOut
 from mahalad.metric.operating import OperatingPoint
 from mahalad.metric.search_record import Search, record_of
 from mahalad.metric.state import Calibration, Fitted
 from mahalad.metric.triplets.projection import TripletProjection
+from mahalad.metric.votes import HeldOut
 from mahalad.result import Result
 
 KIND = "metric-knn"
@@ -124,7 +124,7 @@ def read(
     with naming(path):
         if index is not None and "state" in header["index"]:
             raise InputError(f"{path}: its index is in the file itself, and not in {index}")
-        return _restore(path, header, arrays, weights, device, index)
+        return _restore(header, arrays, weights, device, index)
 
 
 def read_index(path: str | Path) -> VectorIndex:
@@ -141,14 +141,13 @@ def read_index(path: str | Path) -> VectorIndex:
 
 
 def _restore(
-    path: str | Path,
     header: dict[str, Any],
     arrays: Arrays,
     weights: str | Path | None,
     device: str | None,
     where: str | None,
 ) -> Saved:
-    encoder, built = _restore_encoder(path, header["encoder"], arrays, weights, device)
+    encoder, built = _restore_encoder(header["encoder"], arrays, weights, device)
     projection = _restore_projection(header["projection"], below("projection/", arrays), device)
     params = {name: from_spec(spec) for name, spec in header["params"].items()}
     params |= {} if where is None else {"index": where}
@@ -208,13 +207,7 @@ def _describe_encoder(encoder: Any, include_weights: bool) -> tuple[dict[str, An
         return None, {}
     if not isinstance(encoder, BackboneFeatures):
         return _describe_autoencoder(encoder)
-    arrays: Arrays = {}
-    record = encoder.record()
-    if include_weights and record["weights_source"] != "package":
-        arrays |= {f"weights/{n}": values for n, values in encoder.backbone_.state().items()}
-        record["weights_embedded"] = True
-    if encoder.region_ is not None:
-        arrays["region"] = encoder.region_.astype(np.uint8)
+    record, arrays = describe_features(encoder, include_weights)
     return {"class": "BackboneFeatures", "spec": to_spec(encoder), "record": record}, arrays
 
 
@@ -230,7 +223,6 @@ def _describe_autoencoder(encoder: Any) -> tuple[dict[str, Any], Arrays]:
 
 
 def _restore_encoder(
-    path: str | Path,
     spec: dict[str, Any] | None,
     arrays: Arrays,
     weights: str | Path | None,

@@ -18,11 +18,11 @@ from mahalad.images.reading import ReadImage, left_out
 from mahalad.index.contract import Distance, VectorIndex
 from mahalad.index.opening import open_index
 from mahalad.metric.embedding import Embedding, about, check_some
-from mahalad.metric.held_out import HeldOut, cross_fit, draw_folds, train
+from mahalad.metric.held_out import cross_fit, draw_folds, train
 from mahalad.metric.label_arrays import labels_array, positive_code
 from mahalad.metric.labelled import check_labels
 from mahalad.metric.state import Calibration, Fitted
-from mahalad.metric.votes import Voting, label_codes
+from mahalad.metric.votes import HeldOut, Voting, label_codes
 from mahalad.protocols import Floats
 
 CHEAP_FOLDS = 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,28 +13,18 @@ from mahalad.errors import CalibrationError
 from mahalad.index.contract import VectorIndex
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.triplets.self_training import fit_with_unlabelled
-from mahalad.metric.votes import Voting, label_codes, leave_one_out_votes, nearest_neighbors, vote
+from mahalad.metric.votes import (
+    HeldOut,
+    Voting,
+    label_codes,
+    leave_one_out_votes,
+    nearest_neighbors,
+    vote,
+)
 from mahalad.protocols import Floats
 
 MAX_HELD_OUT = 5000
 """Stored images that are left out in turn; of more, so many are drawn at random."""
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Answers to stored images by votes that had not seen them.
-
-    Attributes
-    ----------
-    ids : ndarray of int64, shape (n,)
-    probabilities : ndarray of shape (n, n_classes)
-    distances : ndarray of shape (n,)
-        To the k-th neighbour.
-    """
-
-    ids: NDArray[np.int64]
-    probabilities: Floats
-    distances: Floats
 
 
 Folds = list[tuple[NDArray[np.intp], NDArray[np.intp]]]

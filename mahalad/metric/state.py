@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from mahalad.index.contract import VectorIndex
 from mahalad.metric.embedding import Embedding
-from mahalad.metric.held_out import HeldOut
 from mahalad.metric.search_record import Search
+from mahalad.metric.votes import HeldOut
 from mahalad.result import Result
 
 

@@ -66,6 +66,23 @@ class Voting:
         return np.asarray(worth / worth.sum(axis=1, keepdims=True))
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Answers to stored images by votes that had not seen them.
+
+    Attributes
+    ----------
+    ids : ndarray of int64, shape (n,)
+    probabilities : ndarray of shape (n, n_classes)
+    distances : ndarray of shape (n,)
+        To the k-th neighbour.
+    """
+
+    ids: NDArray[np.int64]
+    probabilities: Floats
+    distances: Floats
+
+
 def vote(
     labels: ArrayLike,
     distances: ArrayLike,
