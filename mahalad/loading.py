@@ -36,7 +36,7 @@ def load(
     Returns
     -------
     AnomalyDetector, MahalanobisDetector, KNNDetector or MetricKNNClassifier
-        Of the class that was saved.
+        The class is that of the saved model.
 
     Raises
     ------

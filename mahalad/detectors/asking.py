@@ -1,4 +1,4 @@
-"""What a fitted detector says of images, batch by batch: scores, maps, verdicts."""
+"""Answers of a fitted detector, batch by batch: scores, maps, verdicts."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from mahalad.scorers.capabilities import capabilities_of, score_names
 
 @dataclass(frozen=True)
 class Fitted:
-    """All that scoring takes.
+    """Hold all that scoring needs.
 
     Attributes
     ----------
     features : built feature extractor or None
-        None where features are given instead of images.
+        None if the user gives features instead of images.
     scorer : fitted scorer
     levels : tuple of str
         Names of the levels, in the order of the fit.
     salt : int
-        Of the images' content hashes.
+        Salt of the images' content hashes.
     """
 
     features: Any
@@ -38,7 +38,7 @@ class Fitted:
     salt: int
 
     def scores(self, X: Any) -> tuple[Floats, Floats | None]:
-        """Anomaly scores (n,), and those per level (n, n_levels) where the scorer has them.
+        """Return anomaly scores (n,), and scores per level (n, n_levels) or None without levels.
 
         Raises
         ------
@@ -54,7 +54,7 @@ class Fitted:
         return scores, np.concatenate(levels) if levels else None
 
     def maps(self, X: Any) -> Iterator[tuple[list[dict[str, Floats]], Floats]]:
-        """For each batch, the maps of every image's levels, and all maps in image coordinates.
+        """Yield, for each batch, the maps of each image's levels and all maps in image coordinates.
 
         Raises
         ------
@@ -68,7 +68,7 @@ class Fitted:
     def inspect(
         self, X: Any, threshold: Threshold, fpr: float, *, maps: bool = False
     ) -> Iterator[Result]:
-        """Judge images in their order; one that cannot be read is a result with an error."""
+        """Judge images in their order; one that cannot be read gives a result with an error."""
         names = score_names(self.scorer, self.levels)
         for images, features in extract(X, self.features, self.salt):
             readable = [image.source.name for image in images if image.error is None]

@@ -38,7 +38,7 @@ def attribute(
     Returns
     -------
     dict of str to ndarray of shape (n_images, height, width)
-        Of each level, on its own grid; the sum over positions is the level's distance.
+        By level, on the level's own grid. The sum over positions is the level's distance.
     """
     passes = [_attribute(extractor, scorer, own) for own in extractor.passes(prepared)]
     return {name: np.concatenate([shares[name] for shares in passes]) for name in passes[0]}
@@ -67,7 +67,8 @@ def _attribute(
 def enlarge(maps: Floats, side: int, boxes: Boxes | None = None) -> Floats:
     """Maps (n, h, w) on a square of `side` pixels, bilinear: (n, side, side).
 
-    Of padded images, `boxes` (n, 4) say which part of the map is the picture: it fills the square.
+    For padded images, `boxes` (n, 4) says which part of the map is the picture; that part fills
+    the square.
     """
     if boxes is not None:
         pairs = zip(maps, boxes, strict=True)
@@ -81,7 +82,7 @@ def enlarge(maps: Floats, side: int, boxes: Boxes | None = None) -> Floats:
 
 
 def enlarge_keeping_sum(maps: Floats, side: int, boxes: Boxes | None = None) -> Floats:
-    """As `enlarge`, scaled so that each map's sum over pixels is that over its positions."""
+    """Enlarge maps and keep sums: each map sums to the same over pixels as over positions."""
     large = enlarge(maps, side, boxes)
     positions: Any = maps[0].size  # that a picture covers
     if boxes is not None:

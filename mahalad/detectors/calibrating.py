@@ -1,4 +1,4 @@
-"""The fit of a detector, second half: a state to a scorer with honest scores of good images."""
+"""The second half of a fit: make a scorer of a state, and score good images honestly."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Ca
 
 
 def fit_scorer(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Any:
-    """The scorer of a state: its sums, or a fit to the features that are kept."""
+    """Return the scorer of a state: its sums, or a fresh fit to the features that it keeps."""
     if recipe.streams:
         return state.with_sums(make_scorer).scorer
     fitted = fitted_part(state, recipe)
@@ -87,7 +87,7 @@ def fit_scorer(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> A
 
 
 def fitted_part(state: FitState, recipe: FitRecipe) -> NDArray[np.bool_]:
-    """True for the images kept that are fitted, rather than split off for the threshold."""
+    """Return True for each kept image that is fitted, False for those split off."""
     store = state.store
     if recipe.holds_out and not state.held_out.n_seen:
         return ~choose_holdout(store.keys, store.groups, recipe.holdout_fraction)
@@ -97,11 +97,14 @@ def fitted_part(state: FitState, recipe: FitRecipe) -> NDArray[np.bool_]:
 def _left_one_out(
     scorer: Any, features: Features, groups: NDArray[Any] | None
 ) -> tuple[Any, Floats]:
-    """The scorer, standardized by leave-one-out where it is so, and the scores of the images."""
+    """Score images by leave-one-out; return the scorer (standardized, if it can be) and scores."""
     scores, standards = leave_one_out_scores(scorer, features, groups)
     return (scorer if standards is None else scorer.standardized_by(standards)), scores
 
 
 def repeated(groups: NDArray[Any]) -> NDArray[Any] | None:
-    """Groups where they matter. Exact copies of a picture are one: they tell nothing new."""
+    """Return the groups if some have several images, else None.
+
+    Exact copies of a picture form a group as well: they tell nothing new.
+    """
     return groups if len(np.unique(groups)) < len(groups) else None

@@ -275,11 +275,11 @@ class AnomalyDetector(BaseEstimator):
         Returns
         -------
         ndarray of shape (n, side, side)
-            Over the image squashed to a square of `side` pixels, the network's input times the
-            tiles along a side, also where the network saw it padded (to the finest map, for
-            features without images). Of the per-position scorer: standard deviations of good
-            images. Of image-level Gaussians: the exact shares of positions in the score; they
-            are signed, and their mean times side^2 is the score.
+            A map covers the image, squashed to a square of `side` pixels: the network's input
+            times the tiles along a side, also if the network saw the image padded. For features
+            without images it has the size of the finest map. The per-position scorer gives
+            standard deviations of good images. Image-level Gaussians give the exact shares of
+            positions in the score: they are signed, and their mean times side^2 is the score.
 
         Raises
         ------
@@ -289,11 +289,11 @@ class AnomalyDetector(BaseEstimator):
         return np.concatenate([maps for _, maps in self._fitted().maps(X)])
 
     def explain(self, X: Any) -> list[dict[str, Floats]]:
-        """For each image, the maps of its levels on their own grids, (height, width).
+        """Return, for each image, the maps of its levels on their own grids, (height, width).
 
-        For image-level Gaussians their sum over positions is exactly the level's distance
+        A map of an image-level Gaussian sums, over positions, to exactly the level's distance
         (`level_scores`). The per-position scorer has one map of all its levels, on the finest grid.
-        Grids are over the network's whole square, with what an image was padded with.
+        Grids cover the network's whole square, with what an image was padded with.
         """
         return [maps for batch, _ in self._fitted().maps(X) for maps in batch]
 
@@ -336,9 +336,9 @@ class AnomalyDetector(BaseEstimator):
     def map_threshold_(self) -> float:
         """Value of the anomaly map at which colour begins in flagged images, whatever the `fpr`.
 
-        Every second good image exceeds it somewhere: the median of the largest values in their
-        maps, each by the fit without the image. Show it in flagged images only, as overlays do:
-        then no more than a share `fpr` of good images shows any colour.
+        It is the median of the largest values in the maps of good images, each by the fit without
+        the image: every second good image exceeds it somewhere. Colour flagged images only, as
+        overlays do. Then no more than a share `fpr` of good images shows any colour.
         """
         return map_threshold(self._up_to_date().scorer)
 

@@ -1,4 +1,7 @@
-"""A fitted detector as header and arrays of a model file, and back: values alone, no detector."""
+"""A fitted detector as header and arrays of a model file, and back.
+
+The functions take and return values; none of them knows a detector.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ def describe(
     include_features: bool,
     include_weights: bool,
 ) -> tuple[Header, Arrays]:
-    """Header and arrays of a fitted detector.
+    """Describe a fitted detector by a header and arrays.
 
     Parameters
     ----------
@@ -104,8 +107,7 @@ def describe(
 def _describe_scorer(
     state: FitState, scorer: Any, include_features: bool
 ) -> tuple[Header | None, Arrays]:
-    """What the features alone do not give back: a standardized scorer, and sums of images that
-    are not in the file."""
+    """Describe what the features alone do not give back: units, and sums of images left out."""
     whole = include_features and state.store.is_complete
     if capabilities_of(scorer).standardizes:
         about, own = scorer.state()
@@ -120,7 +122,7 @@ def _describe_scorer(
 def read_params(
     header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Parameters of the detector that was saved, with those in `given` that are not None.
+    """Read the parameters of the saved detector; those in `given` that are not None go first.
 
     Raises
     ------
@@ -150,14 +152,14 @@ def restore(
     recipe: FitRecipe,
     make_scorer: MakeScorer,
 ) -> tuple[FitState, Calibrated]:
-    """The state and the calibrated scorer that `describe` was given.
+    """Return the state and the calibrated scorer that `describe` was given.
 
     Parameters
     ----------
     header, arrays
-        From the file.
+        Content of the file.
     recipe : FitRecipe
-        Of the parameters in the header.
+        The recipe that the parameters in the header make.
     make_scorer : callable
         Makes a fresh scorer.
     """
@@ -196,12 +198,12 @@ def _restore_scorer(
 
 
 def has_learned(features: Any) -> bool:
-    """Whether features are the library's own and have learned something: an autoencoder's are."""
+    """Whether features are of the library's own and learn something, as an autoencoder's do."""
     return is_known(type(features)) and not isinstance(features, BackboneFeatures)
 
 
 def restore_learned(features: Any, about: Header, arrays: Arrays) -> None:
-    """Give features that learn what the file says that they have learned, unless they have."""
+    """Give features that learn what the file says, unless they are fitted already."""
     if not has_learned(features):
         return
     try:
@@ -211,9 +213,9 @@ def restore_learned(features: Any, about: Header, arrays: Arrays) -> None:
 
 
 def identity_of(features: Any) -> Any:
-    """What makes features the same as others, as JSON: those of another must not be mixed in.
+    """Say as JSON what identifies features; those of another identity must not be mixed in.
 
-    Of features with a record, where their weights came from does not matter, what they are does.
+    For features with a record, it matters what the weights are, not where they came from.
     """
     if hasattr(features, "record"):  # two with the same parameters may have other weights
         record = features.record()
@@ -222,7 +224,7 @@ def identity_of(features: Any) -> Any:
 
 
 def golden_scores(features: Any, state: FitState, scorer: Any) -> Floats:
-    """Anomaly scores of the golden inputs, shape (N_GOLDEN,)."""
+    """Score the golden inputs: anomaly scores, shape (N_GOLDEN,)."""
     found = golden_features(features, state.levels)
     copies = {name: values[:, None] for name, values in found.items()}
     return score(scorer, copies, tuple(state.levels))[0]

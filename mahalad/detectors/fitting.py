@@ -1,4 +1,4 @@
-"""The fit of a detector, first half: images, read batch by batch, to a state."""
+"""The first half of a fit: read images, batch by batch, into a state."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def read(
     X : images, or features where `features` is None
     features : built feature extractor or None
     make_scorer : callable
-        Makes the scorer that sums, where the recipe says that it does.
+        Makes the scorer that sums the features, if the recipe says that it does.
     recipe : FitRecipe
     groups : sequence of length n_images, optional
-        What each image shows.
+        What each image shows, a part's serial number for instance.
     levels : sequence of str, optional
-        Names of the levels in the order of the fit, where images are added to one.
+        Names of the levels in the order of the fit that the images are added to.
 
     Raises
     ------

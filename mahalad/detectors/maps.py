@@ -1,4 +1,4 @@
-"""Maps of a fitted scorer, on its grids and in image coordinates."""
+"""Anomaly maps of a fitted scorer, on its grids and in image coordinates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def maps_of(
     features: Features,
     level_names: Sequence[str],
 ) -> tuple[list[dict[str, Floats]], Floats]:
-    """For each readable image the maps of its levels; and all maps in image coordinates."""
+    """Return the maps of each readable image's levels, and all maps in image coordinates."""
     if capabilities_of(scorer).has_maps:
         F = as_input_of(scorer, originals(in_order(features, level_names)))
         maps = scorer.anomaly_maps(F)
@@ -55,7 +55,7 @@ def can_attribute(extractor: Any, scorer: Any) -> bool:
 
 
 def in_pixels(extractor: Any, maps: Floats, images: list[ReadImage]) -> Floats:
-    """Maps on a grid, in image coordinates."""
+    """Enlarge maps (n, h, w) on a grid to the square of the images, (n, side, side)."""
     if not isinstance(extractor, PoolsMaps):
         return maps
     prepared = [image.prepared for image in images if image.prepared is not None]
@@ -63,7 +63,7 @@ def in_pixels(extractor: Any, maps: Floats, images: list[ReadImage]) -> Floats:
 
 
 def map_threshold(scorer: Any) -> float:
-    """Median of the largest values in the maps of good images; see `map_threshold_`."""
+    """Return the median of the largest values in maps of good images; see `map_threshold_`."""
     maxima = map_maxima(scorer)
     if maxima is not None:
         return float(np.median(maxima))

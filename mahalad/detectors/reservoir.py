@@ -12,11 +12,11 @@ from mahalad.protocols import Features
 
 
 class FeatureStore:
-    """Features of images, each with its copies (the image itself, then augmented ones).
+    """Keep features of images, each with its copies (the image itself, then augmented ones).
 
-    Beyond `capacity` images the ones with the smallest keys stay. Keys are hashes of the
-    images' content, so this is a uniform sample that does not depend on the order in which
-    images came, and the union of two reservoirs is the reservoir of the union.
+    If there are more than `capacity` images, those with the smallest keys stay. Keys are hashes of
+    the images' content. So the sample is uniform, it does not depend on the order in which images
+    came, and the union of two reservoirs is the reservoir of the union.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class FeatureStore:
             self._compact()
 
     def merged(self, other: FeatureStore) -> FeatureStore:
-        """A store of all images of both; neither of the two changes."""
+        """Return a store of the images of both. Neither of the two changes."""
         both = FeatureStore(self.capacity)
         both.n_seen = self.n_seen + other.n_seen
         both._chunks = [*self._chunks, *other._chunks]
@@ -102,17 +102,17 @@ class FeatureStore:
 
 
 def own_groups(keys: Sequence[int]) -> list[str]:
-    """Groups of images about which nothing is known: each its own, the same picture twice one."""
+    """Name groups for images of which nothing is known: one for each different picture."""
     return [f"{key:016x}" for key in keys]
 
 
 def group_names(store: FeatureStore) -> list[str]:
-    """Names of the groups of the images that are kept, sorted; `store_arrays` counts them off."""
+    """Return the names of the kept images' groups, sorted; `store_arrays` numbers them."""
     return [] if store.is_empty else np.unique(store.groups).tolist()
 
 
 def store_arrays(name: str, store: FeatureStore) -> dict[str, NDArray[Any]]:
-    """Features, keys and numbers of groups of the images that are kept, for a model file."""
+    """Name the arrays of the kept images: features, keys and numbers of groups."""
     if not store.n_kept:
         return {}
     arrays = {f"{name}/features/{level}": values for level, values in store.features.items()}
@@ -129,13 +129,13 @@ def read_store(
     capacity: int | None = None,
     n_seen: int | None = None,
 ) -> FeatureStore:
-    """The store that `store_arrays` described.
+    """Return the store that `store_arrays` described.
 
     Parameters
     ----------
     name : str
     arrays : mapping of str to ndarray
-        All arrays of the file; none of the store's where it was saved without features.
+        All arrays of the file. A file without features has none of the store's.
     levels : sequence of str
         Names of the levels, in their order.
     groups : sequence of str, optional

@@ -1,6 +1,7 @@
-"""Anomaly scores of features, by a fitted scorer; up = abnormal from here on.
+"""Score features by a fitted scorer; up = abnormal from here on.
 
-Features are those of a detector: (n, copies, ...), of which the image itself, the first, is scored.
+Features come as a detector has them, (n, copies, ...). The first copy is the image itself, and only
+it is scored.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mahalad.scorers.capabilities import capabilities_of
 def score(
     scorer: Any, features: Features, level_names: Sequence[str]
 ) -> tuple[Floats, Floats | None]:
-    """Anomaly scores (n,), and those per level (n, n_levels) where the scorer has them.
+    """Return anomaly scores (n,), and scores per level (n, n_levels) or None without levels.
 
     Raises
     ------
@@ -35,7 +36,7 @@ def score(
 def score_with_maps(
     scorer: Any, features: Features, level_names: Sequence[str]
 ) -> tuple[tuple[Floats, Floats], Floats]:
-    """As `score`, and maps on the scorer's grid, (n, h, w), for the work of one."""
+    """Return what `score` does, and maps (n, h, w) on the scorer's grid, for the work of one."""
     F = as_input_of(scorer, originals(in_order(features, level_names)))
     levels, maps = scorer.scores_and_maps(F)
     return ((-levels).sum(axis=1), -levels), maps

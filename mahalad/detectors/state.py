@@ -1,4 +1,4 @@
-"""What a fit holds, as values: how it is to be made, what was read, what calibration made of it."""
+"""A fit as values: how it is made, what it read, and what calibration made of that."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ class FitRecipe:
     Attributes
     ----------
     threshold : str or threshold object
-        The rule that the calibration is for: "holdout" holds images out, "chi2-nominal" needs none.
+        The rule that the calibration serves. "holdout" keeps images from the fit; "chi2-nominal"
+        needs no calibration.
     n_folds : int
-        Of the cross-fitting of a scorer without a closed-form leave-one-out.
+        Folds of the cross-fitting that calibrates a scorer without a closed-form leave-one-out.
     holdout_fraction : float
         Share of the images that "holdout" keeps from the fit.
     capacity : int or None
-        Most images whose features are kept; None for all. Only a scorer that sums batch by batch
-        can do with fewer than all: a number says that it does.
+        The fit keeps the features of at most this many images; None keeps all. A number says that
+        the scorer sums batch by batch, and so can do without the rest.
     salt : int
-        Of the hashes that decide folds, hold-out split, reservoir and augmentation.
+        Salt of the hashes that decide folds, hold-out split, reservoir and augmentation.
     n_augment : int
-        Slightly changed copies of each image.
+        Number of slightly changed copies of each image that the fit uses as well.
     """
 
     threshold: Any = "conformal"
@@ -58,25 +59,27 @@ class FitRecipe:
 
 @dataclass(frozen=True)
 class FitState:
-    """Good images as a fit holds them. Two states of one recipe merge into that of all images.
+    """Hold good images as a fit needs them.
+
+    Two states that were read by one recipe merge into the state of all their images.
 
     Attributes
     ----------
     store : FeatureStore
-        Features of the images, all of them or a reservoir.
+        It keeps the features of all images, or of a reservoir.
     held_out : FeatureStore
-        Features of images that only set the threshold; empty where none were given.
+        It keeps the features of images that only set the threshold; empty if there are none.
     scorer : fitted scorer or None
-        The sums over all images, of a scorer that sums batch by batch; None where it does not, or
-        where they can be summed anew from a complete store (`with_sums`).
+        It holds the sums over all images. None for a scorer that does not sum batch by batch, and
+        where `with_sums` can take the sums anew from a complete store.
     levels : dict of str to list of int
         Shape of each level, (n_features,) or (h, w, n_features), in the order of the fit.
     grouped : bool
-        Whether groups were given, rather than every image (and its exact copies) being its own.
+        True if the user gave groups; False if every image, with its exact copies, is its own.
     unreadable : tuple of Result
-        Images that were left out.
+        The images that could not be read.
     params : dict
-        Parameters of the fit as JSON: a detector with others cannot go on with it.
+        Parameters of the fit as JSON. A detector whose parameters differ cannot go on with it.
     """
 
     store: FeatureStore = field(default_factory=FeatureStore)
@@ -88,10 +91,10 @@ class FitState:
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def merge(self, other: FitState) -> FitState:
-        """The state of all images of both; neither of the two changes.
+        """Return the state of the images of both. Neither of the two changes.
 
-        The result does not depend on the order, but for the order in which images are kept and
-        rounding in the last digits of the sums.
+        The order of merging only decides the order in which images are kept, and the last digits
+        of the sums.
 
         Raises
         ------
@@ -115,7 +118,7 @@ class FitState:
         )
 
     def with_sums(self, make_scorer: MakeScorer) -> FitState:
-        """The same with sums, taken anew from the features where a model file had only these."""
+        """Return the state with sums, taken from the features if a file held only these."""
         if self.scorer is not None or self.store.is_empty:
             return self
         scorer = make_scorer()
@@ -125,7 +128,7 @@ class FitState:
 
     @property
     def only_scores(self) -> bool:
-        """True for a fit read from a file without features: it cannot be updated."""
+        """True for a fit from a file without features, which cannot be updated."""
         return self.store.is_empty and self.store.n_seen > 0
 
 
@@ -142,7 +145,7 @@ def _merged(mine: FitState, other: FitState) -> Any:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A scorer fitted to all images of a state, and honest scores of good images.
+    """Hold a scorer that is fitted to all images of a state, and honest scores of good images.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Features of a backbone in a model file: what identifies them, and weights that come along."""
+"""Features of a backbone in a model file: their identity, their weights, their region."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class RecordedFeatures(Protocol):
 def describe_features(
     extractor: RecordedFeatures, include_weights: bool
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The record of built features, and arrays: the region, and weights of no package.
+    """Return the record of built features, and the arrays that go with it.
+
+    The arrays are the region of interest, and weights that no installed package has.
 
     Parameters
     ----------
@@ -69,9 +71,9 @@ def restore_features(
     Parameters
     ----------
     extractor : BackboneFeatures
-        With the parameters that it had; it is built in place.
+        It has the parameters that were saved, and is built in place.
     record, arrays
-        From the file.
+        Content of the file.
     weights : str or Path, optional
         Weights file, where the model file has none.
 
@@ -109,5 +111,5 @@ def restore_features(
 
 
 def region_in(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_] | None:
-    """The region of interest that a model file embeds, True = inspect; None where it has none."""
+    """Return the region of interest in a model file, True = inspect; None if it has none."""
     return arrays["region"].astype(bool) if "region" in arrays else None
