@@ -15,13 +15,16 @@ from __future__ import annotations
 import argparse
 import statistics
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from speed import bare_forward, bare_network, timed
 
 from mahalad import MahalanobisDetector
-from mahalad.detectors.fitting import add, ingest, refresh, reset
+from mahalad.detectors.calibrating import calibrate
+from mahalad.detectors.fitting import read
+from mahalad.detectors.state import FitRecipe
 from mahalad.features.extraction import extract
 from mahalad.images.decoding import open_image
 from mahalad.images.mvtec import find_categories
@@ -42,10 +45,13 @@ def main() -> None:
         options.backbone, weights=options.weights, input_size=options.size
     )
 
-    def fit() -> None:
-        reset(detector)  # what `fit` does, without making the network again
-        add(detector, *ingest(detector, train, None, 0))
-        refresh(detector)
+    def make_scorer() -> Any:
+        return detector.unfitted_parts()[1]
+
+    recipe = FitRecipe(capacity=detector.most_stored())
+
+    def fit() -> None:  # what the detector's does, without making the network again
+        calibrate(read(train, detector.features_, make_scorer, recipe), recipe, make_scorer)
 
     def extract_only() -> None:
         for _ in extract(train, detector.features_, 0):
