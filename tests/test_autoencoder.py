@@ -342,11 +342,8 @@ def test_a_full_disk_keeps_the_last_checkpoint(unbroken, tmp_path, monkeypatch):
         ({"bottleneck": 2.5}, "bottleneck must be a whole number >= 1, got 2.5"),
         ({"width": True}, "width must be a whole number >= 1, got True"),
         ({"learning_rate": float("nan")}, "learning_rate must be a number > 0, got nan"),
-        ({"random_state": 2**32}, "random_state must be a whole number from 0 to 4294967295"),
-        (
-            {"random_state": -1},
-            "random_state must be a whole number from 0 to .*, or be None, got -1",
-        ),
+        ({"random_state": 2**32}, "random_state must be None or a whole number from 0 to .*, got"),
+        ({"random_state": -1}, "random_state must be None or a whole number from 0 to .*, got -1"),
     ],
 )
 def test_parameters_out_of_range(parameters, message):

@@ -251,7 +251,7 @@ def test_what_cannot_be_reached_names_the_best():
         choose(never, recall=0.6)  # but for a threshold of 0, which gives the label to all
     with pytest.raises(InputError, match=r"give precision=\.\.\., recall=\.\.\. or both"):
         choose(curve)
-    with pytest.raises(InputError, match=r"recall must lie in \(0, 1\], or be None, got 1.5"):
+    with pytest.raises(InputError, match=r"recall must lie in \(0, 1\], got 1.5"):
         choose(curve, recall=1.5)
     with pytest.raises(InputError, match="none of the 2 images is positive"):
         precision_recall_curve([0, 1], [False, False])
@@ -429,7 +429,7 @@ def test_unreadable_images_are_reported_and_the_rest_labelled(pictures, network,
         (
             {"random_state": -1},
             None,
-            "random_state must be a whole number from 0 to .*, or be None",
+            "random_state must be None or a whole number",
         ),
         ({}, ["a"] * 6, r"one label only, 'a' \(6\)"),
         ({}, ["a"] * 5 + ["b"], "one image only for 'b'"),

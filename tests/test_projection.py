@@ -302,7 +302,7 @@ def test_pairs_alone_leave_nothing_to_validate_with(rng):
         ({"weight_decay": -1}, "weight_decay must be a number >= 0, got -1"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1\.0"),
         ({"validation_fraction": 1}, r"validation_fraction must lie in \[0, 1\), got 1"),
-        ({"random_state": -1}, "random_state must be a whole number from 0 to .*, got -1"),
+        ({"random_state": -1}, "random_state must be None or a whole number from 0 to .*, got -1"),
     ],
 )
 def test_parameters_out_of_range(rng, options, message):

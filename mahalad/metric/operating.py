@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mahalad.checks import Either, IsNone, Real, check_parameters
+from mahalad.checks import Real, check_parameters
 from mahalad.errors import InputError
 from mahalad.protocols import Floats
 
@@ -95,9 +95,9 @@ def choose(
     """
     if precision is None and recall is None:
         raise InputError("give precision=..., recall=... or both")
-    share = Either((Real("(0, 1]"), IsNone()))
-    asked = {"precision": precision, "recall": recall}
-    check_parameters({"precision": share, "recall": share}, asked)
+    both = {"precision": precision, "recall": recall}
+    asked = {name: share for name, share in both.items() if share is not None}
+    check_parameters(dict.fromkeys(asked, Real("(0, 1]")), asked)
     p, r, voted = curve.precision, curve.recall, curve.thresholds > 0
     tiny = 1e-12  # 0.9 asked for, 9/10 found
     keeps_recall = voted & (r >= (recall or 0) - tiny)
@@ -109,7 +109,7 @@ def choose(
         else:
             at = voted.argmax()
             best = f"recall is {r[at]:.3f}, with precision {p[at]:.3f}"
-        wanted = [f"{name} {share:g}" for name, share in asked.items() if share]
+        wanted = [f"{name} {share:g}" for name, share in asked.items()]
         raise InputError(
             f"{' with '.join(wanted)} cannot be reached on the labelled images: the best {best}; "
             "ask for less, label more images, or let more neighbours vote"

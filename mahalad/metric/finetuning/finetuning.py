@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from mahalad.checks import Limit, OneOf, Real, Whole, check_parameters
+from mahalad.checks import SEED_NUMBER, Limit, OneOf, Real, Whole, check_parameters
 from mahalad.choices import LOSSES
 from mahalad.errors import InputError
 from mahalad.features.backbones import build_backbone
@@ -117,7 +117,7 @@ class FineTuner(BaseEstimator):
         "n_neighbors": Whole(1),
         "validation_fraction": Real("[0, 1)"),
         "max_grad_norm": Real("(0, inf)"),
-        "random_state": Whole(0, 2**32 - 1),
+        "random_state": SEED_NUMBER,
     }
 
     def __init__(
