@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from mahalad.detectors.detector import AnomalyDetector
-from mahalad.errors import ModelFileError
 from mahalad.files.container import read_header
 from mahalad.metric.file import KIND
 
@@ -49,11 +48,6 @@ def load(
         from mahalad.metric.classifier import MetricKNNClassifier
 
         return MetricKNNClassifier.load(path, weights=weights, device=device)
-    if kind is not None:
-        raise ModelFileError(
-            f"{path}: holds no detector but an {kind}: mahalad.metric.autoencoder.Autoencoder.load "
-            "reads it"
-        )
     return AnomalyDetector.load(
         path, weights=weights, device=device, features=features, scorer=scorer, threshold=threshold
     )

@@ -46,7 +46,9 @@ class FeatureExtractor(Protocol):
 class PoolsMaps(Protocol):
     """A feature extractor whose pooled features are weighted means of maps that it can give."""
 
-    backbone_: Any
+    def side(self) -> int:
+        """Give the side, in pixels, of the squares that images become."""
+        ...
 
     def boxes(self, prepared: Sequence[NDArray[Any]]) -> Any:
         """Give where pictures lie in their squares, (n, 4); None where they fill them."""
@@ -121,6 +123,10 @@ class Standardizes(LeavesOneOut, Protocol):
 
     def standardized_by(self, standards: Any) -> Self:
         """Make a fitted scorer that has these standards."""
+        ...
+
+    def factorise(self) -> Self:
+        """Compute now what scoring needs, rather than at the first question."""
         ...
 
 

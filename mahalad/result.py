@@ -83,7 +83,7 @@ def compares_scores(
     need not say: it does if its statistic (n,) is the scores (n,).
     """
     if not hasattr(threshold, "compares_scores"):
-        return np.array_equal(statistic, scores)
+        return bool(np.allclose(statistic, scores, rtol=1e-12))
     return threshold.compares_scores(1 if level_scores is None else level_scores.shape[1])
 
 

@@ -94,8 +94,6 @@ def test_queries_leave_a_detector_as_it_is(name, grouped, small_weights):
     detector = make(small_weights)
     detector.fit(good, groups=[i // 2 for i in range(24)] if grouped else None)
     has_maps = name in ("positions", "shared positions", "reservoir", "images", "image scope")
-    # Factorisations are kept from the first question on.
-    list(detector.inspect(new, maps=has_maps))
     before = bits(detector)
     asked = [detector.anomaly_score(new).tolist()]
     for query in ("score_samples", "decision_function", "predict", "p_values"):

@@ -36,6 +36,13 @@ def calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Ca
     DegenerateDataError
         The images leave nothing to estimate.
     """
+    calibrated = _calibrate(state, recipe, make_scorer)
+    if capabilities_of(calibrated.scorer).standardizes:
+        calibrated.scorer.factorise()  # now, so that no question changes anything
+    return calibrated
+
+
+def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Calibrated:
     store = state.store
     if store.n_seen < 2:
         raise InputError(

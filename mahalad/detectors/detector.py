@@ -171,18 +171,19 @@ class AnomalyDetector(BaseEstimator):
             All images are the same.
         """
         self._check_parameters(calibration)
-        self.__dict__.pop("_state", None)  # a failed fit leaves no half-fitted detector
+        for name in ("_state", "_calibrated", "features_"):
+            self.__dict__.pop(name, None)  # a failed fit leaves no half-fitted detector
         features, _ = self.unfitted_parts()
         if features is not None:
             features.build()
         elif self.n_augment:
             raise InputError("n_augment changes images; it needs a feature extractor")
         recipe = self._recipe()
-        state = read(X, features, self._make_scorer, recipe, groups=groups)
+        state = read(X, features, self.unfitted_scorer, recipe, groups=groups)
         if calibration is not None:
             state = _holding_out(state, calibration, features, recipe)
         state = replace(state, params=self._params_of_fit())
-        calibrated = calibrate(state, recipe, self._make_scorer)
+        calibrated = calibrate(state, recipe, self.unfitted_scorer)
         self.features_, self._state, self._calibrated = features, state, calibrated
         self._warn_if_uncalibrated()
         return self
@@ -194,7 +195,12 @@ class AnomalyDetector(BaseEstimator):
         self._check_updatable()
         mine, recipe = self._with_sums(), self._recipe()
         added = read(
-            X, self.features_, self._make_scorer, recipe, groups=groups, levels=tuple(mine.levels)
+            X,
+            self.features_,
+            self.unfitted_scorer,
+            recipe,
+            groups=groups,
+            levels=tuple(mine.levels),
         )
         self._state = mine.merge(added)
         if added.store.n_seen:
@@ -217,7 +223,7 @@ class AnomalyDetector(BaseEstimator):
         mine, theirs = file.identity_of(self.features_), file.identity_of(other.features_)
         if mine != theirs:
             raise InputError(f"cannot merge fits with different features: {mine} and {theirs}")
-        mine, theirs = to_spec(self._make_scorer()), to_spec(other._make_scorer())
+        mine, theirs = to_spec(self.unfitted_scorer()), to_spec(other.unfitted_scorer())
         if mine != theirs:
             raise InputError(f"cannot merge fits with different scorer: {mine} and {theirs}")
         for name in self._changed_since(other._state.params, _MUST_MATCH):
@@ -403,13 +409,14 @@ class AnomalyDetector(BaseEstimator):
         header, arrays = read_model(path)
         given = {"features": features, "scorer": scorer, "threshold": threshold}
         with naming(path):
-            saved = class_named(header["class"])
-            if not issubclass(saved, cls):
-                raise InputError(
-                    f"{path}: holds a {saved.__name__}, not a {cls.__name__}: use mahalad.load"
-                )
+            saved = class_named(file.class_of(header))
             detector = saved(**file.read_params(header, arrays, given))
-            detector._restore(header, arrays, weights, device)
+            if isinstance(detector, AnomalyDetector):
+                detector._restore(header, arrays, weights, device)
+        if not isinstance(detector, cls):
+            raise InputError(
+                f"{path}: holds a {saved.__name__}, not a {cls.__name__}: use mahalad.load"
+            )
         return detector
 
     def _restore(
@@ -426,25 +433,33 @@ class AnomalyDetector(BaseEstimator):
             restore_features(features, header["features"], arrays, weights)
         elif features is not None:
             features.build()
-        state, calibrated = file.restore(header, arrays, self._recipe(), self._make_scorer)
+        state, calibrated = file.restore(header, arrays, self._recipe(), self.unfitted_scorer)
         state = replace(state, params=self._params_of_fit())
         file.check_golden(file.golden_scores(features, state, calibrated.scorer), header["golden"])
         self.features_, self._state, self._calibrated = features, state, calibrated
 
     def _ask_for_device(self, device: str) -> None:
         """Set the parameter `device`, the detector's own or that of its features."""
-        names = [n for n in self.get_params() if n == "device" or n.endswith("__device")]
+        names = [
+            name
+            for name in self.get_params()
+            if name == "device" or (name.startswith("features__") and name.endswith("__device"))
+        ]
+        if not names and self.unfitted_parts()[0] is not None:
+            raise InputError(
+                f"device={device!r} was given, but the features have no such parameter"
+            )
         self.set_params(**dict.fromkeys(names, device))
 
     # -- inside ----------------------------------------------------------------------------
 
     def unfitted_parts(self) -> tuple[Any, Any]:
         """Fresh feature extractor (None where features are given) and scorer, unfitted."""
-        scorer = make_scorer("gaussian") if self.scorer is None else self.scorer
-        return copy_extractor(self.features), clone(scorer)
+        return copy_extractor(self.features), self.unfitted_scorer()
 
-    def _make_scorer(self) -> Any:
-        return self.unfitted_parts()[1]
+    def unfitted_scorer(self) -> Any:
+        """A fresh scorer, unfitted."""
+        return clone(make_scorer("gaussian") if self.scorer is None else self.scorer)
 
     def __sklearn_clone__(self) -> Self:
         copy: Self = super().__sklearn_clone__()
@@ -458,7 +473,7 @@ class AnomalyDetector(BaseEstimator):
 
     def _recipe(self) -> FitRecipe:
         holds_out = isinstance(self.threshold, str) and self.threshold == "holdout"
-        streams = capabilities_of(self._make_scorer()).mergeable and not holds_out
+        streams = capabilities_of(self.unfitted_scorer()).mergeable and not holds_out
         return FitRecipe(
             threshold=self.threshold,
             n_folds=self.n_folds,
@@ -471,13 +486,13 @@ class AnomalyDetector(BaseEstimator):
     def _with_sums(self) -> FitState:
         """The state, with the sums of a scorer that has such."""
         recipe = self._recipe()
-        return self._state.with_sums(self._make_scorer) if recipe.streams else self._state
+        return self._state.with_sums(self.unfitted_scorer) if recipe.streams else self._state
 
     def _up_to_date(self) -> Calibrated:
         """Scorer and calibration, brought up to date with all images added."""
         self._check_fitted()
         if self._calibrated is None:
-            self._calibrated = calibrate(self._state, self._recipe(), self._make_scorer)
+            self._calibrated = calibrate(self._state, self._recipe(), self.unfitted_scorer)
         return self._calibrated
 
     def _fitted(self) -> Fitted:
@@ -551,7 +566,8 @@ class AnomalyDetector(BaseEstimator):
 def _holding_out(state: FitState, X: Any, features: Any, recipe: FitRecipe) -> FitState:
     """The state with further images that only set the threshold."""
     all_kept = replace(recipe, capacity=None, n_augment=0)
-    given = read(X, features, lambda: None, all_kept, levels=tuple(state.levels))
+    names = tuple(state.levels)
+    given = read(X, features, lambda: None, all_kept, levels=names, stacklevel=4)
     if not given.store.n_seen:
         raise InputError("none of the calibration images could be read")
     unreadable = (*state.unreadable, *given.unreadable)

@@ -119,6 +119,26 @@ def _describe_scorer(
     return None, {} if whole else sums_of_scorer(scorer)
 
 
+def class_of(header: Mapping[str, Any]) -> str:
+    """Read the class of the saved detector.
+
+    Raises
+    ------
+    ModelFileError
+        The file holds no detector.
+    """
+    kind = header.get("kind")
+    if kind == "autoencoder":
+        raise ModelFileError(
+            "holds no detector but an autoencoder: mahalad.metric.autoencoder.Autoencoder.load "
+            "reads it"
+        )
+    if kind is not None:
+        raise ModelFileError(f"holds no detector but a {header.get('class', kind)}: mahalad.load")
+    name: str = header["class"]
+    return name
+
+
 def read_params(
     header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], given: Mapping[str, Any]
 ) -> dict[str, Any]:

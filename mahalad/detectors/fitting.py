@@ -22,6 +22,7 @@ def read(
     *,
     groups: Sequence[Any] | None = None,
     levels: Sequence[str] = (),
+    stacklevel: int = 3,
 ) -> FitState:
     """Read good images into a state of their own.
 
@@ -36,6 +37,8 @@ def read(
         What each image shows, a part's serial number for instance.
     levels : sequence of str, optional
         Names of the levels in the order of the fit that the images are added to.
+    stacklevel : int, default=3
+        Of the warnings: 3 blames the caller of the function that calls this one.
 
     Raises
     ------
@@ -59,7 +62,7 @@ def read(
         if groups is not None and n_read > len(groups):
             raise InputError(f"groups has {len(groups)} entries, but X has more images")
         labels = own_groups(keys) if groups is None else [str(groups[i]) for i in good]
-        unreadable += left_out(images, stacklevel=4)
+        unreadable += left_out(images, stacklevel=stacklevel + 1)
         if good:
             ordered = in_order(found, levels or tuple(shapes) or tuple(found))
             shapes = shapes or {name: list(F.shape[2:]) for name, F in ordered.items()}

@@ -118,7 +118,11 @@ class KNNDetector(AnomalyDetector):
             batch_size=self.batch_size,
             device=self.device,
         )
-        return extractor, per_level(self._neighbors(), self.reduction)
+        return extractor, self.unfitted_scorer()
+
+    def unfitted_scorer(self) -> Any:
+        """Nearest neighbours for every level, unfitted."""
+        return per_level(self._neighbors(), self.reduction)
 
     def _neighbors(self) -> KthNeighborDistance:
         return KthNeighborDistance(self.n_neighbors, distance=self.distance, reduce=self.reduce)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mahalad.checks import BATCH_SIZE, INPUT_SIZE, Either, IsNone, Limit, OneOf, check_parameters
+from mahalad.checks import Limit, OneOf, check_parameters
 from mahalad.choices import SCOPES
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.errors import InputError
@@ -196,8 +196,15 @@ class MahalanobisDetector(AnomalyDetector):
         }
         if self.scope == "image":
             extractor = BackboneFeatures(self.backbone, levels=self.levels, **network)
-            return extractor, make_scorer("gaussian", self.reduction)
-        return self._maps(network), self._patch_scorer()
+        else:
+            extractor = self._maps(network)
+        return extractor, self.unfitted_scorer()
+
+    def unfitted_scorer(self) -> Any:
+        """The scorer of the scope, unfitted."""
+        if self.scope == "image":
+            return make_scorer("gaussian", self.reduction)
+        return self._patch_scorer()
 
     def _maps(self, network: dict[str, Any]) -> BackboneFeatures:
         if self.input_size is None:
@@ -222,9 +229,9 @@ class MahalanobisDetector(AnomalyDetector):
         return self.max_stored
 
     def _check_values(self) -> None:
-        super()._check_values()
-        check_geometry(self.resize, self.tiles)
+        check_geometry(self.resize, self.tiles)  # before what is derived from the tiles
         check_parameters(_LIMITS, self)
+        super()._check_values()
         if self.scope == "positions":
             self._patch_scorer().check_parameters()
 
@@ -260,6 +267,4 @@ POSITIONS_SIZE = 320
 
 _LIMITS: dict[str, Limit] = {
     "scope": OneOf(SCOPES),
-    "input_size": Either((IsNone(), INPUT_SIZE)),
-    "batch_size": BATCH_SIZE,
 }

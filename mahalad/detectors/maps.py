@@ -36,7 +36,7 @@ def maps_of(
         )
     prepared = [image.prepared for image in images if image.prepared is not None]
     shares = attribute(extractor, scorer, prepared)
-    side, boxes = extractor.backbone_.side, extractor.boxes(prepared)
+    side, boxes = extractor.side(), extractor.boxes(prepared)
     per_image = [
         {name: np.asarray(values[i]) for name, values in shares.items()}
         for i in range(len(prepared))
@@ -59,7 +59,7 @@ def in_pixels(extractor: Any, maps: Floats, images: list[ReadImage]) -> Floats:
     if not isinstance(extractor, PoolsMaps):
         return maps
     prepared = [image.prepared for image in images if image.prepared is not None]
-    return enlarge(maps, extractor.backbone_.side, extractor.boxes(prepared))
+    return enlarge(maps, extractor.side(), extractor.boxes(prepared))
 
 
 def map_threshold(scorer: Any) -> float:

@@ -230,6 +230,10 @@ class BackboneFeatures(BaseEstimator):
             raise InputError("no exact maps of features that are means over orientations")
         return self.backbone_.unpooled(*self._squares(prepared))
 
+    def side(self) -> int:
+        """Side, in pixels, of the squares that images become: the network's, times the tiles."""
+        return self.backbone_.side
+
     def passes(self, prepared: Sequence[NDArray[Any]]) -> list[Sequence[NDArray[Any]]]:
         """Part images into those that go through the network together.
 

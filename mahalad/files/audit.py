@@ -176,6 +176,7 @@ def _check_row(row: Row, rest: dict[str, NDArray[Any]], numbers: dict[str, int])
                 wanted = numbers.setdefault(wanted, size)
             fits &= size == wanted
         fits &= not row.first or array.shape[0] in row.first
+        fits &= row.most is None or 1 <= array.shape[-1] <= row.most
     if not fits:
         shape = ", ".join(str(numbers.get(size, size)) for size in row.shape)  # type: ignore[arg-type]
         raise _damaged(f"{_described(row.name, array)}, expected shape ({shape})", row)

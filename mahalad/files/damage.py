@@ -10,16 +10,17 @@ from mahalad.errors import MahaladError, ModelFileError
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
+def naming(path: str | Path, *further: type[Exception]) -> Iterator[None]:
     """Name the file in errors of what it holds: parts do not know where they come from.
 
     Raises
     ------
     ModelFileError
         In place of a `ModelFileError` without the path, and of what missing or odd entries lead
-        to (KeyError, TypeError, ValueError, AttributeError, RuntimeError). Other errors of the
-        library stay what they are.
+        to: KeyError, TypeError, ValueError, AttributeError, and those in `further` (torch says
+        RuntimeError of weights of another shape). Other errors of the library stay what they are.
     """
+    damage: tuple[type[Exception], ...] = (TypeError, ValueError, AttributeError, *further)
     try:
         yield
     except ModelFileError as error:
@@ -30,5 +31,5 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
     except KeyError as error:
         raise ModelFileError(f"{path}: the model file lacks {error}") from error
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except damage as error:
         raise ModelFileError(f"{path}: the model file is damaged ({error})") from error

@@ -136,6 +136,8 @@ class Row:
         Codes: whole numbers from 0 to below this.
     first : tuple of int
         What the first number of the shape may be; empty where nothing more is known of it.
+    most : int or None
+        What the last number of the shape may be at most.
     part, what : str
         The part of the file that it belongs to, and what it is, for messages.
     """
@@ -146,6 +148,7 @@ class Row:
     values: str = "finite"
     below: int | None = None
     first: tuple[int, ...] = ()
+    most: int | None = None
     part: str = "the model file"
     what: str = ""
 
@@ -206,7 +209,8 @@ def of_classifier(header: Header) -> Layout:
     yield Row("scale", "f", (n_features,), "positive")
     yield Row("golden/embeddings", "f", ("n_golden", size))
     yield Row("held_out/ids", "iu", ("n_held_out",))
-    yield Row("held_out/probabilities", "f", ("n_held_out", len(header["classes"])))
+    # Votes that are kept know the labels of their time; further ones may have come since.
+    yield Row("held_out/probabilities", "f", ("n_held_out", "n_voted"), most=len(header["classes"]))
     yield Row("held_out/distances", "f", ("n_held_out",))
     encoder = header["encoder"]
     if encoder is not None and encoder["class"] == "Autoencoder":

@@ -203,7 +203,6 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             that is not empty, or parameters out of range.
         """
         self._check_parameters()
-        search, self._searched, self._fitted = self._searched, None, None
         recipe = fitting.Recipe(
             encoder=copy_extractor(self.encoder),
             projection=clone(self.projection, safe=False),
@@ -217,7 +216,11 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             cache=self.cache,
             random_state=self.random_state or 0,
         )
-        fitted = fitting.fit(recipe, X, y, unlabelled)
+        labels = fitting.checked_labels(recipe, y, unlabelled)
+        # What was fitted before goes, with the index that it holds open.
+        self._fitted = self._counts = self._held_out = None
+        search, self._searched = self._searched, None
+        fitted = fitting.fit(recipe, X, labels, unlabelled)
         self._fitted = replace(fitted, search=search)
         self.operating_point_ = None
         self.use_index(fitted.index)
@@ -537,10 +540,10 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         saved = modelfiles.read(path, weights=weights, device=device, index=index)
         with naming(path):
             classifier = cls(**saved.params)
-        classifier._fitted = saved.fitted
-        classifier.operating_point_ = saved.point
-        classifier._point_for = str(classifier.positive), classifier._voting()
-        classifier.use_index(saved.fitted.index)
+            classifier._fitted = saved.fitted
+            classifier.operating_point_ = saved.point
+            classifier._point_for = str(classifier.positive), classifier._voting()
+            classifier.use_index(saved.fitted.index)
         return classifier
 
     # -- inside ----------------------------------------------------------------------------

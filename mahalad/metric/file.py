@@ -121,7 +121,7 @@ def read(
     if header.get("kind") != KIND:
         found = header.get("kind") or header.get("class") or "something else"
         raise ModelFileError(f"{path}: holds no classifier by nearest neighbours, but {found}")
-    with naming(path):
+    with naming(path, RuntimeError):
         if index is not None and "state" in header["index"]:
             raise InputError(f"{path}: its index is in the file itself, and not in {index}")
         return _restore(header, arrays, weights, device, index)
@@ -212,7 +212,8 @@ def _describe_encoder(encoder: Any, include_weights: bool) -> tuple[dict[str, An
 
 
 def _describe_autoencoder(encoder: Any) -> tuple[dict[str, Any], Arrays]:
-    if type(encoder).__name__ != _AUTOENCODER or not is_known(type(encoder)):
+    known = (cls for cls in type(encoder).__mro__ if cls.__name__ == _AUTOENCODER)
+    if not any(map(is_known, known)):
         raise InputError(
             f"an encoder {encoder!r} cannot be saved in a model file; BackboneFeatures and "
             "Autoencoder can"

@@ -59,10 +59,10 @@ class Recipe:
 
 
 def fit(recipe: Recipe, X: Any, y: Any, unlabelled: Any = None) -> Fitted:
-    """Fit to labelled images; see `MetricKNNClassifier.fit`, also for warnings and errors."""
-    if recipe.self_training is not None and (unlabelled is None or recipe.projection is None):
-        raise InputError("self_training needs unlabelled images, and a projection to train")
-    y = labels_array(y)
+    """Fit to labelled images; see `MetricKNNClassifier.fit`, also for warnings and errors.
+
+    `y` is what `checked_labels` gave.
+    """
     encoder = None if recipe.encoder is None else recipe.encoder.build()
     embedding = Embedding(encoder, recipe.projection, recipe.cache)
     images, F = embedding.read_all(X)
@@ -89,6 +89,13 @@ def fit(recipe: Recipe, X: Any, y: Any, unlabelled: Any = None) -> Fitted:
     votes = HeldOut(ids[: len(distances)], probabilities, distances)
     calibration = Calibration(method, votes, recipe.voting.k, recipe.voting.weights)
     return Fitted(embedding, index, classes, calibration, n_self_trained, unreadable)
+
+
+def checked_labels(recipe: Recipe, y: Any, unlabelled: Any) -> NDArray[Any]:
+    """Return the labels as an array, or refuse what cannot be fitted before any image is read."""
+    if recipe.self_training is not None and (unlabelled is None or recipe.projection is None):
+        raise InputError("self_training needs unlabelled images, and a projection to train")
+    return labels_array(y)
 
 
 def _labels_of(images: list[ReadImage], y: NDArray[Any], k: int) -> NDArray[Any]:

@@ -363,7 +363,7 @@ class Autoencoder(BaseEstimator):
             a seed have other embeddings or reconstruction errors here.
         """
         about, arrays = autoencoder_file.read(path)
-        with naming(path):
+        with naming(path, RuntimeError):
             params = dict(about["params"])
             params["device"] = params["device"] if device is None else device
             return cls(**params).restore(about, arrays)

@@ -237,6 +237,11 @@ class PatchGaussian(BaseEstimator):
         self._covariances = None
         self._read = None
 
+    def factorise(self) -> Self:
+        """Compute now what scoring needs of the sums, rather than at the first question."""
+        self._whitening()
+        return self
+
     def _whitening(self) -> Whitening:
         return self._fitted_covariances().whitening if self._read is None else self._read
 

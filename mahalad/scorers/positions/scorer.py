@@ -255,6 +255,12 @@ class PatchScorer(Standardized, BaseEstimator):
         other.standards_ = standards
         return other
 
+    def factorise(self) -> Self:
+        """Compute now what scoring needs of the sums, rather than at the first question."""
+        for gaussian in self.patch_gaussians_.values():
+            gaussian.factorise()
+        return self
+
     @property
     def has_sums_(self) -> bool:
         """False for a fit read from a file without its sums: it can only score."""
