@@ -143,7 +143,9 @@ def test_new_images_are_drawn_better_than_by_the_best_constant_picture(rng):
     images = np.repeat(np.rint(grey * 255).astype(np.uint8), 3, axis=3)
     X, new = images[:40], images[40:]
     constant = np.mean((new / 255 - (X / 255).mean(axis=0)) ** 2)
-    autoencoder = small(epochs=15, learning_rate=3e-3).fit(X)
+    # After 15 epochs the ratio is 0.44 to 0.62, with the seed and the number of threads; after 40,
+    # 0.31 to 0.37.
+    autoencoder = small(epochs=40, learning_rate=3e-3).fit(X)
     assert autoencoder.reconstruction_errors(new).mean() < 0.5 * constant
 
 
