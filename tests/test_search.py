@@ -127,6 +127,8 @@ def test_the_file_keeps_it_while_it_holds(beans, tmp_path):
     found = search_parameters(knn, F, y, n_candidates=1, over=["margin", "n_neighbors"])
     knn.fit(F, y).save(tmp_path / "m")
     assert read_header(tmp_path / "m")["search"] == vars(found)
+    assert knn.search_ == found
+    assert knn.fit(F[:40], y[:40]).search_ is None  # it was for another fit
     loaded = MetricKNNClassifier.load(tmp_path / "m")
     assert loaded.search_ == found
     loaded.save(tmp_path / "again")

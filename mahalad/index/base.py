@@ -249,7 +249,7 @@ def distances_to(q: NDArray[Any], vectors: NDArray[Any], distance: Distance) -> 
 def nearest(
     q: NDArray[Any], points: Records, k: int, distance: Distance
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Ids, distances, labels and paths of the k points nearest to q, (k,) each."""
+    """Find ids, distances, labels and paths of the k points nearest to q, (k,) each."""
     distances = distances_to(q, points.vectors, distance)
     order = np.lexsort((points.ids, distances))[:k]
     return points.ids[order], distances[order], points.labels[order], points.paths[order]
@@ -258,7 +258,7 @@ def nearest(
 def partly_added(
     error: IndexUnavailableError, ids: NDArray[np.int64], done: int
 ) -> IndexUnavailableError:
-    """The error of an `add` of which the first `done` points are stored."""
+    """Make the error of an `add` of which the first `done` points are stored."""
     return IndexUnavailableError(
         f"{error}; {done} of {len(ids)} points were acknowledged. No point is lost: add those in "
         "the error's `unacknowledged` again, under these ids",

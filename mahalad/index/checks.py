@@ -22,7 +22,7 @@ _UNIT_TOLERANCE = 2e-7
 
 
 def checked_vectors(vectors: ArrayLike, n_features: int, distance: Distance) -> NDArray[np.float32]:
-    """Vectors (n, n_features) as a float32 array of its own; of unit length for cosine."""
+    """Copy vectors (n, n_features) to a float32 array; of unit length for cosine."""
     given = np.asarray(vectors)
     if given.dtype.kind not in "fiu" or given.ndim != 2 or given.shape[1] != n_features:
         raise InputError(
@@ -42,7 +42,7 @@ def checked_vectors(vectors: ArrayLike, n_features: int, distance: Distance) -> 
 
 
 def unit_rows(X: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows scaled to unit length; those that have it already do not change by a bit."""
+    """Scale rows to unit length; those that have it already do not change by a bit."""
     lengths = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
     if not lengths.all():
         raise InputError(
@@ -56,7 +56,7 @@ def unit_rows(X: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def checked_texts(values: Sequence[str], n: int, what: str) -> NDArray[np.object_]:
-    """n texts as an array of objects."""
+    """Put n texts into an array of objects."""
     if isinstance(values, str):
         raise InputError(f"{what} must be a sequence of {n} texts, got one text: {values!r}")
     texts = list(values)
@@ -77,7 +77,7 @@ def checked_texts(values: Sequence[str], n: int, what: str) -> NDArray[np.object
 
 
 def checked_ids(ids: Any) -> NDArray[np.int64]:
-    """Ids as an int64 array of its own, none negative."""
+    """Copy ids to an int64 array; none may be negative."""
     given = np.asarray(ids)
     if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
         raise InputError(f"ids must be a sequence of whole numbers from 0 to 2^63 - 1, got {ids!r}")
@@ -90,7 +90,7 @@ def checked_ids(ids: Any) -> NDArray[np.int64]:
 def checked_settings(
     n_features: int | None, distance: str | None, about: dict[str, Any] | None, name: str
 ) -> dict[str, Any]:
-    """What is recorded with a new index, as JSON; `distance` is cosine unless given."""
+    """Give what is recorded with a new index, as JSON; `distance` is cosine unless given."""
     if n_features is None:
         raise InputError(f"{name}: a new index needs n_features, the length of its vectors")
     check_parameters({"n_features": Whole(1)}, {"n_features": n_features})
@@ -141,7 +141,7 @@ def check_agreement(
 
 
 def as_json(about: dict[str, Any]) -> dict[str, Any]:
-    """`about` as it comes back from a file (tuples are lists)."""
+    """Give `about` as it comes back from a file (tuples are lists)."""
     try:
         value: dict[str, Any] = json.loads(json.dumps(about, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -150,7 +150,7 @@ def as_json(about: dict[str, Any]) -> dict[str, Any]:
 
 
 def some(values: Iterable[Any], limit: int = 10) -> str:
-    """The first few values as text: "0, 5, 7 and 3 more"."""
+    """Name the first few values: "0, 5, 7 and 3 more"."""
     texts = [str(value) for value in values]
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return ", ".join(texts[:limit]) + more

@@ -99,7 +99,7 @@ def remove_strangers(source: VectorIndex, target: VectorIndex) -> NDArray[np.int
 
 
 def checksums(points: Records, *, labels: bool = True) -> NDArray[np.bytes_]:
-    """BLAKE2b sums of points, (n,) of 16 bytes: over id, vector and path, and perhaps label."""
+    """Compute BLAKE2b sums of points, (n,) of 16 bytes: over id, vector, path, perhaps label."""
     sums = []
     for number, vector, label, path in zip(
         points.ids, points.vectors.astype("<f4"), points.labels, points.paths, strict=True

@@ -243,7 +243,7 @@ def found_by(
     at_once: int,
     n_features: int,
 ) -> Iterator[Records]:
-    """What Qdrant finds for each query: ``search(queries, exact)`` asks for some of them.
+    """Give what Qdrant finds for each query: ``search(queries, exact)`` asks for some of them.
 
     A graph may lead to fewer than k points where there are more: then all are compared.
     """
@@ -256,7 +256,7 @@ def found_by(
 
 
 def to_points(points: Records, make: Callable[..., T]) -> list[T]:
-    """Points as Qdrant wants them."""
+    """Turn points into Qdrant's."""
     columns = (points.ids.tolist(), points.vectors.tolist(), points.labels, points.paths)
     return [
         make(id=number, vector=vector, payload={"label": label, "path": path})
@@ -265,7 +265,7 @@ def to_points(points: Records, make: Callable[..., T]) -> list[T]:
 
 
 def from_points(points: Sequence[Any], n_features: int) -> Records:
-    """Qdrant's points, with payload and vector, in the order given."""
+    """Turn Qdrant's points, with payload and vector, into records in the order given."""
     labels, paths = np.empty((2, len(points)), dtype=object)
     labels[:] = [point.payload["label"] for point in points]
     paths[:] = [point.payload["path"] for point in points]

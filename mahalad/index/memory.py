@@ -45,7 +45,7 @@ class _Points:
         )
 
     def take(self, rows: NDArray[Any], capacity: int | None = None) -> _Points:
-        """Some rows, in arrays of their own."""
+        """Copy some rows into arrays of their own."""
         taken = _Points.empty(max(capacity or 0, len(rows)), self.vectors.shape[1], self.names)
         for name in ("vectors", "squares", "ids", "codes", "paths"):
             getattr(taken, name)[: len(rows)] = getattr(self, name)[rows]
@@ -90,7 +90,7 @@ class MemoryIndex(CheckedIndex):
         self._points = _Points.empty(64, self.n_features, np.empty(0, dtype=object))
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Everything as JSON and arrays, for a model file."""
+        """Describe everything as JSON and arrays, for a model file."""
         points = self._points
         about = {
             "n_features": self.n_features,
@@ -226,7 +226,7 @@ class MemoryIndex(CheckedIndex):
 
 
 def kth_smallest(values: NDArray[np.float32], k: int) -> float:
-    """The k-th smallest of more than k values; faster than a partition of all.
+    """Find the k-th smallest of more than k values, faster than a partition of all.
 
     The k-th smallest of the minima of groups is at least as large as that of all values: those k
     minima are values themselves. What is not above it is little, and holds the k smallest.

@@ -43,7 +43,7 @@ class Answers:
     def results(
         self, names: list[str], novelty: ConformalThreshold | None, critical: float | None
     ) -> Iterator[LabelledResult]:
-        """One result for each image, by its name; novel beyond the `critical` distance."""
+        """Give one result for each image; beyond the `critical` distance it is novel."""
         found, positive = self.found, self.positive
         score = 1 - self.shares.max(axis=1) if positive is None else self.shares[:, positive]
         kth = found.distances[:, -1]

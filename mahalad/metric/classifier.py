@@ -278,7 +278,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         return ids
 
     def remove(self, ids: Sequence[int]) -> int:
-        """Remove stored images by their ids; returns how many of them there were."""
+        """Remove stored images by their ids, and return how many of them there were."""
         n = self._changing().index.remove(ids)
         self._fitted = corrections.after(self._state(), ids)
         return n
@@ -319,21 +319,21 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     # -- asking ----------------------------------------------------------------------------
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Label of each image, shape (n,), by the operating point if one is set."""
+        """Tell the label of each image, shape (n,), by the operating point if one is set."""
         codes = self._decide(self.kneighbors(X)).codes
         return np.asarray(self.classes_[codes])
 
     def predict_proba(self, X: Any) -> Floats:
-        """Shares of the votes, shape (n, n_classes), in the order of `classes_`."""
+        """Give shares of the votes, shape (n, n_classes), in the order of `classes_`."""
         return self._decide(self.kneighbors(X)).shares
 
     def kneighbors(self, X: Any, k: int | None = None) -> Neighbors:
-        """Ids, distances, labels and paths of the k nearest stored images, (n, k) each."""
+        """Find ids, distances, labels and paths of the k nearest stored images, (n, k) each."""
         E = self.embed(X)
         return self.index_.query(E, self.n_neighbors if k is None else k)
 
     def embed(self, X: Any) -> NDArray[np.float32]:
-        """Embeddings of images, shape (n, n_components): what the index compares."""
+        """Compute embeddings of images, shape (n, n_components): what the index compares."""
         embedding = self.embedding_
         return embedding.embed(embedding.read_strictly(X)[1])
 
@@ -373,7 +373,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         return threshold.critical_value(check_fpr(self.novelty_fpr))
 
     def held_out(self) -> tuple[HeldOut, NDArray[Any]]:
-        """Answers to stored images by votes that had not seen them, and their labels (n,).
+        """Give answers to stored images by votes that had not seen them, and their labels (n,).
 
         Of images of the fit: by fits without them, as cast at `fit`. Of all others: by
         leave-one-out among all that is stored now.
@@ -400,7 +400,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         return known[2:]
 
     def precision_recall_curve(self) -> Curve:
-        """Precision and recall of the positive label at every threshold, from `held_out`."""
+        """Compute precision and recall of the positive label at each threshold, from `held_out`."""
         code = positive_code(self.positive, self.classes_)
         if code is None:
             raise InputError(

@@ -42,7 +42,7 @@ def find_copies(
 
 
 def count_repeated(E: NDArray[np.float32], distance: str) -> int:
-    """How many embeddings (n, n_features) have the nearest other before them, and it is a copy."""
+    """Count embeddings (n, n_features) whose nearest other is a copy that comes before them."""
     if len(E) < 2:
         return 0
     rows, distances = leave_one_out_neighbors(E, 1, distance)
@@ -58,7 +58,7 @@ def _limit(E: NDArray[np.float32], distance: str) -> NDArray[np.float64]:
 
 
 def describe_copies(index: VectorIndex, E: NDArray[np.float32], labels: Sequence[str]) -> str:
-    """What a user is to know of copies among embeddings (n, n_features) to be added; else ""."""
+    """Tell a user of copies among embeddings (n, n_features) to be added; "" if there are none."""
     rows, ids, stored = find_copies(index, E)
     n_repeated = count_repeated(E, index.distance)
     parts = []

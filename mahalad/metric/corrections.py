@@ -23,7 +23,7 @@ from mahalad.metric.votes import HeldOut
 def after(
     fitted: Fitted, ids: Sequence[int] | NDArray[np.int64] = (), labels: ArrayLike = ()
 ) -> Fitted:
-    """The state after the index was changed.
+    """Give the state after the index was changed.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def use_index(fitted: Fitted, index: VectorIndex) -> Fitted:
 
 
 def known_labels(fitted: Fitted, y: Any, *, new_label: bool) -> NDArray[Any]:
-    """Labels of images, or one for all, as an array of the type of the classes.
+    """Give labels of images, or one for all, as an array of the type of the classes.
 
     Raises
     ------
@@ -74,8 +74,8 @@ def known_labels(fitted: Fitted, y: Any, *, new_label: bool) -> NDArray[Any]:
 def texts_to_store(
     read: Sequence[str], labels: NDArray[Any], paths: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
-    """Label of each image to add, and what is shown of it: the path given, or that it was read
-    from.
+    """Give the label of each image to add, and the path that is shown of it: the one given, or
+    else that it was read from.
 
     Raises
     ------

@@ -55,7 +55,7 @@ class Embedding:
             self._extractor = CachedFeatures(encoder, cache)
 
     def read(self, X: Any) -> Iterator[Batch]:
-        """Batches of images, decoded, and their features."""
+        """Yield batches of decoded images, and their features."""
         if self._extractor is None and _are_paths(X):
             raise InputError(
                 "encoder=None takes features, and these are paths: give an encoder, such as "
@@ -65,7 +65,7 @@ class Embedding:
             yield images, self._side_by_side(originals(features)) if features else np.empty((0, 0))
 
     def read_all(self, X: Any) -> tuple[list[ReadImage], Floats]:
-        """All images (without their pixels), and features (n_readable, n_features); it may be that
+        """Read all images (without their pixels), and features (n_readable, n_features); perhaps
         none can be read: see `check_some`."""
         images: list[ReadImage] = []
         parts = []
@@ -75,7 +75,7 @@ class Embedding:
         return images, np.concatenate(parts) if parts else np.empty((0, 0))
 
     def read_strictly(self, X: Any) -> tuple[list[str], Floats]:
-        """Names and features of all images; the first that cannot be read is raised."""
+        """Give names and features of all images, and raise the first that cannot be read."""
         names: list[str] = []
         parts = []
         for images, F in self.read(X):
@@ -126,11 +126,11 @@ class Embedding:
         self.mean, self.scale = mean, np.where(constant, 1.0, scale)
 
     def standardized(self, F: Floats) -> NDArray[np.float32]:
-        """Features (n, n_features) with the mean subtracted, in standard deviations."""
+        """Subtract the mean from features (n, n_features), and divide by standard deviations."""
         return ((F - self.mean) / self.scale).astype(np.float32)
 
     def project(self, Z: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Embeddings (n, n_components) of standardised features.
+        """Compute embeddings (n, n_components) of standardised features.
 
         Raises
         ------
@@ -144,7 +144,7 @@ class Embedding:
         return E
 
     def embed(self, F: Floats) -> NDArray[np.float32]:
-        """Embeddings (n, n_components) of features (n, n_features)."""
+        """Compute embeddings (n, n_components) of features (n, n_features)."""
         return self.project(self.standardized(F))
 
 
@@ -155,7 +155,7 @@ def check_some(F: Floats) -> None:
 
 
 def embedding_distance(asked: str | None, projection: Any) -> Distance:
-    """The distance that is asked for; else that of the projection, or Euclidean without one."""
+    """Give the distance asked for; else the projection's, or Euclidean without a projection."""
     default = "euclidean" if projection is None else projection.distance
     return cast(Distance, asked or default)
 
@@ -166,7 +166,7 @@ def _are_paths(X: Any) -> bool:
 
 
 def about(embedding: Embedding) -> dict[str, Any]:
-    """What made the vectors of an index, as JSON: embeddings with another must not be mixed."""
+    """Say what made the vectors of an index, as JSON: embeddings with another must not be mixed."""
     encoder, projection = embedding.encoder, embedding.projection
     digest = hashlib.sha256(repr(list(embedding.level_sizes.items())).encode())
     arrays = {"mean": embedding.mean, "scale": embedding.scale}

@@ -68,7 +68,7 @@ def describe(
     *,
     include_weights: bool,
 ) -> tuple[dict[str, Any], Arrays]:
-    """Header and arrays of a fitted classifier, from its parameters and its state.
+    """Describe a fitted classifier by header and arrays, from its parameters and its state.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def read(
 
 
 def read_index(path: str | Path) -> VectorIndex:
-    """The index of a model file, in the file or where it refers to, without the model itself."""
+    """Open the index of a model file, in the file or where it refers to, without the model."""
     header, arrays = read_model(path)
     if header.get("kind") != KIND:
         raise ModelFileError(f"{path}: holds no classifier by nearest neighbours, and no index")
@@ -274,7 +274,7 @@ def _plain_params(estimator: Any) -> dict[str, Any]:
 
 
 def golden(embedding: Embedding) -> NDArray[np.float32]:
-    """Embeddings of inputs that are generated from a fixed seed, (N_GOLDEN, n_components)."""
+    """Compute embeddings of inputs generated from a fixed seed, (N_GOLDEN, n_components)."""
     if embedding.encoder is None:
         rng = np.random.default_rng(GOLDEN_SEED)
         return embedding.embed(rng.normal(size=(N_GOLDEN, len(embedding.mean))))

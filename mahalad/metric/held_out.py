@@ -78,7 +78,7 @@ def cross_fit(
     self_training: float | None = None,
     class_weight: str | None = None,
 ) -> tuple[Floats, Floats]:
-    """Votes on each image by fits that have not seen it.
+    """Cast votes on each image by fits that have not seen it.
 
     A projection pulls the images it was trained on towards their own class, so their votes in its
     embedding are far better than those of new images; and an image that is among those that
@@ -131,7 +131,7 @@ def train(
     self_training: float | None,
     class_weight: str | None,
 ) -> int:
-    """Fit a projection, to unlabelled features as well if wanted; how many of these took part."""
+    """Fit a projection, also to unlabelled features if wanted; count those that took part."""
     if further is None or self_training is None:
         projection.fit(Z, labels)
         return 0
@@ -144,7 +144,7 @@ def train(
 def held_out_votes(
     index: VectorIndex, cross_fitted: HeldOut, classes: list[str], voting: Voting
 ) -> tuple[HeldOut, NDArray[Any]]:
-    """Answers to stored images by votes that had not seen them, and their labels (n,).
+    """Give answers to stored images by votes that had not seen them, and their labels (n,).
 
     Those that are known from `cross_fitted` are taken from there, all others are left out of the
     index one at a time. Distances are the same there and here up to training: see `cross_fit`.

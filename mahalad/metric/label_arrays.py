@@ -11,7 +11,7 @@ from mahalad.errors import InputError
 
 
 def labels_array(y: Any) -> NDArray[Any]:
-    """Labels as an array (n,) of str or int."""
+    """Turn labels into an array (n,) of str or int."""
     labels = np.asarray(y)
     if labels.dtype == object and all(isinstance(label, str) for label in labels.ravel()):
         labels = labels.astype(str)
@@ -26,7 +26,7 @@ def labels_array(y: Any) -> NDArray[Any]:
 
 
 def as_type_of(names: list[str], classes: NDArray[Any]) -> NDArray[Any]:
-    """Names of labels as the caller has them: numbers, if those of `classes` are."""
+    """Turn names of labels into what the caller has: numbers, if those of `classes` are."""
     if classes.dtype.kind == "U" or not names:
         return np.array(names, dtype=str) if names else classes[:0]
     try:
@@ -36,13 +36,13 @@ def as_type_of(names: list[str], classes: NDArray[Any]) -> NDArray[Any]:
 
 
 def repeated_names(labels: NDArray[Any], n: int) -> list[str]:
-    """Names of labels, one for all repeated."""
+    """Give names of n labels; one for all is repeated."""
     names: list[str] = labels.astype(str).tolist()
     return names * n if len(names) == 1 else names
 
 
 def positive_code(positive: str | int | None, classes: NDArray[Any]) -> int | None:
-    """Number of the positive class; None if no label is positive.
+    """Give the number of the positive class; None if no label is positive.
 
     Raises
     ------

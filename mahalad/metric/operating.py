@@ -45,7 +45,7 @@ class Curve:
 
 
 def precision_recall_curve(probabilities: ArrayLike, is_positive: ArrayLike) -> Curve:
-    """Precision and recall of "probability >= threshold", for each different probability.
+    """Compute precision and recall of "probability >= threshold" for each different probability.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ class Search:
 
 
 def record_of(search: Search | None, params: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The search as JSON, if there was one and its choice was not changed afterwards.
+    """Give the search as JSON, if there was one and its choice was not changed afterwards.
 
     `params` are the classifier's parameters by name.
     """
@@ -46,7 +46,7 @@ def record_of(search: Search | None, params: Mapping[str, Any]) -> dict[str, Any
 
 
 def values_of(names: Iterable[str], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a classifier and its projection, by their names in a search.
+    """Read parameters of a classifier and its projection by their names in a search.
 
     A projection need not have all of them: None stands for what it lacks.
     """
@@ -55,7 +55,7 @@ def values_of(names: Iterable[str], params: Mapping[str, Any]) -> dict[str, Any]
 
 
 def chosen_params(chosen: Mapping[str, Any], projection: Any) -> dict[str, Any]:
-    """Parameters of a classifier that a search chose; a projection is a clone with its values."""
+    """Give the parameters that a search chose; the projection is a clone with its values."""
     params = {name: chosen[name] for name in OF_VOTES if name in chosen}
     if projection is not None:
         copy = clone(projection)

@@ -44,14 +44,14 @@ class Voting:
         classes: Sequence[str],
         counts: ArrayLike,
     ) -> Floats:
-        """Shares of the votes (n, n_classes), as `vote` counts them, and balanced if wanted.
+        """Give shares of the votes (n, n_classes), as `vote` counts them, and balanced if wanted.
 
         `counts`, of shape (n_classes,), says how many images of each class are stored.
         """
         return self.balanced(vote(labels, distances, classes, self.weights), counts)
 
     def balanced(self, shares: Floats, counts: ArrayLike) -> Floats:
-        """Shares of votes (n, n_classes) that count by class as `class_weight` says.
+        """Weigh shares of votes (n, n_classes) by class, as `class_weight` says.
 
         Raises
         ------
@@ -127,7 +127,7 @@ def vote(
 def winners(
     shares: Floats, labels: ArrayLike, distances: ArrayLike, classes: Sequence[str]
 ) -> NDArray[np.intp]:
-    """Number of the class with the largest share, shape (n,); ties go to the nearest neighbour.
+    """Find the class with the largest share, by number, (n,); ties go to the nearest neighbour.
 
     Parameters are those of `vote`, and the shares (n, n_classes) that came of them.
     """
@@ -140,7 +140,7 @@ def winners(
 
 
 def label_codes(labels: ArrayLike, classes: Sequence[str]) -> NDArray[np.intp]:
-    """Place of each label among the classes, in the shape of `labels`."""
+    """Find the place of each label among the classes, in the shape of `labels`."""
     place = {str(name): i for i, name in enumerate(classes)}
     array = np.asarray(labels, dtype=object)
     unknown = sorted({str(label) for label in array.ravel()} - place.keys())
@@ -240,7 +240,7 @@ def leave_one_out_votes(
     distance: str = "cosine",
     rows: NDArray[np.intp] | None = None,
 ) -> tuple[Floats, Floats]:
-    """Answers to vectors (n, d), or to those in `rows` alone, by the votes of all others.
+    """Answer vectors (n, d), or those in `rows` alone, by the votes of all others.
 
     Returns
     -------

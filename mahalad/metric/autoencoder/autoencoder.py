@@ -235,7 +235,7 @@ class Autoencoder(BaseEstimator):
         return resize_square(image, self._fitted().input_size, INTERPOLATION)
 
     def transform(self, prepared: Sequence[NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """Embeddings of prepared images: ``{"bottleneck": (n, bottleneck)}``, float32."""
+        """Compute embeddings of prepared images: ``{"bottleneck": (n, bottleneck)}``, float32."""
         network = self._fitted()
         with torch.inference_mode(), no_tf32():
             embeddings = network.encoder(as_batch(prepared, self._device))
@@ -247,7 +247,7 @@ class Autoencoder(BaseEstimator):
         return 0 if self._device.type == "cpu" else 2
 
     def record(self) -> dict[str, Any]:
-        """What identifies these features, as JSON: two records that differ must not be mixed."""
+        """Say what identifies these features, as JSON: those of two records must not be mixed."""
         network = self._fitted()
         return {
             "kind": "autoencoder",
@@ -260,7 +260,7 @@ class Autoencoder(BaseEstimator):
         }
 
     def embed(self, X: Any) -> NDArray[np.float32]:
-        """Embeddings of images, shape (n, bottleneck).
+        """Compute embeddings of images, shape (n, bottleneck).
 
         Raises
         ------
@@ -272,11 +272,11 @@ class Autoencoder(BaseEstimator):
     # -- reconstructions -------------------------------------------------------------------
 
     def reconstruct(self, X: Any) -> NDArray[np.float32]:
-        """Images as the decoder draws them, shape (n, S, S, 3), in [0, 1]."""
+        """Draw images by the decoder, shape (n, S, S, 3), in [0, 1]."""
         return np.concatenate([self.redraw(batch)[1] for batch in self._batches(X)])
 
     def reconstruction_errors(self, X: Any) -> Floats:
-        """Mean squared error of each image's reconstruction, shape (n,), up = abnormal.
+        """Measure the mean squared error of each reconstruction, shape (n,), up = abnormal.
 
         Over pixels and channels, of values in [0, 1]. Images of the training have smaller
         errors than new ones of the same kind.
@@ -309,7 +309,7 @@ class Autoencoder(BaseEstimator):
     def redraw(
         self, prepared: Sequence[NDArray[Any]]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Prepared images and their reconstructions, each (n, S, S, 3) in [0, 1]."""
+        """Give prepared images and their reconstructions, each (n, S, S, 3) in [0, 1]."""
         network = self._fitted()
         with torch.inference_mode(), no_tf32():
             x = as_batch(prepared, self._device)
@@ -318,7 +318,7 @@ class Autoencoder(BaseEstimator):
         return originals, drawn
 
     def errors_of(self, prepared: Sequence[NDArray[Any]]) -> Floats:
-        """Reconstruction errors of prepared images, shape (n,), up = abnormal."""
+        """Measure reconstruction errors of prepared images, shape (n,), up = abnormal."""
         originals, drawn = self.redraw(prepared)
         squares = (drawn - originals).astype(np.float64) ** 2
         return np.asarray(squares.mean(axis=(1, 2, 3)))
@@ -369,7 +369,7 @@ class Autoencoder(BaseEstimator):
             return cls(**params).restore(about, arrays)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """All that the fitted autoencoder is, as JSON and named arrays.
+        """Describe the fitted autoencoder as JSON and named arrays.
 
         Raises
         ------

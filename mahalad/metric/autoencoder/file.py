@@ -65,7 +65,7 @@ def describe(
     unreadable: list[Result],
     golden: Arrays,
 ) -> tuple[dict[str, Any], Arrays]:
-    """A fitted autoencoder as JSON and named arrays.
+    """Describe a fitted autoencoder as JSON and named arrays.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def describe(
 
 
 def network_of(about: dict[str, Any], arrays: Arrays) -> AutoencoderNetwork:
-    """The network that `describe` described, on the CPU.
+    """Make the network that `describe` described, on the CPU.
 
     Raises
     ------
@@ -109,12 +109,12 @@ def network_of(about: dict[str, Any], arrays: Arrays) -> AutoencoderNetwork:
 
 
 def unreadable_of(about: dict[str, Any]) -> list[Result]:
-    """Images that the training had to leave out."""
+    """Give the images that the training had to leave out."""
     return [Result(r["name"], error=r["error"]) for r in about["fit"]["unreadable"]]
 
 
 def check(about: dict[str, Any], arrays: Arrays, record: dict[str, Any], golden: Arrays) -> None:
-    """Compare what was described with the record and the golden values of what came of it.
+    """Check that a restored autoencoder has the record and the golden values that it had.
 
     Raises
     ------

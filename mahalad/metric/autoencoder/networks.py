@@ -55,7 +55,7 @@ class ResidualBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, n_in, h, w) to (n, n_out, h', w')."""
+        """Map (n, n_in, h, w) to (n, n_out, h', w')."""
         main = torch.relu(self.bn1(self.conv1(self.enlarge(x))))
         # Every second position is taken before the 1x1 convolution, not by a stride of it: with
         # torch 2.14 on CPUs without AVX-512, the gradient of a strided one with fewer than 8
@@ -67,7 +67,7 @@ class ResidualBlock(nn.Module):
 
 
 def make_encoder(bottleneck: int, width: int, input_size: int) -> nn.Sequential:
-    """(n, 3, S, S) to (n, bottleneck): ResNet-18 with a linear layer over its last grid.
+    """Make ResNet-18 with a linear layer over its last grid: (n, 3, S, S) to (n, bottleneck).
 
     The last grid is not averaged over positions: 128 numbers must say where things are, too.
     """
@@ -91,7 +91,7 @@ def make_encoder(bottleneck: int, width: int, input_size: int) -> nn.Sequential:
 
 
 def make_decoder(bottleneck: int, width: int, input_size: int) -> nn.Sequential:
-    """(n, bottleneck) to (n, 3, S, S) in [0, 1]: the encoder's stages in reverse."""
+    """Make the encoder's stages in reverse: (n, bottleneck) to (n, 3, S, S) in [0, 1]."""
     side, half = input_size // STRIDE, max(width // 2, 1)
     return nn.Sequential(
         nn.Linear(bottleneck, 8 * width * side**2),
@@ -125,7 +125,7 @@ class AutoencoderNetwork(nn.Module):
         self.decoder = make_decoder(bottleneck, width, input_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (n, 3, S, S) in [0, 1] to their reconstructions, of the same shape and range."""
+        """Map images (n, 3, S, S) in [0, 1] to reconstructions of the same shape and range."""
         reconstructed: Tensor = self.decoder(self.encoder(x))
         return reconstructed
 
@@ -141,7 +141,7 @@ def make_network(
 
 
 def get_weights(network: nn.Module) -> dict[str, NDArray[Any]]:
-    """Weights and statistics of a network, by name."""
+    """Give weights and statistics of a network by name."""
     return {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
 
 

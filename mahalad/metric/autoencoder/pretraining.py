@@ -24,7 +24,7 @@ _PREFIX = "network/"
 
 
 def as_batch(prepared: Sequence[NDArray[Any]], device: torch.device) -> Tensor:
-    """Prepared images, uint8 or float32 in [0, 1], as (n, 3, S, S), float32 in [0, 1]."""
+    """Stack prepared images, uint8 or float32 in [0, 1], to (n, 3, S, S), float32 in [0, 1]."""
     if any(image.dtype != np.uint8 for image in prepared):
         prepared = [
             image / np.float32(255) if image.dtype == np.uint8 else image for image in prepared
@@ -54,7 +54,7 @@ class Training:
         self._device = next(network.parameters()).device
 
     def step(self, prepared: Sequence[NDArray[Any]]) -> float:
-        """Take one step; the loss before it."""
+        """Take one step, and return the loss before it."""
         x = as_batch(prepared, self._device)
         self.optimizer.zero_grad()
         loss = functional.mse_loss(self.network(x), x)
@@ -64,7 +64,7 @@ class Training:
         return loss.item()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Weights, and the optimizer's two moments of every parameter's gradient."""
+        """Give the weights, and the optimizer's two moments of every parameter's gradient."""
         found = {f"{_PREFIX}{n}": value for n, value in get_weights(self.network).items()}
         for name, parameter in self.network.named_parameters():
             for moment in _MOMENTS:
@@ -148,7 +148,7 @@ def train(
 def shuffled_batches(
     n: int, batch_size: int, random_state: int, epoch: int
 ) -> list[NDArray[np.intp]]:
-    """Rows 0 to n - 1 (n >= 2) in a random order, in batches of nearly equal size.
+    """Put rows 0 to n - 1 (n >= 2) in a random order, in batches of nearly equal size.
 
     No batch has a single image, of which batch normalization may have no variance; a batch may
     have one image more than `batch_size` for that.

@@ -86,12 +86,12 @@ class ReconstructionError(BaseEstimator):
         return self.autoencoder.prepare(image)
 
     def transform(self, prepared: Sequence[NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """Errors of prepared images: ``{"reconstruction error": (n, 1)}``, up = abnormal."""
+        """Measure prepared images: ``{"reconstruction error": (n, 1)}``, up = abnormal."""
         errors = self.autoencoder.errors_of(prepared)
         return {"reconstruction error": errors[:, None].astype(np.float32)}
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """What the autoencoder has learned; see `Autoencoder.state`."""
+        """Give what the autoencoder has learned; see `Autoencoder.state`."""
         return self.autoencoder.state()
 
     def restore(self, about: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Self:
@@ -100,7 +100,7 @@ class ReconstructionError(BaseEstimator):
         return self
 
     def record(self) -> dict[str, Any]:
-        """What identifies this feature, as JSON."""
+        """Give what identifies this feature, as JSON."""
         return {**self.autoencoder.record(), "kind": "reconstruction error"}
 
 
@@ -117,7 +117,7 @@ class AsIs(BaseEstimator):
         return self
 
     def score_samples(self, X: Any) -> Floats:
-        """The negative feature, shape (n_samples,), up = normal."""
+        """Return the negative feature, shape (n_samples,), up = normal."""
         return np.asarray(-self._checked(X)[:, 0])
 
     def _checked(self, X: Any) -> Floats:

@@ -75,24 +75,24 @@ class TopLevels:
         self._room = MAX_CACHED
 
     def parameters(self, n: int | None = None) -> list[nn.Parameter]:
-        """Weights of the n highest levels, or of all that can be unfrozen."""
+        """Give weights of the n highest levels, or of all that can be unfrozen."""
         return [parameter for level in self._parameters[:n] for parameter in level]
 
     def unfreeze(self, n: int) -> list[nn.Parameter]:
-        """Let the n highest levels be trained; their weights."""
+        """Let the n highest levels be trained, and give their weights."""
         found = self.parameters(n)
         for parameter in found:
             parameter.requires_grad_(True)
         return found
 
     def features(self, views: Sequence[View]) -> Tensor:
-        """Pooled levels side by side, (n, n_features), of some pictures; gradients flow."""
+        """Compute pooled levels side by side, (n, n_features), of some pictures; gradients flow."""
         x, below = self._below(views)
         return torch.cat([below, *self._above(x)], dim=1)
 
     @torch.no_grad()
     def all_features(self) -> Tensor:
-        """Pooled levels (n_pictures, n_features) of all pictures as they are."""
+        """Compute pooled levels (n_pictures, n_features) of all pictures as they are."""
         views = [(i, 0) for i in range(len(self._pictures))]
         starts = range(0, len(views), _BATCH)
         return torch.cat([self.features(views[i : i + _BATCH]) for i in starts])

@@ -193,14 +193,14 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
-        """Embeddings, shape (n_samples, n_components), float32; of unit length for "cosine"."""
+        """Compute embeddings (n_samples, n_components), float32; of unit length for "cosine"."""
         check_is_fitted(self, "network_")
         F = torch.tensor(self._checked(X, reset=False))  # a copy: it may be read-only
         F = F.to(next(self.network_.parameters()).device)
         return embed(self.network_, F, self.distance).cpu().numpy()
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """All that was fitted, as JSON and named arrays."""
+        """Describe all that was fitted, as JSON and named arrays."""
         check_is_fitted(self, "network_")
         about = {
             "n_features": self.n_features_in_,

@@ -26,7 +26,7 @@ _TINY = 1e-30
 
 
 def checked_labels(y: Any, n_samples: int) -> tuple[NDArray[Any], Indices]:
-    """Classes, and the class of every sample by number.
+    """Give the classes, and the class of every sample by number.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def checked_labels(y: Any, n_samples: int) -> tuple[NDArray[Any], Indices]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's random numbers from a seed, and afterwards as they were."""
+    """Take torch's random numbers from a seed, and leave them afterwards as they were."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -65,7 +65,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def take_step(
     loss: Tensor, optimizer: torch.optim.Optimizer, max_grad_norm: float
 ) -> tuple[float, float]:
-    """Take one step with the gradients cut to a length; the loss and their length before.
+    """Take one step with gradients cut to a length; return the loss and their length before.
 
     If one of these is not finite, the weights stay as they are.
     """
@@ -85,7 +85,7 @@ def neighbours_f1(
     held: Indices,
     n_neighbors: int,
 ) -> float:
-    """Macro F1 of held-out embeddings by the majority of their nearest training neighbours.
+    """Compute macro F1 of held-out embeddings by the majority of nearest training neighbours.
 
     Parameters
     ----------
@@ -120,11 +120,11 @@ class CollapseMonitor:
         self._in_a_row = 0
 
     def spread(self, embedded: Tensor) -> float:
-        """Mean squared distance between two embeddings, 1 = before the training."""
+        """Measure the mean squared distance between two embeddings, 1 = before the training."""
         return _spread(embedded) / self._before
 
     def collapsed(self, spread: float, loss: float) -> bool:
-        """Whether this is the third epoch in a row that shows a collapse.
+        """Tell whether this is the third epoch in a row that shows a collapse.
 
         That is a spread below 1e-3 and a loss no less than 0.9 of the margin.
         """

@@ -184,7 +184,7 @@ class TripletTraining:
 
 @torch.no_grad()
 def embed(network: nn.Module, features: Tensor, distance: str) -> Tensor:
-    """Embeddings (n, n_components) of features (n, n_features); of unit length for "cosine"."""
+    """Compute embeddings (n, n_components) of features (n, d); of unit length for "cosine"."""
     network.eval()
     embedded: Tensor = network(features)
     return nn.functional.normalize(embedded) if distance == "cosine" else embedded
