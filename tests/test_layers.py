@@ -60,6 +60,7 @@ LONG: dict[str, str] = {
     "detectors.detector": "one estimator: its public methods, with their documentation",
     "index.server": "one backend: the whole contract, and what a server needs to be asked for it",
     "metric.autoencoder.autoencoder": "one estimator: its public methods, with their documentation",
+    "scorers.positions.scorer": "one estimator: its public methods, with their documentation",
     "metric.classifier": "one estimator: its public methods, with their documentation",
 }
 """Module to the reason why it is longer than LONGEST_MODULE lines."""

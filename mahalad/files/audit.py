@@ -178,7 +178,10 @@ def _check_row(row: Row, rest: dict[str, NDArray[Any]], numbers: dict[str, int])
         fits &= not row.first or array.shape[0] in row.first
         fits &= row.most is None or 1 <= array.shape[-1] <= row.most
     if not fits:
-        shape = ", ".join(str(numbers.get(size, size)) for size in row.shape)  # type: ignore[arg-type]
+        sizes = [str(numbers.get(size, size)) for size in row.shape]  # type: ignore[arg-type]
+        if row.most is not None:
+            sizes[-1] = f"1 to {row.most}"
+        shape = ", ".join(sizes)
         raise _damaged(f"{_described(row.name, array)}, expected shape ({shape})", row)
     _check_values(row, array)
 
