@@ -34,7 +34,7 @@ from mahalad.commands.progress import with_progress
     "--calibration",
     metavar="IMAGES",
     default=None,
-    help="Further good images that set the threshold (with --threshold holdout).",
+    help="Further good images that set the threshold (with --threshold holdout or tolerance).",
 )
 @click.option(
     "--group",

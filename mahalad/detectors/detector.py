@@ -33,7 +33,12 @@ from mahalad.scorers.capabilities import (
     degrees_of_freedom,
 )
 from mahalad.scorers.level_sum import make_scorer
-from mahalad.thresholds.rules import check_fpr, check_threshold, fit_threshold
+from mahalad.thresholds.rules import (
+    check_fpr,
+    check_threshold,
+    fit_threshold,
+    takes_calibration,
+)
 from mahalad.unfitted import NotFittedError
 
 _MAY_CHANGE = ("fpr", "device", "batch_size")
@@ -60,8 +65,9 @@ class AnomalyDetector(BaseEstimator):
         a Pipeline; None for a Gaussian per level, summed. Levels are put side by side for a
         scorer without ``accepts_levels = True``.
     threshold : str or threshold object, default="conformal"
-        ``"conformal"`` (leave-one-out or cross-fitted), ``"chi2"``, ``"holdout"`` (split
-        conformal) or ``"chi2-nominal"``.
+        ``"conformal"`` (leave-one-out or cross-fitted), ``"holdout"`` (split conformal),
+        ``"tolerance"`` (the rate of this fit is bounded with 95 % confidence;
+        `ToleranceThreshold` for another), ``"chi2"`` or ``"chi2-nominal"``.
     fpr : float, default=0.05
         Share of good images that may be flagged, if they come as those of the fit came
         (exchangeable); changeable after fit (`set_fpr`).
@@ -152,7 +158,8 @@ class AnomalyDetector(BaseEstimator):
             What each image shows (a part's serial number, say). Images of one group are left
             out together, so that the rate holds for parts that were never seen.
         calibration : images, optional
-            Further good images on which ``threshold="holdout"`` sets the threshold.
+            Further good images, none of X, on which ``threshold="holdout"`` or ``"tolerance"``
+            sets the threshold.
 
         Returns
         -------
@@ -505,9 +512,10 @@ class AnomalyDetector(BaseEstimator):
     def _check_parameters(self, calibration: Any) -> None:
         """Refuse what cannot be fitted: parameters out of their limits, or at odds."""
         self._check_values()
-        if calibration is not None and self.threshold != "holdout":
+        if calibration is not None and not takes_calibration(self.threshold):
             raise InputError(
-                f"calibration images are for threshold='holdout', not {self.threshold!r}"
+                f"calibration images are for threshold='holdout', not {self.threshold!r}: ask for "
+                "that rule, or for 'tolerance'"
             )
 
     def _check_fitted(self) -> None:

@@ -1,0 +1,252 @@
+"""What a threshold promises of the one fit at hand, and how many good images a promise needs.
+
+All here follows from one fact. A threshold at the k-th largest of n independent calibration scores
+has a false-positive rate that is Beta(k, n + 1 - k) distributed over draws of the calibration
+images (with ties it is less). So k / (n + 1) is its mean, the promise of a conformal threshold, and
+a quantile of the distribution bounds the rate of one fit. For scores of images held out this is a
+theorem; for leave-one-out and cross-fitted scores it is simulated (`tests/test_guarantee.py`).
+
+SciPy is all that is needed: neither torch nor scikit-learn.
+
+References
+----------
+S. S. Wilks, "Determination of sample sizes for setting tolerance limits", Annals of Mathematical
+Statistics 1941; V. Vovk, "Conditional validity of inductive conformal predictors", ACML 2012.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from mahalad.checks import FPR, Real, check_parameters
+from mahalad.protocols import Floats
+
+CONFIDENCE = 0.95
+"""Probability with which a bound holds unless another is asked for."""
+
+CONFIDENCE_LIMIT = Real("(0, 1)")
+"""What a confidence may be."""
+
+_EPS = 1e-12  # so that 0.1 * 30 is 3
+_NAME_OF = {
+    "ConformalThreshold": "conformal",
+    "ToleranceThreshold": "tolerance",
+    "ChiSquareThreshold": "chi2",
+    "NominalChiSquareThreshold": "chi2-nominal",
+}
+_RANKED = ("conformal", "holdout", "tolerance")
+
+
+def upper_bounds(n: int, confidence: float = CONFIDENCE) -> Floats:
+    """Bound the rates of thresholds at the largest, second largest, ... of n calibration scores.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Increasing: the k-th is the `confidence` quantile of Beta(k, n + 1 - k).
+    """
+    ranks = np.arange(1, n + 1)
+    return np.asarray(special.betaincinv(ranks, n + 1 - ranks, confidence))
+
+
+def conformal_rank(n: int, fpr: float) -> int:
+    """Rank k of the largest score that a conformal threshold may be at; 0 for too few scores."""
+    return math.floor(fpr * (n + 1) * (1 + _EPS))
+
+
+def conformal_needs(fpr: float) -> int:
+    """Fewest calibration images of a conformal threshold: 1 / fpr - 1."""
+    return math.ceil(1 / fpr * (1 - _EPS)) - 1
+
+
+def tolerance_rank(n: int, fpr: float, confidence: float = CONFIDENCE) -> int:
+    """Largest rank k with P(rate <= fpr) >= confidence; 0 for too few scores."""
+    return int(np.searchsorted(upper_bounds(n, confidence), fpr, side="right"))
+
+
+def tolerance_needs(fpr: float, confidence: float = CONFIDENCE) -> int:
+    """Fewest calibration images of a tolerance threshold: 1 - (1 - fpr)^n >= confidence."""
+    n = max(math.ceil(math.log1p(-confidence) / math.log1p(-fpr) * (1 - _EPS)), 1)
+    return n if special.betaincinv(1, n, confidence) <= fpr else n + 1
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What the threshold of a fit promises. `str` of it is a sentence.
+
+    Attributes
+    ----------
+    fpr : float
+        The false-positive rate that was asked for.
+    rule : str
+        Name of the threshold rule, or of the class of a threshold object from outside.
+    method : {"leave-one-out", "cross-fit", "holdout", "none"}
+        How calibration scores were made.
+    n_calibration : int
+        Good images that have such a score.
+    confidence : float
+        Probability, over draws of the calibration images, with which the bound holds.
+    bound : float or None
+        The rate of this very fit is at most that, with that confidence. A theorem for images held
+        out, simulated for others. None where nothing is promised of the single fit.
+    reason : str
+        Why there is no bound; empty where there is one.
+    """
+
+    fpr: float
+    rule: str
+    method: str
+    n_calibration: int
+    confidence: float = CONFIDENCE
+    bound: float | None = None
+    reason: str = ""
+
+    def __str__(self) -> str:
+        asked = f"{_percent(self.fpr)} asked for"
+        if self.rule == "chi2-nominal":
+            return f"{asked}, threshold chi2-nominal: {self.reason}"
+        made = f"{asked}, threshold {self.rule} from {self.n_calibration} good images"
+        if self.bound is None:
+            return f"{made}: {self.reason}"
+        mean = "" if self.rule == "tolerance" else f"{_percent(self.fpr)} on average over fits, "
+        return (
+            f"{made}: {mean}at most {100 * self.bound:.1f} % for this fit "
+            f"({100 * self.confidence:g} % confidence)"
+        )
+
+
+def guarantee_of(
+    threshold: Any,
+    method: str,
+    n_calibration: int,
+    fpr: float,
+    *,
+    independent: bool = True,
+) -> Guarantee:
+    """Say what the threshold of a fit promises.
+
+    Parameters
+    ----------
+    threshold : JSON
+        Name of a rule, or the description of a threshold object that model files have
+        (`mahalad.files.spec.to_spec`).
+    method : {"leave-one-out", "cross-fit", "holdout", "none"}
+    n_calibration : int
+    fpr : float
+    independent : bool, default=True
+        Whether every calibration image shows a part of its own. Of parts with several images no
+        bound is known.
+    """
+    rule, confidence = _rule_of(threshold)
+    bound, reason = None, _reason(rule, n_calibration, fpr, confidence)
+    if not reason and not independent:
+        reason = "several images show the same part, which bounds are not known for"
+    if not reason:
+        at_tolerance = rule == "tolerance"
+        rank = (
+            tolerance_rank(n_calibration, fpr, confidence)
+            if at_tolerance
+            else conformal_rank(n_calibration, fpr)
+        )
+        bound = float(upper_bounds(n_calibration, confidence)[rank - 1])
+    return Guarantee(fpr, rule, method, n_calibration, confidence, bound, reason)
+
+
+def _rule_of(threshold: Any) -> tuple[str, float]:
+    """Name of the rule, and the confidence that it has or, without one, the usual one."""
+    if isinstance(threshold, str):
+        return threshold, CONFIDENCE
+    if "class" not in threshold:
+        return "from outside", CONFIDENCE
+    name = threshold["class"]
+    return _NAME_OF.get(name, name), threshold["params"].get("confidence", CONFIDENCE)
+
+
+def _reason(rule: str, n: int, fpr: float, confidence: float) -> str:
+    """Why a rule bounds nothing; empty if it does."""
+    if rule == "chi2-nominal":
+        return "does not hold (it supposes that mean and covariance are known)"
+    if rule == "chi2":
+        return "about that on average over fits where tails are light; no bound for this fit"
+    if rule not in _RANKED:
+        return "nothing is known of this rule"
+    needed = tolerance_needs(fpr, confidence) if rule == "tolerance" else conformal_needs(fpr)
+    return "" if n >= needed else f"too few to judge images, {needed} are needed"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many good images a rate needs, and what numbers of them are worth.
+
+    Attributes
+    ----------
+    fpr, confidence : float
+    needs : dict of str to int
+        Fewest calibration images by rule. "holdout" takes them beside the images of the fit.
+    bounds : list of dict
+        For each ``n_images``, the bound on the rate of one fit with a ``conformal`` and with a
+        ``tolerance`` threshold; None where these are too few images.
+    """
+
+    fpr: float
+    confidence: float
+    needs: dict[str, int]
+    bounds: list[dict[str, float | int | None]]
+
+
+COUNTS = (20, 50, 100, 200, 500, 1000, 2000, 5000)
+"""Numbers of images that a plan has bounds for."""
+
+
+def plan(fpr: float, confidence: float = CONFIDENCE, counts: Sequence[int] = COUNTS) -> Plan:
+    """Say how many good images every rule needs, and what bounds numbers of them give.
+
+    Raises
+    ------
+    InputError
+        A rate or confidence that does not lie between 0 and 1.
+
+    Examples
+    --------
+    >>> plan(0.01).needs
+    {'conformal': 99, 'holdout': 99, 'tolerance': 299, 'chi2': 5}
+    >>> found = plan(0.05, counts=[100]).bounds[0]
+    >>> round(found["conformal"], 3), round(found["tolerance"], 3)
+    (0.089, 0.047)
+    """
+    check_parameters(
+        {"fpr": FPR, "confidence": CONFIDENCE_LIMIT}, {"fpr": fpr, "confidence": confidence}
+    )
+    needs = {
+        "conformal": conformal_needs(fpr),
+        "holdout": conformal_needs(fpr),
+        "tolerance": tolerance_needs(fpr, confidence),
+        "chi2": CHI2_NEEDS,
+    }
+    bounds = [
+        {
+            "n_images": n,
+            "conformal": _bound(n, conformal_rank(n, fpr), confidence),
+            "tolerance": _bound(n, tolerance_rank(n, fpr, confidence), confidence),
+        }
+        for n in counts
+    ]
+    return Plan(fpr, confidence, needs, bounds)
+
+
+CHI2_NEEDS = 5
+"""Fewest calibration images that a chi-square is matched to."""
+
+
+def _bound(n: int, rank: int, confidence: float) -> float | None:
+    return float(upper_bounds(n, confidence)[rank - 1]) if rank else None
+
+
+def _percent(rate: float) -> str:
+    return f"{100 * rate:g} %"
