@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import run
 from scipy import stats
 from sklearn.base import clone
 
@@ -13,8 +14,11 @@ from mahalad.scorers.level_sum import make_scorer
 from mahalad.scorers.positions.scorer import PatchScorer
 from mahalad.thresholds.calibration import leave_one_out_scores
 from mahalad.thresholds.guarantee import (
+    conformal_rank,
+    guarantee_of,
     tolerance_needs,
     tolerance_rank,
+    upper_bounds,
 )
 
 # -- the tolerance rule --------------------------------------------------------------------
@@ -107,6 +111,53 @@ def test_tolerance_holds_for_single_fits_by_leave_one_out(n):
     held = {rule: np.mean(np.array(of_rule) <= ASKED) for rule, of_rule in rates.items()}
     assert held[ToleranceThreshold] >= 0.95 - 3 * ERROR
     assert held[ConformalThreshold] < 0.8
+    bound = upper_bounds(n)[conformal_rank(n, ASKED) - 1]
+    within = np.mean(np.array(rates[ConformalThreshold]) <= bound)
+    assert 0.95 - 3 * ERROR <= within <= 0.95 + 3 * ERROR
+
+
+# -- what it is worth ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "bound"), [(20, 0.139), (60, 0.101), (100, 0.089), (200, 0.077), (1000, 0.062)]
+)
+def test_bounds_of_conformal_thresholds_at_5_percent(n, bound):
+    found = guarantee_of("conformal", "holdout", n, 0.05)
+    assert found.bound == pytest.approx(bound, abs=0.0005)
+    k = int(0.05 * (n + 1))
+    assert found.bound == pytest.approx(stats.beta.ppf(0.95, k, n + 1 - k), rel=1e-9)
+    assert guarantee_of({"class": "ConformalThreshold", "params": {}}, "holdout", n, 0.05) == found
+
+
+@pytest.mark.parametrize(
+    ("threshold", "method", "n", "sentence"),
+    [
+        ("conformal", "leave-one-out", 100, "5 % asked for, threshold conformal from 100 good "
+         "images: 5 % on average over fits, at most 8.9 % for this fit (95 % confidence)"),
+        ("holdout", "holdout", 100, "5 % asked for, threshold holdout from 100 held-out good "
+         "images: 5 % on average over fits, at most 8.9 % for this fit (95 % confidence)"),
+        ("tolerance", "cross-fit", 100, "5 % asked for, threshold tolerance from 100 good "
+         "images: at most 4.7 % for this fit (95 % confidence)"),
+        ({"class": "ToleranceThreshold", "params": {"confidence": 0.99}}, "cross-fit", 100,
+         "5 % asked for, threshold tolerance from 100 good images: at most 4.5 % for this fit "
+         "(99 % confidence)"),
+        ("conformal", "leave-one-out", 18, "5 % asked for, threshold conformal from 18 good "
+         "images: too few to judge images, 19 are needed"),
+        ("tolerance", "leave-one-out", 58, "5 % asked for, threshold tolerance from 58 good "
+         "images: too few to judge images, 59 are needed"),
+        ("chi2", "leave-one-out", 50, "5 % asked for, threshold chi2 from 50 good images: about "
+         "that on average over fits where tails are light; no bound for this fit"),
+        ("chi2-nominal", "none", 0, "5 % asked for, threshold chi2-nominal: does not hold (it "
+         "supposes that mean and covariance are known)"),
+        ({"custom": "Mine()"}, "leave-one-out", 50, "5 % asked for, threshold from outside from "
+         "50 good images: nothing is known of this rule"),
+    ],
+)  # fmt: skip
+def test_a_guarantee_is_a_sentence(threshold, method, n, sentence):
+    found = guarantee_of(threshold, method, n, 0.05)
+    assert str(found) == sentence
+    assert (found.bound is None) == (found.reason != "")
 
 
 # -- in a detector -------------------------------------------------------------------------
@@ -165,3 +216,41 @@ def test_another_confidence_is_in_the_model_file(tmp_path):
     assert loaded.threshold.confidence == 0.99
     assert loaded.threshold_ == detector.threshold_
     assert usual.set_params(threshold=ToleranceThreshold(0.99)).threshold_ == detector.threshold_
+
+
+def test_detectors_say_what_their_rate_is_worth():
+    detector = AnomalyDetector().fit(samples(100))
+    assert detector.guarantee_ == guarantee_of("conformal", "leave-one-out", 100, 0.05)
+    assert detector.set_fpr(0.1).guarantee_.bound == pytest.approx(stats.beta.ppf(0.95, 10, 91))
+    detector.set_params(threshold="tolerance")
+    assert detector.guarantee_.bound == pytest.approx(stats.beta.ppf(0.95, 5, 96))
+    assert "fit again" in detector.set_params(threshold="holdout").guarantee_.reason
+
+
+def test_no_bound_where_several_images_show_one_part(tmp_path):
+    """100 images of 50 parts are not 100 independent ones; nor are copies of a picture."""
+    for X, groups in ((samples(100), np.arange(100) // 2), (samples(50).repeat(2, axis=0), None)):
+        detector = AnomalyDetector().fit(X, groups=groups)
+        assert detector.guarantee_.bound is None
+        assert "several images show the same part" in str(detector.guarantee_)
+    grouped = AnomalyDetector().fit(samples(100), groups=np.arange(100) // 2)
+    grouped.save(tmp_path / "slim.mahalad", include_features=False)
+    assert load(tmp_path / "slim.mahalad").guarantee_ == grouped.guarantee_
+    assert "same part" in run("info", tmp_path / "slim.mahalad").output
+    apart = AnomalyDetector().fit(samples(100), groups=np.arange(100))
+    assert apart.guarantee_.bound is not None
+
+
+def test_commands_say_what_the_rate_is_worth(
+    picture_folder, small_weights, fit_by_command, tmp_path
+):
+    model = fit_by_command("promise.mahalad")
+    promise = str(load(model).guarantee_)
+    assert "threshold conformal from 40 good images: 5 % on average" in promise
+    assert promise in run("info", model).output
+    page = tmp_path / "page.html"
+    assert run("report", picture_folder / "test", "-m", model, "-o", page).exit_code == 0
+    assert promise in page.read_text()
+    network = ["--backbone", "test_efficientnet", "--weights", small_weights, "--size", "64"]
+    fitted = run("fit", picture_folder / "good", "-o", tmp_path / "again.mahalad", *network)
+    assert fitted.output.splitlines()[-1] == f"false-positive rate: {promise}"

@@ -66,7 +66,8 @@ class MahalanobisDetector(AnomalyDetector):
     top_fraction, image_weight, smoothing, neighbourhood
         See `PatchScorer`; for ``scope="positions"``.
     fpr : float, default=0.05
-        Share of good images that may be flagged, if they are exchangeable with those fitted.
+        Share of good images that may be flagged, on average over fits, if they are exchangeable
+        with those fitted; `guarantee_` has a bound for one fit.
     threshold : str, default="conformal"
         ``"conformal"``, ``"holdout"``, ``"tolerance"``, ``"chi2"`` or ``"chi2-nominal"``; see
         `AnomalyDetector`.

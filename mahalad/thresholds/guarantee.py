@@ -111,7 +111,8 @@ class Guarantee:
         asked = f"{_percent(self.fpr)} asked for"
         if self.rule == "chi2-nominal":
             return f"{asked}, threshold chi2-nominal: {self.reason}"
-        made = f"{asked}, threshold {self.rule} from {self.n_calibration} good images"
+        images = "held-out good images" if self.method == "holdout" else "good images"
+        made = f"{asked}, threshold {self.rule} from {self.n_calibration} {images}"
         if self.bound is None:
             return f"{made}: {self.reason}"
         mean = "" if self.rule == "tolerance" else f"{_percent(self.fpr)} on average over fits, "
@@ -144,17 +145,14 @@ def guarantee_of(
         bound is known.
     """
     rule, confidence = _rule_of(threshold)
-    bound, reason = None, _reason(rule, n_calibration, fpr, confidence)
+    reason = _reason(rule, n_calibration, fpr, confidence)
     if not reason and not independent:
-        reason = "several images show the same part, which bounds are not known for"
-    if not reason:
-        at_tolerance = rule == "tolerance"
-        rank = (
-            tolerance_rank(n_calibration, fpr, confidence)
-            if at_tolerance
-            else conformal_rank(n_calibration, fpr)
-        )
-        bound = float(upper_bounds(n_calibration, confidence)[rank - 1])
+        reason = "no bound is known where several images show the same part"
+    bound = None
+    if not reason and rule == "tolerance":
+        bound = _bound(n_calibration, tolerance_rank(n_calibration, fpr, confidence), confidence)
+    elif not reason:
+        bound = _bound(n_calibration, conformal_rank(n_calibration, fpr), confidence)
     return Guarantee(fpr, rule, method, n_calibration, confidence, bound, reason)
 
 
