@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from conftest import run
@@ -16,6 +21,7 @@ from mahalad.thresholds.calibration import leave_one_out_scores
 from mahalad.thresholds.guarantee import (
     conformal_rank,
     guarantee_of,
+    plan,
     tolerance_needs,
     tolerance_rank,
     upper_bounds,
@@ -158,6 +164,47 @@ def test_a_guarantee_is_a_sentence(threshold, method, n, sentence):
     found = guarantee_of(threshold, method, n, 0.05)
     assert str(found) == sentence
     assert (found.bound is None) == (found.reason != "")
+
+
+@pytest.mark.parametrize(("fpr", "n", "k"), [(0.05, 100, 5), (0.01, 500, 5), (0.1, 20, 2)])
+def test_a_plan_has_the_bounds_of_every_rule(fpr, n, k):
+    (found,) = plan(fpr, 0.9, counts=[n]).bounds
+    assert found["conformal"] == pytest.approx(stats.beta.ppf(0.9, k, n + 1 - k), rel=1e-9)
+    holds = stats.binom.sf(np.arange(n), n, fpr) >= 0.9
+    if not holds.any():
+        assert found["tolerance"] is None
+        return
+    own = holds.sum()
+    assert found["tolerance"] == pytest.approx(stats.beta.ppf(0.9, own, n + 1 - own), rel=1e-9)
+    assert found["tolerance"] <= fpr < found["conformal"]
+
+
+def test_plan_as_table_and_json():
+    done = run("plan", "--fpr", "0.01", "--json")
+    assert done.exit_code == 0
+    found = json.loads(done.output)
+    assert found == dataclasses.asdict(plan(0.01))
+    assert found["needs"] == {"conformal": 99, "holdout": 99, "tolerance": 299, "chi2": 5}
+    rows = {row["n_images"]: row for row in found["bounds"]}
+    assert set(rows) >= {20, 50, 99, 100, 200, 299, 500, 1000, 2000}
+    assert rows[50] == {"n_images": 50, "conformal": None, "tolerance": None}
+    assert rows[99]["conformal"] == pytest.approx(1 - 0.05 ** (1 / 99), rel=1e-9)
+    text = run("plan", "--fpr", "0.05", "--confidence", "0.99").output
+    lines = [line.split() for line in text.splitlines()]
+    assert ["tolerance", "90", "the", "rate", "of", "this", "fit,"] in [line[:7] for line in lines]
+    assert ["50", "12.6", "%", "-"] in lines  # the 99 % quantile of Beta(2, 49)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "is not a rate" in run("plan", "--fpr", "5").output
+
+
+def test_plan_is_light():
+    code = (
+        "import sys; from click.testing import CliRunner; from mahalad.cli import main; "
+        "assert CliRunner().invoke(main, ['plan', '--fpr', '0.01']).exit_code == 0; "
+        "print({'torch', 'timm', 'sklearn'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 # -- in a detector -------------------------------------------------------------------------

@@ -16,6 +16,7 @@ Statistics 1941; V. Vovk, "Conditional validity of inductive conformal predictor
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def conformal_needs(fpr: float) -> int:
 
 def tolerance_rank(n: int, fpr: float, confidence: float = CONFIDENCE) -> int:
     """Largest rank k with P(rate <= fpr) >= confidence; 0 for too few scores."""
-    return int(np.searchsorted(upper_bounds(n, confidence), fpr, side="right"))
+    ranks = range(1, n + 1)
+    return bisect.bisect_right(ranks, fpr, key=lambda rank: _bound(n, rank, confidence))
 
 
 def tolerance_needs(fpr: float, confidence: float = CONFIDENCE) -> int:
@@ -199,11 +201,18 @@ class Plan:
 
 
 COUNTS = (20, 50, 100, 200, 500, 1000, 2000, 5000)
-"""Numbers of images that a plan has bounds for."""
+"""Numbers of images that a plan has bounds for, beside those that rules need."""
 
 
-def plan(fpr: float, confidence: float = CONFIDENCE, counts: Sequence[int] = COUNTS) -> Plan:
+def plan(fpr: float, confidence: float = CONFIDENCE, counts: Sequence[int] | None = None) -> Plan:
     """Say how many good images every rule needs, and what bounds numbers of them give.
+
+    Parameters
+    ----------
+    fpr : float
+    confidence : float, default=0.95
+    counts : sequence of int, optional
+        Numbers of images to give bounds for.
 
     Raises
     ------
@@ -227,23 +236,28 @@ def plan(fpr: float, confidence: float = CONFIDENCE, counts: Sequence[int] = COU
         "tolerance": tolerance_needs(fpr, confidence),
         "chi2": CHI2_NEEDS,
     }
-    bounds = [
-        {
-            "n_images": n,
-            "conformal": _bound(n, conformal_rank(n, fpr), confidence),
-            "tolerance": _bound(n, tolerance_rank(n, fpr, confidence), confidence),
-        }
-        for n in counts
-    ]
+    if counts is None:
+        counts = sorted({*COUNTS, needs["conformal"], needs["tolerance"]})
+    bounds = [_bounds_of(n, fpr, confidence) for n in counts]
     return Plan(fpr, confidence, needs, bounds)
+
+
+def _bounds_of(n: int, fpr: float, confidence: float) -> dict[str, float | int | None]:
+    ranks = {
+        "conformal": conformal_rank(n, fpr),
+        "tolerance": tolerance_rank(n, fpr, confidence),
+    }
+    found = {rule: _bound(n, rank, confidence) if rank else None for rule, rank in ranks.items()}
+    return {"n_images": n, **found}
 
 
 CHI2_NEEDS = 5
 """Fewest calibration images that a chi-square is matched to."""
 
 
-def _bound(n: int, rank: int, confidence: float) -> float | None:
-    return float(upper_bounds(n, confidence)[rank - 1]) if rank else None
+def _bound(n: int, rank: int, confidence: float) -> float:
+    """One of `upper_bounds`."""
+    return float(special.betaincinv(rank, n + 1 - rank, confidence))
 
 
 def _percent(rate: float) -> str:
