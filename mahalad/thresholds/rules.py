@@ -97,7 +97,9 @@ class ChiSquareThreshold:
     Notes
     -----
     s^2 ~ g chi2_nu with g = var / (2 mean) and nu = 2 mean^2 / var of the squared
-    calibration scores (Satterthwaite's matching of two moments). Accurate, no theorem.
+    calibration scores (Satterthwaite's matching of two moments). Accurate where the tails of scores
+    are as light as those of Gaussian features, and no theorem: where they are heavier, small rates
+    are exceeded (0.6 to 0.9 % for 0.1 % asked, n = 100), and no number of images mends that.
     """
 
     MIN_SCORES = CHI2_NEEDS
@@ -139,8 +141,11 @@ class ChiSquareThreshold:
         return True
 
     def p_values(self, statistic: Floats) -> Floats:
-        """Give the share of the matched distribution above each score (n,): small = abnormal."""
-        s2 = np.square(statistic) / self.scale_
+        """Give the share of the matched distribution above each score (n,): small = abnormal.
+
+        A score below 0, as standardized ones of very ordinary images are, has the p-value 1.
+        """
+        s2 = np.square(np.maximum(statistic, 0)) / self.scale_
         return np.asarray(stats.chi2.sf(s2, self.degrees_of_freedom_))
 
     def critical_value(self, fpr: float) -> float:
