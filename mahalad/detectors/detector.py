@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
 from mahalad.checks import N_AUGMENT, Either, IsNone, Limit, Real, Whole, check_parameters
-from mahalad.detectors import file
+from mahalad.detectors import file, lots
 from mahalad.detectors.asking import Fitted
 from mahalad.detectors.calibrating import calibrate
 from mahalad.detectors.fitting import read
@@ -279,6 +279,52 @@ class AnomalyDetector(BaseEstimator):
         """p-value of each image, shape (n,), small = abnormal."""
         threshold = self._fitted_threshold()
         return threshold.p_values(threshold.statistic(*self._fitted().scores(X)))
+
+    def select(self, X: Any, *, fdr: float = 0.1) -> NDArray[np.bool_]:
+        """Select the abnormal images of a lot, with a bounded share of good ones among them.
+
+        Where `predict` bounds the share of good images that are flagged, this bounds the share of
+        those flagged that are good, whatever the lot has of both; `fpr` and `threshold` play no
+        part.
+
+        Parameters
+        ----------
+        X : images
+            The whole lot.
+        fdr : float, default=0.1
+            False-discovery rate, on average over fits and lots.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+
+        Raises
+        ------
+        CalibrationError
+            A fit without calibration scores (``threshold="chi2-nominal"``).
+
+        Notes
+        -----
+        Benjamini and Hochberg's procedure on conformal p-values. With images held out
+        (``threshold="holdout"``) the rate is a theorem (Bates et al., Annals of Statistics 2023);
+        with leave-one-out it is simulated. With n calibration images no p-value is below
+        1 / (n + 1): of a lot of m images none is selected unless m / (n + 1) / fdr are abnormal.
+        """
+        return lots.select(
+            lots.conformal_rule(self.calibration_scores_), self.anomaly_score(X), fdr
+        )
+
+    def judge_lot(self, X: Any, *, fdr: float = 0.1) -> lots.Lot:
+        """Judge a lot as `select` does; an unreadable image is reported, not raised.
+
+        Returns
+        -------
+        Lot
+            Its `results` in order, and the estimated `share` of abnormal images.
+        """
+        rule = lots.conformal_rule(self.calibration_scores_)
+        judged = self._fitted().inspect(X, rule, 0.5)  # this rate says nothing: the lot decides
+        return lots.judge_lot(judged, rule, fdr)
 
     def anomaly_map(self, X: Any) -> Floats:
         """Where each image differs from the good ones, up = abnormal.
