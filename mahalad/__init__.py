@@ -36,6 +36,7 @@ _HOME_OF = {
     "PrincipalComponents": "mahalad.scorers.reduction",
     "Result": "mahalad.result",
     "StandardizedDistance": "mahalad.scorers.baselines",
+    "ToleranceThreshold": "mahalad.thresholds.tolerance",
     "TripletProjection": "mahalad.metric.triplets.projection",
     "copy_index": "mahalad.index.copying",
     "load": "mahalad.loading",
@@ -64,6 +65,7 @@ __all__ = [
     "PrincipalComponents",
     "Result",
     "StandardizedDistance",
+    "ToleranceThreshold",
     "TripletProjection",
     "__version__",
     "copy_index",
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
         ConformalThreshold,
         NominalChiSquareThreshold,
     )
+    from mahalad.thresholds.tolerance import ToleranceThreshold
 
 
 __getattr__ = hand_on(__name__, _HOME_OF)

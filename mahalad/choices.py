@@ -8,7 +8,7 @@ from __future__ import annotations
 SCOPES = ("positions", "image")
 """Where Gaussians are: one for every position, or one for every level of the whole image."""
 
-THRESHOLDS = ("conformal", "chi2", "holdout", "chi2-nominal")
+THRESHOLDS = ("conformal", "holdout", "tolerance", "chi2", "chi2-nominal")
 """Rules from a false-positive rate to a threshold; `mahalad.thresholds.rules.RULES` has them."""
 
 SCORERS = ("gaussian", "l2", "sed", "ocsvm", "knn", "spade")

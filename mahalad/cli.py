@@ -21,6 +21,7 @@ from mahalad.commands.finetune import finetune
 from mahalad.commands.fit import fit
 from mahalad.commands.index import index
 from mahalad.commands.info import info
+from mahalad.commands.plan import plan
 from mahalad.commands.pretrain import pretrain
 from mahalad.commands.report import report
 from mahalad.commands.score import score
@@ -59,5 +60,5 @@ def _show_warning(message: Any, category: Any, *rest: Any, **options: Any) -> No
     click.echo(f"Warning: {message}", err=True)
 
 
-for command in (fit, score, report, info, demo, bench, pretrain, finetune, tune, index):
+for command in (fit, score, report, info, plan, demo, bench, pretrain, finetune, tune, index):
     main.add_command(command)

@@ -174,7 +174,8 @@ def test_thresholds_table_has_every_rule_and_rate(root: Path, tmp_path: Path) ->
         rule, fpr = row["target"]["rule"], row["target"]["fpr"]
         result = row["categories"]["cog"]
         if result["fpr"] is None:
-            assert fpr < {"conformal": 1 / 25, "holdout": 1 / 8}[rule]  # 30 % of 24 images are 7
+            # 30 % of 24 images are 7.
+            assert fpr < {"conformal": 1 / 25, "holdout": 1 / 8, "tolerance": 0.118}[rule]
             continue
         # On features, since the images of a hold-out split are drawn by hashes of what is given.
         detector = AnomalyDetector(threshold=rule, fpr=fpr).fit(images.select(np.arange(24)))
@@ -503,7 +504,7 @@ def test_fpr_over_splits_matches_detectors_fitted_directly(root: Path, tmp_path:
                     threshold=result["rule"], fpr=result["alpha"], random_state=5
                 ).fit(images.select(good[fitted]))
             if result["fpr"] is None:
-                assert result["rule"] == "holdout"
+                assert result["rule"] in ("holdout", "tolerance")  # of 7 and of 24 images
                 assert result["alpha"] == 0.1
                 break
             false_positives.append(np.mean(detector.predict(images.select(good[tested])) == -1))

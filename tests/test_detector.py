@@ -530,6 +530,7 @@ def test_public_surface():
         "PrincipalComponents",
         "Result",
         "StandardizedDistance",
+        "ToleranceThreshold",
         "TripletProjection",
         "__version__",
         "copy_index",

@@ -55,7 +55,7 @@ def assert_same(a, b, X, rtol=1e-10):
 
 
 @pytest.mark.parametrize("reduction", [None, "npca"])
-@pytest.mark.parametrize("threshold", ["conformal", "chi2", "holdout", "chi2-nominal"])
+@pytest.mark.parametrize("threshold", ["conformal", "chi2", "holdout", "tolerance", "chi2-nominal"])
 def test_round_trip(detector, picture_folder, tmp_path, reduction, threshold):
     detector.set_params(reduction=reduction, threshold=threshold)
     detector.fit(picture_folder / "good")

@@ -34,6 +34,7 @@ NAMES = {
         "PrincipalComponents": "class",
         "Result": "class",
         "StandardizedDistance": "class",
+        "ToleranceThreshold": "class",
         "TripletProjection": "class",
         "__version__": "str",
         "copy_index": "function",
@@ -65,11 +66,14 @@ NAMES = {
     "mahalad.thresholds": {
         "ChiSquareThreshold": "class",
         "ConformalThreshold": "class",
+        "Guarantee": "class",
         "NominalChiSquareThreshold": "class",
         "RULES": "dict",
+        "ToleranceThreshold": "class",
         "check_fpr": "function",
         "check_threshold": "function",
         "fit_threshold": "function",
+        "plan": "function",
     },
     "mahalad.metric.autoencoder": {"Autoencoder": "class", "INTERPOLATION": "str"},
     "mahalad.metric.finetuning": {

@@ -9,10 +9,12 @@ import pytest
 from scipy import stats
 
 from mahalad.arrays import rows
+from mahalad.detectors.detector import AnomalyDetector
 from mahalad.detectors.reservoir import own_groups
 from mahalad.errors import CalibrationError, InputError
 from mahalad.result import judge
 from mahalad.scorers.level_sum import make_scorer
+from mahalad.scorers.positions.scorer import PatchScorer
 from mahalad.thresholds.calibration import (
     assign_folds,
     choose_holdout,
@@ -59,6 +61,28 @@ def test_chi_square_recovers_a_scaled_chi_square(rng):
         critical = threshold.critical_value(fpr)
         assert critical == pytest.approx(np.sqrt(3 * stats.chi2.isf(fpr, 40)), rel=0.01)
         assert threshold.p_values(np.array([critical])) == pytest.approx(fpr, rel=1e-9)
+
+
+def test_chi_square_p_values_fall_with_the_score_on_both_sides_of_0(rng):
+    """Standardized scores may be negative: such an image is as good as can be, not abnormal."""
+    threshold = ChiSquareThreshold().fit(1 + rng.random(50))
+    p = threshold.p_values(np.linspace(-30, 5, 400))
+    assert np.all(np.diff(p) <= 0)
+    assert p[0] == 1 and p[-1] < 1e-6
+    for fpr in (0.01, 0.1, 0.5):
+        critical = threshold.critical_value(fpr)
+        np.testing.assert_array_equal(np.linspace(-30, 5, 400) > critical, p < fpr)
+
+
+def test_the_average_image_is_good_by_chi_square():
+    """Its standardized score lies far below those of all good images, and below 0."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 8, 8, 4))
+    detector = AnomalyDetector(scorer=PatchScorer(), threshold="chi2").fit({"a": X})
+    average = {"a": X.mean(axis=0, keepdims=True)}
+    assert detector.anomaly_score(average)[0] < -1
+    assert detector.p_values(average) == 1
+    assert detector.predict(average) == 1
 
 
 def test_nominal_is_the_papers_rule():

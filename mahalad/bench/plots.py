@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+SKY = "#56B4E9"
 GREY = "#666666"
 RULE_STYLES = {
     "conformal": (BLUE, "o"),
     "chi2": (GREEN, "s"),
     "holdout": (PURPLE, "D"),
+    "tolerance": (SKY, "v"),
     "chi2-nominal": (ORANGE, "^"),
 }
 

@@ -31,8 +31,25 @@ def describe_detector(header: dict[str, Any]) -> dict[str, Any]:
         "threshold": header["params"]["threshold"],
         "fpr": header["params"]["fpr"],
         "calibration": f"{calibration['method']}, {calibration['n']} scores",
+        "promise": _promise(header),
         "made with": ", ".join(f"{n} {v}" for n, v in header["versions"].items()),
     }
+
+
+def _promise(header: dict[str, Any]) -> str:
+    """Say what the false-positive rate of the model is worth."""
+    from mahalad.thresholds.guarantee import guarantee_of
+
+    params, calibration, groups = header["params"], header["calibration"], header["fit"]["groups"]
+    return str(
+        guarantee_of(
+            params["threshold"],
+            calibration["method"],
+            calibration["n"],
+            params["fpr"],
+            independent=groups is None or len(groups) == header["fit"]["n_images"],
+        )
+    )
 
 
 def _scope(header: dict[str, Any]) -> str | None:

@@ -34,7 +34,7 @@ from mahalad.commands.progress import with_progress
     "--calibration",
     metavar="IMAGES",
     default=None,
-    help="Further good images that set the threshold (with --threshold holdout).",
+    help="Further good images that set the threshold (with --threshold holdout or tolerance).",
 )
 @click.option(
     "--group",
@@ -57,7 +57,11 @@ def fit(
     fpr: float | None,
     **options: Any,
 ) -> None:
-    """Fit a detector to good IMAGES (folders, globs, files) and write it to a file."""
+    """Fit a detector to good IMAGES (folders, globs, files) and write it to a file.
+
+    The last line says what the false-positive rate is worth: the rate asked for holds on average
+    over fits, and that of this fit is bounded.
+    """
     check_output(output)
     detector = make_detector(settle(options), fpr)
     groups = None
@@ -78,4 +82,5 @@ def fit(
     )
     n, size = detector.n_images_, Path(output).stat().st_size
     click.echo(f"{output}: fitted to {n} images ({size / 1e6:.1f} MB)", err=True)
+    click.echo(f"false-positive rate: {detector.guarantee_}", err=True)
     sys.exit(3 if detector.unreadable_ else 0)

@@ -156,8 +156,9 @@ def fit_options(command: Any) -> Any:
 
 threshold_option = click.option(
     "--threshold", type=click.Choice(THRESHOLDS), default="conformal", show_default=True,
-    help="Rule that turns the rate into a threshold; chi2-nominal, the paper's, implies --scope "
-         "image.",
+    help="Rule that turns the rate into a threshold. conformal, holdout: the rate holds on average "
+         "over fits; tolerance: for this fit, with 95 % confidence (`mahalad plan` says how many "
+         "images that takes); chi2-nominal: the paper's, implies --scope image.",
 )  # fmt: skip
 fpr_option = click.option(
     "--fpr", type=Fpr(), default=None, metavar="RATE",

@@ -12,7 +12,7 @@ import click
 
 from mahalad.choices import MAP_FORMATS, ROW_STYLES
 from mahalad.commands.judging import check_source, read_detector, say_summary
-from mahalad.commands.options import model_options
+from mahalad.commands.options import Fpr, model_options
 from mahalad.commands.paths import check_output, names_of
 from mahalad.commands.progress import with_progress
 
@@ -57,6 +57,14 @@ if TYPE_CHECKING:
     help="Of raw maps. png: 16-bit grey, white = 100 standard deviations of good images, black = "
     "0 or less (models of --scope image: other units, in maps.json). npy: float32, unclipped.",
 )
+@click.option(
+    "--fdr",
+    type=Fpr(),
+    default=None,
+    metavar="RATE",
+    help="Judge all images together, as one lot, and flag them so that at most this share of the "
+    "flagged ones is good, on average over lots, e.g. 0.1; instead of --fpr.",
+)
 @click.option("--fail-on-anomaly", is_flag=True, help="Exit with 4 when anything is flagged.")
 def score(
     images: tuple[str, ...],
@@ -64,6 +72,7 @@ def score(
     output: str | None,
     maps: str | None,
     map_format: str,
+    fdr: float | None,
     fail_on_anomaly: bool,
     **options: Any,
 ) -> None:
@@ -75,12 +84,17 @@ def score(
     With a model of `tune` a row also has the label, its probability and whether the image is
     novel; the p-value is then of novelty (small = unlike all labelled images), not of the label.
 
+    With --fdr, rows come when all images are scored, and the summary says which share of the lot
+    is abnormal, as far as p-values tell. Exact with models of --threshold holdout.
+
     With --maps, rows of csv and jsonl have the paths of both files as well, and DIR/maps.json says
     what a map's values are. A map that cannot be written is reported, and the exit code is 1.
     """
     from mahalad.report.rows import Counted
 
     check_source(options)
+    if fdr is not None:
+        _check_lot(options, maps)
     if output is not None:
         check_output(output)
     X: Any = list(images)
@@ -89,15 +103,33 @@ def score(
         _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
     detector, unreadable_normals = read_detector(options, maps is None)
     folder = None if maps is None else _map_folder(detector, Path(maps), map_format, images, X)
-    results = Counted(detector.inspect(with_progress(X, "score"), maps=folder is not None))
+    images_shown = with_progress(X, "score")
+    lot = None if fdr is None else detector.judge_lot(images_shown, fdr=fdr)
+    results = Counted(
+        detector.inspect(images_shown, maps=folder is not None) if lot is None else lot.results
+    )
     _write_rows(_rows(results, folder), style, output, with_maps=folder is not None)
     code = say_summary(results.n_scored, results.n_flagged, results.unreadable, unreadable_normals)
+    if lot is not None:
+        click.echo(f"--fdr {fdr:g}: {lot}", err=True)
     if fail_on_anomaly and code == 0 and results.n_flagged:
         code = 4
     for failure in [] if folder is None else folder.failures:
         click.echo(f"Error: {failure}", err=True)
         code = 1
     sys.exit(code)
+
+
+def _check_lot(options: dict[str, Any], maps: str | None) -> None:
+    """Refuse what does not go with `--fdr`."""
+    from mahalad.loading import is_classifier
+
+    if options["fpr"] is not None:
+        raise click.UsageError("give either --fpr, for each image, or --fdr, for the whole lot")
+    if maps is not None:
+        raise click.UsageError("--maps are written image by image: they do not go with --fdr")
+    if options["model"] is not None and is_classifier(options["model"]):
+        raise click.UsageError("--fdr is for models of `fit`: classifiers judge image by image")
 
 
 def _check_map_folder(folder: Path, given: Sequence[str], names: Sequence[str]) -> None:

@@ -66,8 +66,12 @@ def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> C
         return Calibrated(scorer, "none", np.empty(0))
     # A group that is only partly in the reservoir cannot be left out of the sums.
     whole = store.is_complete or not state.grouped
-    if can.standardizes and not whole:
-        scorer = _left_one_out(scorer, store.features, None)[0]
+    given = state.held_out
+    if can.standardizes and (given.n_seen or not whole):
+        apart = repeated(store.groups) if whole else None
+        scorer = _left_one_out(scorer, store.features, apart)[0]
+    if given.n_seen:  # with threshold="tolerance", which takes them or does without
+        return Calibrated(scorer, "holdout", score(scorer, given.features, tuple(state.levels))[0])
     if can.leaves_one_out and whole:
         scorer, scores = _left_one_out(scorer, store.features, repeated(store.groups))
         return Calibrated(scorer, "leave-one-out", scores)

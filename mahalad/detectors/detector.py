@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
 from mahalad.checks import N_AUGMENT, Either, IsNone, Limit, Real, Whole, check_parameters
-from mahalad.detectors import file
+from mahalad.detectors import file, lots
 from mahalad.detectors.asking import Fitted
 from mahalad.detectors.calibrating import calibrate
 from mahalad.detectors.fitting import read
@@ -33,7 +33,13 @@ from mahalad.scorers.capabilities import (
     degrees_of_freedom,
 )
 from mahalad.scorers.level_sum import make_scorer
-from mahalad.thresholds.rules import check_fpr, check_threshold, fit_threshold
+from mahalad.thresholds.guarantee import Guarantee, guarantee_of
+from mahalad.thresholds.rules import (
+    check_fpr,
+    check_threshold,
+    fit_threshold,
+    takes_calibration,
+)
 from mahalad.unfitted import NotFittedError
 
 _MAY_CHANGE = ("fpr", "device", "batch_size")
@@ -60,11 +66,13 @@ class AnomalyDetector(BaseEstimator):
         a Pipeline; None for a Gaussian per level, summed. Levels are put side by side for a
         scorer without ``accepts_levels = True``.
     threshold : str or threshold object, default="conformal"
-        ``"conformal"`` (leave-one-out or cross-fitted), ``"chi2"``, ``"holdout"`` (split
-        conformal) or ``"chi2-nominal"``.
+        ``"conformal"`` (leave-one-out or cross-fitted), ``"holdout"`` (split conformal),
+        ``"tolerance"`` (the rate of this fit is bounded with 95 % confidence;
+        `ToleranceThreshold` for another), ``"chi2"`` or ``"chi2-nominal"``.
     fpr : float, default=0.05
-        Share of good images that may be flagged, if they come as those of the fit came
-        (exchangeable); changeable after fit (`set_fpr`).
+        Share of good images that may be flagged, on average over fits, if they come as those of
+        the fit came (exchangeable); `guarantee_` has a bound for one fit, and
+        ``threshold="tolerance"`` keeps it below `fpr`. Changeable after fit (`set_fpr`).
     n_augment : int, default=0
         Slightly changed copies of each image that are fitted as well. Calibration always
         leaves an image out together with its copies.
@@ -86,6 +94,8 @@ class AnomalyDetector(BaseEstimator):
     calibration_scores_ : ndarray of shape (n_calibration,)
         Honest anomaly scores of good images, up = abnormal.
     calibration_method_ : {"leave-one-out", "cross-fit", "holdout", "none"}
+    guarantee_ : Guarantee
+        What the threshold promises, on average over fits and of this one.
     n_images_ : int
         Images fitted.
     unreadable_ : list of Result
@@ -152,7 +162,8 @@ class AnomalyDetector(BaseEstimator):
             What each image shows (a part's serial number, say). Images of one group are left
             out together, so that the rate holds for parts that were never seen.
         calibration : images, optional
-            Further good images on which ``threshold="holdout"`` sets the threshold.
+            Further good images, none of X, on which ``threshold="holdout"`` or ``"tolerance"``
+            sets the threshold.
 
         Returns
         -------
@@ -275,6 +286,52 @@ class AnomalyDetector(BaseEstimator):
         threshold = self._fitted_threshold()
         return threshold.p_values(threshold.statistic(*self._fitted().scores(X)))
 
+    def select(self, X: Any, *, fdr: float = 0.1) -> NDArray[np.bool_]:
+        """Select the abnormal images of a lot, with a bounded share of good ones among them.
+
+        Where `predict` bounds the share of good images that are flagged, this bounds the share of
+        those flagged that are good, whatever the lot has of both; `fpr` and `threshold` play no
+        part.
+
+        Parameters
+        ----------
+        X : images
+            The whole lot.
+        fdr : float, default=0.1
+            False-discovery rate, on average over fits and lots.
+
+        Returns
+        -------
+        ndarray of bool, shape (n,)
+
+        Raises
+        ------
+        CalibrationError
+            A fit without calibration scores (``threshold="chi2-nominal"``).
+
+        Notes
+        -----
+        Benjamini and Hochberg's procedure on conformal p-values. With images held out
+        (``threshold="holdout"``) the rate is a theorem (Bates et al., Annals of Statistics 2023);
+        with leave-one-out it is simulated. With n calibration images no p-value is below
+        1 / (n + 1): of a lot of m images none is selected unless m / (n + 1) / fdr are abnormal.
+        """
+        return lots.select(
+            lots.conformal_rule(self.calibration_scores_), self.anomaly_score(X), fdr
+        )
+
+    def judge_lot(self, X: Any, *, fdr: float = 0.1) -> lots.Lot:
+        """Judge a lot as `select` does; an unreadable image is reported, not raised.
+
+        Returns
+        -------
+        Lot
+            Its `results` in order, and the estimated `share` of abnormal images.
+        """
+        rule = lots.conformal_rule(self.calibration_scores_)
+        judged = self._fitted().inspect(X, rule, 0.5)  # this rate says nothing: the lot decides
+        return lots.judge_lot(judged, rule, fdr)
+
     def anomaly_map(self, X: Any) -> Floats:
         """Where each image differs from the good ones, up = abnormal.
 
@@ -337,6 +394,27 @@ class AnomalyDetector(BaseEstimator):
     def threshold_(self) -> float:
         """Critical value at the present `fpr`: scores above it are flagged."""
         return self._fitted_threshold().critical_value(check_fpr(self.fpr))
+
+    @property
+    def guarantee_(self) -> Guarantee:
+        """What the threshold promises at the present `fpr`, with a bound for the rate of this fit.
+
+        The `fpr` is a rate on average over fits; the rate of one fit to 100 good images at 5 % may
+        be 8.9 %. Its `str` is a sentence.
+        """
+        fitted = self._up_to_date()
+        found = guarantee_of(
+            to_spec(self.threshold),
+            fitted.method,
+            len(fitted.scores),
+            check_fpr(self.fpr),
+            independent=self._state.each_its_own,
+        )
+        try:
+            self._fitted_threshold()
+        except CalibrationError as error:
+            return replace(found, bound=None, reason=str(error))
+        return found
 
     @property
     def map_threshold_(self) -> float:
@@ -520,9 +598,10 @@ class AnomalyDetector(BaseEstimator):
     def _check_parameters(self, calibration: Any) -> None:
         """Refuse what cannot be fitted: parameters out of their limits, or at odds."""
         self._check_values()
-        if calibration is not None and self.threshold != "holdout":
+        if calibration is not None and not takes_calibration(self.threshold):
             raise InputError(
-                f"calibration images are for threshold='holdout', not {self.threshold!r}"
+                f"calibration images are for threshold='holdout', not {self.threshold!r}: ask for "
+                "that rule, or for 'tolerance'"
             )
 
     def _check_fitted(self) -> None:

@@ -38,8 +38,8 @@ class KNNDetector(AnomalyDetector):
     fpr : float, default=0.05
         Share of good images that may be flagged, if they are exchangeable with those fitted.
     threshold : str, default="conformal"
-        ``"conformal"`` (leave-one-out in closed form; cross-fitted with a reduction), ``"chi2"``
-        or ``"holdout"``.
+        ``"conformal"`` (leave-one-out in closed form; cross-fitted with a reduction),
+        ``"holdout"``, ``"tolerance"`` or ``"chi2"``.
     n_augment, n_folds, holdout_fraction, random_state
         See `AnomalyDetector`.
 

@@ -66,9 +66,11 @@ class MahalanobisDetector(AnomalyDetector):
     top_fraction, image_weight, smoothing, neighbourhood
         See `PatchScorer`; for ``scope="positions"``.
     fpr : float, default=0.05
-        Share of good images that may be flagged, if they are exchangeable with those fitted.
+        Share of good images that may be flagged, on average over fits, if they are exchangeable
+        with those fitted; `guarantee_` has a bound for one fit.
     threshold : str, default="conformal"
-        ``"conformal"``, ``"chi2"``, ``"holdout"`` or ``"chi2-nominal"``.
+        ``"conformal"``, ``"holdout"``, ``"tolerance"``, ``"chi2"`` or ``"chi2-nominal"``; see
+        `AnomalyDetector`.
     max_stored : int or None, default=None
         Images whose features are kept for calibration; None for 10,000, and with
         ``scope="positions"`` for 1,000 (about 0.8 MB each at 320 pixels), or 1,000 / `tiles`^2,

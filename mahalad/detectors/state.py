@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from mahalad.arrays import as_input_of, rows
 from mahalad.detectors.reservoir import FeatureStore
 from mahalad.errors import InputError
@@ -125,6 +127,14 @@ class FitState:
         return replace(
             self, scorer=scorer.partial_fit(as_input_of(scorer, rows(self.store.features)))
         )
+
+    @property
+    def each_its_own(self) -> bool:
+        """Whether every image shows a part of its own, as far as a fit without features knows."""
+        store = self.held_out if self.held_out.n_seen else self.store
+        if store.is_empty:
+            return not self.grouped
+        return len(np.unique(store.groups)) == store.n_kept
 
     @property
     def only_scores(self) -> bool:

@@ -30,6 +30,7 @@ _HOME_OF = {
     "PrincipalComponents": "mahalad.scorers.reduction",
     "ReconstructionError": "mahalad.metric.autoencoder.reconstruction",
     "StandardizedDistance": "mahalad.scorers.baselines",
+    "ToleranceThreshold": "mahalad.thresholds.tolerance",
     "TripletProjection": "mahalad.metric.triplets.projection",
 }
 """Every class that a model file may name, and the module that has it. A file can make objects of

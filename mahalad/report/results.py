@@ -98,7 +98,7 @@ def facts_of(detector: AnomalyDetector, units: MapUnits | None, source: str) -> 
     facts |= {
         "Fitted to": f"{detector.n_images_} good images",
         "Threshold": f"{detector.threshold}, calibrated by {calibration}",
-        "False-positive rate asked for": f"{100 * detector.fpr:g} %",
+        "False-positive rate": str(detector.guarantee_),
     }
     if units is not None and units.threshold is not None:
         facts["Colours begin at"] = (

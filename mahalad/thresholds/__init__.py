@@ -10,23 +10,30 @@ _HOME_OF = {
     "ChiSquareThreshold": "mahalad.thresholds.rules",
     "ConformalThreshold": "mahalad.thresholds.rules",
     "NominalChiSquareThreshold": "mahalad.thresholds.rules",
+    "Guarantee": "mahalad.thresholds.guarantee",
     "RULES": "mahalad.thresholds.rules",
+    "ToleranceThreshold": "mahalad.thresholds.tolerance",
     "check_fpr": "mahalad.thresholds.rules",
     "check_threshold": "mahalad.thresholds.rules",
     "fit_threshold": "mahalad.thresholds.rules",
+    "plan": "mahalad.thresholds.guarantee",
 }
 
 __all__ = [
     "RULES",
     "ChiSquareThreshold",
     "ConformalThreshold",
+    "Guarantee",
     "NominalChiSquareThreshold",
+    "ToleranceThreshold",
     "check_fpr",
     "check_threshold",
     "fit_threshold",
+    "plan",
 ]
 
 if TYPE_CHECKING:
+    from mahalad.thresholds.guarantee import Guarantee, plan
     from mahalad.thresholds.rules import (
         RULES,
         ChiSquareThreshold,
@@ -36,5 +43,6 @@ if TYPE_CHECKING:
         check_threshold,
         fit_threshold,
     )
+    from mahalad.thresholds.tolerance import ToleranceThreshold
 
 __getattr__ = hand_on(__name__, _HOME_OF)

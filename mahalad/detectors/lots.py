@@ -1,0 +1,93 @@
+"""A lot of images judged together, at a false-discovery rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mahalad.errors import CalibrationError
+from mahalad.protocols import Floats
+from mahalad.result import Result
+from mahalad.thresholds.lots import benjamini_hochberg, fewest_found, share_abnormal
+from mahalad.thresholds.rules import ConformalThreshold
+
+
+@dataclass(frozen=True)
+class Lot:
+    """What is said of a lot. `str` of it is a sentence or two.
+
+    Attributes
+    ----------
+    results : tuple of Result
+        In the order of the images: with conformal p-values, and flagged if selected. The threshold
+        is that of the selection; None where nothing is selected.
+    fdr : float
+        Share of good images among those flagged that was allowed, on average over lots.
+    share : float or None
+        Estimated share of the readable images that are abnormal; None where none is readable.
+    share_error : float or None
+        Standard error of the share.
+    fewest : int
+        So many abnormal images the lot must have before any can be flagged: the fewer calibration
+        images, the more.
+    """
+
+    results: tuple[Result, ...]
+    fdr: float
+    share: float | None
+    share_error: float | None
+    fewest: int
+
+    def __str__(self) -> str:
+        allowed = f"at most {100 * self.fdr:g} % of the flagged images are good, on average"
+        if self.share is None or self.share_error is None:
+            return allowed
+        text = (
+            f"{allowed} over lots; about {100 * self.share:.0f} % of this lot is abnormal "
+            f"(standard error {100 * self.share_error:.0f} %)"
+        )
+        if self.fewest > 1 and not any(result.anomaly for result in self.results):
+            text += f"; with so few calibration images none is flagged unless {self.fewest} are"
+        return text
+
+
+def conformal_rule(calibration_scores: Floats) -> ConformalThreshold:
+    """Make the rule whose p-values lots are judged by, whatever the detector's own is.
+
+    Raises
+    ------
+    CalibrationError
+        There are no calibration scores.
+    """
+    if not len(calibration_scores):
+        raise CalibrationError(
+            "a lot is judged by conformal p-values, and this fit has no calibration scores: fit "
+            "with threshold='conformal' or 'holdout'"
+        )
+    return ConformalThreshold().fit(calibration_scores)
+
+
+def select(rule: ConformalThreshold, scores: Floats, fdr: float) -> NDArray[np.bool_]:
+    """Whether each image of a lot, of scores (n,), is selected as abnormal."""
+    return benjamini_hochberg(rule.p_values(scores), fdr)
+
+
+def judge_lot(judged: Iterable[Result], rule: ConformalThreshold, fdr: float) -> Lot:
+    """Judge images anew as one lot, by their scores.
+
+    An image that could not be read stays a result with an error, and counts nowhere.
+    """
+    results = list(judged)
+    readable = [i for i, result in enumerate(results) if result.error is None]
+    n_calibration = len(rule.scores_)
+    p_values = rule.p_values(np.array([results[i].score for i in readable], dtype=np.float64))
+    selected = benjamini_hochberg(p_values, fdr)
+    limit = rule.critical_value(p_values[selected].max()) if selected.any() else None
+    for i, flagged in zip(readable, selected.tolist(), strict=True):
+        results[i] = replace(results[i], anomaly=flagged, threshold=limit)
+    share, error = share_abnormal(p_values, n_calibration) if readable else (None, None)
+    fewest = fewest_found(len(readable), n_calibration, fdr)
+    return Lot(tuple(results), fdr, share, error, fewest)
