@@ -76,7 +76,8 @@ class FitState:
     unreadable : tuple of Result
         Images that were left out.
     params : dict
-        Parameters of the fit as JSON: a detector with others cannot go on with it.
+        Parameters of the fit by name, in a form that can be compared: a detector with others
+        cannot go on with it.
     """
 
     store: FeatureStore = field(default_factory=FeatureStore)

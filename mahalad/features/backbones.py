@@ -143,6 +143,15 @@ class Backbone:
         x = x.permute(0, 2, 3, 1)
         return x @ self._projections[name] if name in self._projections else x
 
+    def move_to(self, name: str) -> None:
+        """Compute on the device with that name from now on."""
+        device = resolve_device(name)
+        if device == self.device:
+            return
+        self.network.to(device)  # in place: `run` and `stages` have its modules
+        self._projections = {name: basis.to(device) for name, basis in self._projections.items()}
+        self.device = device
+
     def state(self) -> dict[str, NDArray[Any]]:
         """Give the weights used, name to array, as a model file embeds them."""
         return {key: value.numpy() for key, value in self._state.items()}

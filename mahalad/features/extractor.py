@@ -205,7 +205,8 @@ class BackboneFeatures(BaseEstimator):
         return {name: values / np.float32(self.orientations) for name, values in total.items()}
 
     def _transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
-        parts = [self.backbone_.extract(*self._squares(own)) for own in self.passes(prepared)]
+        backbone = self._placed()
+        parts = [backbone.extract(*self._squares(own)) for own in self.passes(prepared)]
         found = parts[0]
         if len(parts) > 1:
             found = {name: np.concatenate([part[name] for part in parts]) for name in found}
@@ -228,7 +229,7 @@ class BackboneFeatures(BaseEstimator):
         """
         if self.orientations > 1:
             raise InputError("no exact maps of features that are means over orientations")
-        return self.backbone_.unpooled(*self._squares(prepared))
+        return self._placed().unpooled(*self._squares(prepared))
 
     def passes(self, prepared: Sequence[NDArray[Any]]) -> list[Sequence[NDArray[Any]]]:
         """Part images into those that go through the network together.
@@ -282,7 +283,12 @@ class BackboneFeatures(BaseEstimator):
         It is 0 on the CPU, where decoding threads would take cores from the network's own, whose
         slowest thread sets the pace.
         """
-        return 0 if self.backbone_.device.type == "cpu" else 2
+        return 0 if self._placed().device.type == "cpu" else 2
+
+    def _placed(self) -> Backbone:
+        """The network, on the device that is asked for now: `set_params` may have changed it."""
+        self.backbone_.move_to(self.device)
+        return self.backbone_
 
     def record(self) -> dict[str, Any]:
         """Give what identifies these features: those with different records must not be mixed."""

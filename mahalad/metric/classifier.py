@@ -16,6 +16,7 @@ from mahalad.checks import SEED, Either, IsNone, Limit, OneOf, Whole, check_para
 from mahalad.choices import CLASS_WEIGHTS, EMBEDDING_DISTANCES, VOTES
 from mahalad.errors import CalibrationError, InputError
 from mahalad.features.copying import copy_extractor
+from mahalad.features.parameters import check_unchanged, comparable_params, run_as_asked
 from mahalad.files.container import write_model
 from mahalad.files.damage import naming
 from mahalad.index.contract import Neighbors, VectorIndex
@@ -35,6 +36,11 @@ from mahalad.protocols import Floats
 from mahalad.result import LabelledResult, Result
 from mahalad.thresholds.rules import ConformalThreshold, check_fpr
 from mahalad.unfitted import NotFittedError
+
+_OF_ANSWERS = (
+    "n_neighbors", "weights", "class_weight", "index", "positive", "novelty_fpr", "cache",
+)  # fmt: skip
+"""Parameters that take effect when a fitted classifier is asked, or saved."""
 
 
 class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
@@ -218,7 +224,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             random_state=self.random_state or 0,
         )
         fitted = fitting.fit(recipe, X, y, unlabelled)
-        self._fitted = replace(fitted, search=search)
+        self._fitted = replace(fitted, search=search, params=self._params_of_fit())
         self.operating_point_ = None
         self.use_index(fitted.index)
         self.warn_if_uncalibrated()
@@ -382,7 +388,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         InputError
             After a cross-fit, `n_neighbors` or `weights` were changed by set_params.
         """
-        fitted, asked = self._state(), self._voting()
+        fitted, asked = self._as_asked(), self._voting()
         cast = fitted.calibration
         then, now = (cast.n_neighbors, cast.weights), (self.n_neighbors, self.weights)
         if len(cast.votes.ids) and now != then:
@@ -450,7 +456,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     @property
     def embedding_(self) -> Embedding:
         """Encoder, mean and deviation, projection."""
-        return self._state().embedding
+        return self._as_asked().embedding
 
     @property
     def index_(self) -> VectorIndex:
@@ -495,7 +501,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         ModelFileError
             The file cannot be written; an older file of that name is then intact.
         """
-        fitted, point = self._state(), self._checked_point()
+        fitted, point = self._as_asked(), self._checked_point()
         header, arrays = modelfiles.describe(
             type(self).__name__,
             self.get_params(deep=False),
@@ -537,7 +543,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         saved = modelfiles.read(path, weights=weights, device=device, index=index)
         with naming(path):
             classifier = cls(**saved.params)
-        classifier._fitted = saved.fitted
+        classifier._fitted = replace(saved.fitted, params=classifier._params_of_fit())
         classifier.operating_point_ = saved.point
         classifier._point_for = str(classifier.positive), classifier._voting()
         classifier.use_index(saved.fitted.index)
@@ -554,10 +560,33 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             )
         return self._fitted
 
+    def _as_asked(self) -> Fitted:
+        """What was fitted, with the parameters that need no fit as they are now.
+
+        Raises
+        ------
+        InputError
+            Parameters out of their limits, or others that were changed since the fit.
+        """
+        fitted, params = self._state(), self.get_params()
+        self._check_parameters()
+        check_unchanged(fitted.params, self._params_of_fit())
+        embedding = fitted.embedding
+        run_as_asked(embedding.encoder, params, "encoder")
+        run_as_asked(embedding.projection, params, "projection")
+        embedding.use_cache(self.cache)
+        return fitted
+
+    def _params_of_fit(self) -> dict[str, Any]:
+        """Parameters that only a fit gives effect, in a form to be compared."""
+        params = self.get_params(deep=False)
+        own = {name: value for name, value in params.items() if name not in _OF_ANSWERS}
+        return comparable_params(own, ("encoder", "projection"))
+
     def _changing(self) -> Fitted:
         """The fitted state, before its index is changed: nothing derived from it holds any
         longer, whatever comes of the change."""
-        self._fitted = fitted = replace(self._state())
+        self._fitted = fitted = replace(self._as_asked())
         return fitted
 
     def _voting(self) -> Voting:

@@ -221,6 +221,24 @@ def check_threshold(threshold: str | Threshold) -> None:
         )
 
 
+def check_calibration(threshold: str | Threshold, method: str) -> None:
+    """Raise `CalibrationError` if a rule needs scores that were made in another way.
+
+    Parameters are those of `fit_threshold`.
+    """
+    held_out, wanted = method == "holdout", threshold == "holdout"
+    if isinstance(threshold, str) and threshold != "chi2-nominal" and wanted != held_out:
+        raise CalibrationError(
+            f"threshold={threshold!r} needs another calibration than this fit has ({method}): "
+            "fit again"
+        )
+
+
+def needs_scores(threshold: str | Threshold) -> bool:
+    """Whether a rule needs calibration scores: all do, but for the nominal chi-square."""
+    return threshold != "chi2-nominal" and not isinstance(threshold, NominalChiSquareThreshold)
+
+
 def fit_threshold(
     threshold: str | Threshold, method: str, scores: Floats, degrees_of_freedom: int | None
 ) -> Threshold:
@@ -241,13 +259,8 @@ def fit_threshold(
     CalibrationError
         The rule needs scores that were made in another way.
     """
+    check_calibration(threshold, method)
     if isinstance(threshold, str):
-        held_out = method == "holdout"
-        if (threshold == "holdout") != held_out and threshold != "chi2-nominal":
-            raise CalibrationError(
-                f"threshold={threshold!r} needs another calibration than this fit has "
-                f"({method}): fit again"
-            )
         rule: Any = RULES[threshold]()
     else:
         rule = clone(threshold, safe=False)

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from mahalad.errors import CollapseError, DegenerateDataError, InputError
-from mahalad.features.devices import resolve_device
+from mahalad.features.devices import placed, resolve_device
 from mahalad.metric.triplets.batches import BalancedBatches, Indices, hold_out
 from mahalad.metric.triplets.losses import DISTANCES, LOSSES
 from mahalad.metric.triplets.training import (
@@ -188,6 +188,7 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         """Embeddings, shape (n_samples, n_components), float32; of unit length for "cosine"."""
         check_is_fitted(self, "network_")
         F = torch.tensor(self._checked(X, reset=False))  # a copy: it may be read-only
+        self.network_ = placed(self.network_, self.device)  # set_params may have changed it
         return self._embed(F.to(next(self.network_.parameters()).device)).cpu().numpy()
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
