@@ -441,8 +441,8 @@ class AnomalyDetector(BaseEstimator):
         features, _ = self.unfitted_parts()
         if header["features"] is not None:
             restore_features(features, header["features"], arrays, weights)
-        elif features is not None:
-            features.build()
+        else:
+            file.build_outside(features)
         state, calibrated = file.restore(header, arrays, self._recipe(), self._make_scorer)
         state = replace(state, params=self._params_of_fit())
         file.check_golden(file.golden_scores(features, state, calibrated.scorer), header["golden"])

@@ -109,7 +109,9 @@ class BackboneFeatures(BaseEstimator):
         self.batch_size = batch_size
         self.device = device
 
-    def build(self, state: dict[str, Any] | None = None, region: Any = None) -> Self:
+    def build(
+        self, state: dict[str, Any] | None = None, region: Any = None, *, hub: bool = True
+    ) -> Self:
         """Make the network.
 
         Parameters
@@ -118,6 +120,8 @@ class BackboneFeatures(BaseEstimator):
             State dict to use instead of `weights`.
         region : ndarray of bool, shape (S, S), optional
             Region of interest to use instead of `roi`.
+        hub : bool, default=True
+            Whether weights may be fetched from timm's hub; where not, they are an error.
 
         Raises
         ------
@@ -140,6 +144,7 @@ class BackboneFeatures(BaseEstimator):
             input_size=self.input_size,
             tiles=self.tiles,
             device=self.device,
+            hub=hub,
         )
         self.region_ = region
         if region is None and self.roi is not None:

@@ -526,7 +526,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         ----------
         path : str or Path
         weights : str or Path, optional
-            Weights file, for a model saved without them.
+            Weights file, for a model saved without them; ``"hub"`` to fetch them.
         device : str, optional
             Device to compute on; None for the one that was asked for at fit.
         index : str, optional
