@@ -19,6 +19,7 @@ from mahalad.features.copying import copy_extractor
 from mahalad.features.parameters import check_unchanged, comparable_params, run_as_asked
 from mahalad.files.container import write_model
 from mahalad.files.damage import naming
+from mahalad.index.address import absolute
 from mahalad.index.contract import Neighbors, VectorIndex
 from mahalad.metric import corrections, fitting
 from mahalad.metric import file as modelfiles
@@ -69,7 +70,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         None: that of the projection, or Euclidean without one.
     index : str or None, default=None
         None: in memory, and saved in the model file. Else as `mahalad.index.opening.open_index`
-        takes it: a folder, or ``"qdrant://host:6333/collection"``, empty or new at `fit`.
+        takes it: a folder, or ``"qdrant://host:6333/collection"``, empty or new at `fit`, which
+        makes the path of a folder absolute. Pickles and files refer to it, copies share it.
     positive : str, int or None, default=None
         The label that is to be found (the defect); `set_operating_point` is about it.
     novelty_fpr : float, default=0.05
@@ -209,6 +211,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             that is not empty, or parameters out of range.
         """
         self._check_parameters()
+        self.index = absolute(self.index)  # to be found from any folder later
         search, self._searched, self._fitted = self._searched, None, None
         recipe = fitting.Recipe(
             encoder=copy_extractor(self.encoder),
