@@ -25,7 +25,8 @@ def load(
     ----------
     path : str or Path
     weights : str or Path, optional
-        Weights file, for a model saved without them.
+        Weights file, for a model saved without them; ``"hub"`` to fetch them from timm's hub.
+        Nothing is fetched unless you say so.
     device : str, optional
         Device to compute on; None for the one that was asked for at fit.
     features, scorer, threshold : optional

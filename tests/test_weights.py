@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 import timm
 import torch
+from conftest import make_picture
 from safetensors.torch import load_file, save_file
 
-from mahalad.errors import BackboneError, MissingExtraError, WeightsError
+import mahalad
+from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector, MetricKNNClassifier
+from mahalad.errors import (
+    BackboneError,
+    MissingExtraError,
+    ModelFileError,
+    WeightsError,
+)
 from mahalad.features.backbones import build_backbone
 from mahalad.features.weights import PACKAGES, hash_weights, load_package_weights, read_weights
+from mahalad.files.container import read_model, write_model
 from mahalad.images.decoding import open_image
 from mahalad.images.resizing import resize_square
 from mahalad.images.sources import ImageSource
@@ -194,3 +203,119 @@ def test_hub_out_of_reach_names_the_other_ways(monkeypatch):
 def test_unknown_backbones(name, message):
     with pytest.raises(BackboneError, match=message):
         build_backbone(name)
+
+
+# -- loading fetches nothing ---------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the hub, or any host, was asked for; nobody answers."""
+    requests = []
+
+    def answer(*args, **options):
+        requests.append(args)
+        raise OSError("out of reach")
+
+    fake_hub(monkeypatch, answer)
+    monkeypatch.setattr("socket.getaddrinfo", answer)
+    return requests
+
+
+GOOD = [make_picture(seed) for seed in range(12)]
+KINDS = ("detector", "parts", "classifier")
+
+
+def fitted(kind, **network):
+    """A fitted model on a network at 64 pixels, in each way that a file has one."""
+    if kind == "detector":
+        name = network.pop("backbone")
+        return MahalanobisDetector(name, scope="image", input_size=64, fpr=0.1, **network).fit(GOOD)
+    features = BackboneFeatures(input_size=64, levels=[0, 1], **network)
+    if kind == "parts":
+        return AnomalyDetector(features, fpr=0.1).fit(GOOD)
+    y = ["good"] * 6 + ["bad"] * 6
+    return MetricKNNClassifier(features, n_neighbors=1, novelty_fpr=0.2).fit(GOOD, y)
+
+
+def places_of(header, kind):
+    """Parameters of the network in a header, and its record."""
+    if kind == "detector":
+        return header["params"], header["features"]
+    if kind == "parts":
+        return header["params"]["features"]["params"], header["features"]
+    return header["encoder"]["spec"]["params"], header["encoder"]["record"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_header_that_names_another_network_fetches_nothing(kind, asked, tmp_path):
+    fitted(kind, backbone="tf_efficientnet_lite0").save(tmp_path / "m")
+    header, arrays = read_model(tmp_path / "m")
+    params, record = places_of(header, kind)
+    for change, message in (
+        (
+            {"backbone": "tf_efficientnet_lite4"},
+            r"tf_efficientnet_lite4\): give the file",
+        ),
+        ({"backbone": "tf_efficientnet_lite0.in1k"}, "saved without its weights"),
+        ({"backbone": "hf-hub:timm/resnet18"}, "'hf-hub:timm/resnet18', which is somewhere else"),
+        ({"weights": "hub"}, "saved without its weights"),
+        ({"weights": "/somewhere/net.pth"}, "saved without its weights"),
+    ):
+        before = dict(params)
+        params.update(change)
+        write_model(tmp_path / "changed", header, arrays)
+        with pytest.raises(ModelFileError, match=message):
+            mahalad.load(tmp_path / "changed")
+        params.update(before)
+    for source in ("hub", "file", "nowhere"):
+        record["weights_source"] = source
+        write_model(tmp_path / "changed", header, arrays)
+        with pytest.raises(ModelFileError, match="saved without its weights"):
+            mahalad.load(tmp_path / "changed")
+    if kind != "classifier":
+        header["features"] = None
+        write_model(tmp_path / "changed", header, arrays)
+        with pytest.raises(ModelFileError, match="damaged"):
+            mahalad.load(tmp_path / "changed")
+    assert asked == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_a_hub_are_fetched_when_asked_for(kind, monkeypatch, small_weights, tmp_path):
+    requests = []
+
+    def answer(repo_id, filename, **options):
+        requests.append(repo_id)
+        return str(small_weights)
+
+    fake_hub(monkeypatch, answer)
+    model = fitted(kind, backbone="test_efficientnet.r160_in1k")
+    model.save(tmp_path / "without", include_weights=False)
+    model.save(tmp_path / "whole")
+    assert len(requests) == 1
+    with pytest.raises(ModelFileError, match=r"on timm's hub\): give weights='hub' to fetch"):
+        mahalad.load(tmp_path / "without")
+    expected = model.predict(GOOD[:2]).tolist()
+    assert mahalad.load(tmp_path / "whole", weights="hub").predict(GOOD[:2]).tolist() == expected
+    local = mahalad.load(tmp_path / "without", weights=small_weights)
+    assert local.predict(GOOD[:2]).tolist() == expected
+    assert len(requests) == 1
+    fetched = mahalad.load(tmp_path / "without", weights="hub")
+    assert fetched.predict(GOOD[:2]).tolist() == expected
+    assert requests == ["timm/test_efficientnet.r160_in1k"] * 2
+
+
+def test_networks_can_be_built_without_a_hub(asked, small_weights):
+    for weights in (None, "hub"):
+        with pytest.raises(WeightsError, match="nothing is fetched here"):
+            BackboneFeatures("test_efficientnet", weights=weights).build(hub=False)
+    assert asked == []
+    BackboneFeatures("test_efficientnet", weights=small_weights).build(hub=False)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/resnet18", "resnet18.x:y", "local-dir:.", "vgg11./"])
+def test_names_of_other_places_are_no_backbones(name, asked):
+    with pytest.raises(BackboneError):
+        BackboneFeatures(name).build()
+    assert asked == []

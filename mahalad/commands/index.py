@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from mahalad.commands.editing import edited
-from mahalad.commands.paths import absolute
 from mahalad.commands.progress import progress_bar
 from mahalad.errors import InputError
+from mahalad.index.address import absolute
 
 if TYPE_CHECKING:
     from mahalad.index.contract import VectorIndex

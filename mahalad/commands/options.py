@@ -176,8 +176,9 @@ def model_options(command: Any) -> Any:
             click.option("--normals", metavar="IMAGES", default=None,
                          help="Good images to fit to first, instead of a model file."),
             fpr_option,
-            click.option("--weights", metavar="FILE", default=None,
-                         help="Weights file, for a model saved without them."),
+            click.option("--weights", metavar="FILE|hub", default=None,
+                         help="Weights, for a model saved without them: a file, or `hub` to "
+                         "fetch them."),
             click.option("--device", default=None,
                          help="Device to score on. Default: as at fit."),
         ],

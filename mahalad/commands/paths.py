@@ -1,4 +1,4 @@
-"""Paths that commands are given: images by name, outputs that can be written, indexes."""
+"""Paths that commands are given: images by name, outputs that can be written."""
 
 from __future__ import annotations
 
@@ -21,8 +21,3 @@ def check_output(path: str) -> None:
     folder = Path(path).parent
     if not os.access(folder, os.W_OK):
         raise click.BadParameter(f"folder {folder} is missing or not writable", param_hint="-o")
-
-
-def absolute(where: str | None) -> str | None:
-    """Give a folder's whole path, so that a model finds it from anywhere; leave a URL as it is."""
-    return where if where is None or "://" in where else os.path.abspath(where)

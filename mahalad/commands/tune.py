@@ -21,8 +21,9 @@ from mahalad.commands.embedding_options import (
     seed_option,
 )
 from mahalad.commands.options import Fpr, decorate, is_given
-from mahalad.commands.paths import absolute, check_output
+from mahalad.commands.paths import check_output
 from mahalad.errors import InputError, MahaladError
+from mahalad.index.address import absolute
 
 if TYPE_CHECKING:
     from mahalad.metric.classifier import MetricKNNClassifier

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,12 @@ from mahalad.detectors.state import Calibrated, FitRecipe, FitState
 from mahalad.errors import CalibrationError, InputError
 from mahalad.features.copying import copy_extractor
 from mahalad.features.file import restore_features
+from mahalad.features.parameters import (
+    changed_params,
+    check_unchanged,
+    comparable_params,
+    run_as_asked,
+)
 from mahalad.files.classes import class_named
 from mahalad.files.container import read_model, write_model
 from mahalad.files.damage import naming
@@ -35,14 +41,15 @@ from mahalad.scorers.capabilities import (
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.thresholds.guarantee import Guarantee, guarantee_of
 from mahalad.thresholds.rules import (
+    check_calibration,
     check_fpr,
     check_threshold,
     fit_threshold,
+    needs_scores,
     takes_calibration,
 )
 from mahalad.unfitted import NotFittedError
 
-_MAY_CHANGE = ("fpr", "device", "batch_size")
 _MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored")
 _LIMITS: dict[str, Limit] = {
     "n_augment": N_AUGMENT,
@@ -100,6 +107,12 @@ class AnomalyDetector(BaseEstimator):
         Images fitted.
     unreadable_ : list of Result
         Images that `fit` had to leave out.
+
+    Notes
+    -----
+    After a fit, `set_params` may change `fpr`, `batch_size` and `device`, and `threshold` among
+    rules that use the same scores: they take effect at the next question. If any other parameter
+    is changed, questions and `save` raise `InputError` until it is set back, or `fit` called.
 
     Examples
     --------
@@ -237,11 +250,12 @@ class AnomalyDetector(BaseEstimator):
         mine, theirs = to_spec(self.unfitted_scorer()), to_spec(other.unfitted_scorer())
         if mine != theirs:
             raise InputError(f"cannot merge fits with different scorer: {mine} and {theirs}")
-        for name in self._changed_since(other._state.params, _MUST_MATCH):
-            raise InputError(
-                f"cannot merge fits with different {name}: {self._state.params[name]} and "
-                f"{other._state.params[name]}"
-            )
+        mine, theirs = self._state.params, other._state.params
+        for name in _MUST_MATCH:
+            if name in changed_params(mine, theirs):
+                raise InputError(
+                    f"cannot merge fits with different {name}: {mine[name]} and {theirs[name]}"
+                )
         self._state = self._with_sums().merge(other._with_sums())
         self._calibrated = None
         return self
@@ -460,7 +474,6 @@ class AnomalyDetector(BaseEstimator):
             The file cannot be written; an older file of that name is then intact.
         """
         self._check_fitted()
-        self._check_unchanged()
         header, arrays = file.describe(
             type(self).__name__,
             params_spec(self),
@@ -509,8 +522,8 @@ class AnomalyDetector(BaseEstimator):
         features, _ = self.unfitted_parts()
         if header["features"] is not None:
             restore_features(features, header["features"], arrays, weights)
-        elif features is not None:
-            features.build()
+        else:
+            file.build_outside(features)
         state, calibrated = file.restore(header, arrays, self._recipe(), self.unfitted_scorer)
         state = replace(state, params=self._params_of_fit())
         file.check_golden(file.golden_scores(features, state, calibrated.scorer), header["golden"])
@@ -567,10 +580,24 @@ class AnomalyDetector(BaseEstimator):
         return self._state.with_sums(self.unfitted_scorer) if recipe.streams else self._state
 
     def _up_to_date(self) -> Calibrated:
-        """Scorer and calibration, brought up to date with all images added."""
+        """Scorer and calibration, brought up to date with all images added, and parameters.
+
+        Raises
+        ------
+        InputError
+            A parameter that only a fit can give effect was changed since.
+        """
         self._check_fitted()
+        self._check_as_fitted()
         if self._calibrated is None:
             self._calibrated = calibrate(self._state, self._recipe(), self.unfitted_scorer)
+        elif self._calibrated.method == "none" and needs_scores(self.threshold):
+            raise InputError(
+                f"threshold changed by set_params after the fit: {self.threshold!r} needs the "
+                "calibration scores of good images, and this fit has none: fit again, or set it "
+                "back (threshold='chi2-nominal')"
+            )
+        run_as_asked(self.features_, self.get_params(), "features")
         return self._calibrated
 
     def _fitted(self) -> Fitted:
@@ -578,6 +605,10 @@ class AnomalyDetector(BaseEstimator):
         return Fitted(self.features_, scorer, tuple(self._state.levels), self._salt())
 
     def _fitted_threshold(self) -> Threshold:
+        self._check_fitted()
+        check_threshold(self.threshold)
+        if self._calibrated is not None:
+            check_calibration(self.threshold, self._calibrated.method)
         fitted = self._up_to_date()
         degrees = degrees_of_freedom(fitted.scorer)
         return fit_threshold(self.threshold, fitted.method, fitted.scores, degrees)
@@ -613,7 +644,8 @@ class AnomalyDetector(BaseEstimator):
 
     def _check_updatable(self) -> None:
         self._check_fitted()
-        self._check_unchanged()
+        self._check_as_fitted()
+        run_as_asked(self.features_, self.get_params(), "features")
         if self._state.only_scores:
             raise InputError(
                 "this model was saved without the features of its images: it can score, but not "
@@ -621,19 +653,17 @@ class AnomalyDetector(BaseEstimator):
             )
 
     def _params_of_fit(self) -> dict[str, Any]:
-        """Parameters as JSON, without those that may change after a fit."""
-        params = params_spec(self)
-        params["threshold"] = "holdout" if self.threshold == "holdout" else "leave-out"
-        return {name: value for name, value in params.items() if name not in _MAY_CHANGE}
+        """Parameters without those that may change after a fit, in a form to be compared."""
+        params: dict[str, Any] = self.get_params(deep=False)
+        del params["fpr"]
+        # Rules that use the same scores may be exchanged.
+        params["threshold"] = "holdout" if self._recipe().holds_out else "leave-out"
+        return comparable_params(params, ("features",))
 
-    def _changed_since(self, params: Mapping[str, Any], names: Sequence[str] = ()) -> list[str]:
-        now = self._params_of_fit()
-        return [n for n in names or now if n in now and now[n] != params.get(n)]
-
-    def _check_unchanged(self) -> None:
-        changed = self._changed_since(self._state.params)
-        if changed:
-            raise InputError(f"{', '.join(changed)} changed by set_params after the fit: fit again")
+    def _check_as_fitted(self) -> None:
+        """Refuse parameters out of their limits, and those that were changed since the fit."""
+        self._check_values()
+        check_unchanged(self._state.params, self._params_of_fit())
 
     def _salt(self) -> int:
         return 0 if self.random_state is None else int(self.random_state)

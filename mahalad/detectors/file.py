@@ -232,6 +232,21 @@ def restore_learned(features: Any, about: Header, arrays: Arrays) -> None:
         features.restore(about, below("autoencoder/", arrays))
 
 
+def build_outside(features: Any) -> None:
+    """Build features of which a file has no record: they are not the library's own.
+
+    Raises
+    ------
+    ModelFileError
+        They are a network, of which every file that `save` wrote has a record: without one,
+        weights would come from anywhere.
+    """
+    if isinstance(features, BackboneFeatures):
+        raise ModelFileError("the model file is damaged (features is None, and params has some)")
+    if features is not None:
+        features.build()
+
+
 def identity_of(features: Any) -> Any:
     """Say as JSON what identifies features; those of another identity must not be mixed in.
 

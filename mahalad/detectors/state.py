@@ -81,7 +81,8 @@ class FitState:
     unreadable : tuple of Result
         The images that could not be read.
     params : dict
-        Parameters of the fit as JSON. A detector whose parameters differ cannot go on with it.
+        Parameters of the fit by name, in a form that can be compared. A detector whose parameters
+        differ cannot go on with it.
     """
 
     store: FeatureStore = field(default_factory=FeatureStore)

@@ -143,6 +143,15 @@ class Backbone:
         x = x.permute(0, 2, 3, 1)
         return x @ self._projections[name] if name in self._projections else x
 
+    def move_to(self, name: str) -> None:
+        """Compute on the device with that name from now on."""
+        device = resolve_device(name)
+        if device == self.device:
+            return
+        self.network.to(device)  # in place: `run` and `stages` have its modules
+        self._projections = {name: basis.to(device) for name, basis in self._projections.items()}
+        self.device = device
+
     def state(self) -> dict[str, NDArray[Any]]:
         """Give the weights used, name to array, as a model file embeds them."""
         return {key: value.numpy() for key, value in self._state.items()}
@@ -158,6 +167,7 @@ def build_backbone(
     tiles: int = 1,
     device: str = "auto",
     fold: bool = True,
+    hub: bool = True,
 ) -> Backbone:
     """Make a frozen network.
 
@@ -185,6 +195,8 @@ def build_backbone(
     fold : bool
         Fold batch normalisations into convolutions. False keeps the weights as timm names them,
         for training.
+    hub : bool
+        Whether weights may be fetched from timm's hub; where not, they are an error.
 
     Raises
     ------
@@ -209,7 +221,10 @@ def build_backbone(
         raise BackboneError(f"no level given; {backbone} has {', '.join(names)}")
     modules = [s.module for s in stages] if stages else names
     used = keys_up_to(network, modules[chosen[-1]])
-    kept, record = _load_weights(network, backbone, weights, used, None if size == native else size)
+    state, source, origin = find_weights(network, backbone, weights, hub=hub)
+    kept = _load_weights(network, backbone, state, used, None if size == native else size, origin)
+    stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    record = WeightsRecord(source, origin, hash_weights(kept), stored)
     if stages and fold:
         fold_batch_norms(network)
     network = network.float().requires_grad_(False).to(target)
@@ -248,7 +263,7 @@ def _create(backbone: str) -> nn.Module:
         )
     try:
         return timm.create_model(backbone, pretrained=False)
-    except RuntimeError as error:  # an unknown tag behind a known name
+    except (RuntimeError, ValueError) as error:  # an unknown or odd tag behind a known name
         tags = timm.list_pretrained(backbone.split(".")[0] + ".*")
         raise BackboneError(f"{error} Known: {', '.join(tags) or 'none'}") from error
 
@@ -256,12 +271,12 @@ def _create(backbone: str) -> nn.Module:
 def _load_weights(
     network: nn.Module,
     backbone: str,
-    weights: str | Path | dict[str, Tensor] | None,
+    state: dict[str, Tensor],
     used: list[str],
     size: int | None,
-) -> tuple[dict[str, Tensor], WeightsRecord]:
-    """Load weights into a network and set its input size; give those used, and their record."""
-    state, source, origin = find_weights(network, backbone, weights)
+    origin: str,
+) -> dict[str, Tensor]:
+    """Load weights into a network and set its input size; give those used."""
     own = network.state_dict()
     resized = any(key in state and state[key].shape != own[key].shape for key in used)
     if size is not None and resized:  # as kept from a network of that size: position embeddings
@@ -270,9 +285,7 @@ def _load_weights(
     if size is not None and not resized:
         _resize_input(network, size, backbone)
     loaded = network.state_dict()
-    kept = {key: loaded[key].detach().clone() for key in used}
-    stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
-    return kept, WeightsRecord(source, origin, hash_weights(kept), stored)
+    return {key: loaded[key].detach().clone() for key in used}
 
 
 def _projections(

@@ -71,10 +71,20 @@ class CachedFeatures:
     def __init__(self, extractor: Any, folder: str | Path | None = None) -> None:
         self._cache: Cache = MemoryCache() if folder is None else _cache_in(folder, extractor)
         self.extractor = extractor
-        self.batch_size: int = extractor.batch_size
-        self.read_ahead: int = getattr(extractor, "read_ahead", 0)
         self.n_computed = 0
         self._levels: tuple[str, ...] = ()  # none means all
+
+    @property
+    def batch_size(self) -> int:
+        """Images per pass through the extractor, as it has it now."""
+        size: int = self.extractor.batch_size
+        return size
+
+    @property
+    def read_ahead(self) -> int:
+        """Batches to decode while the extractor works on one."""
+        ahead: int = getattr(self.extractor, "read_ahead", 0)
+        return ahead
 
     def at_levels(self, levels: Sequence[str]) -> Self:
         """Give the same extractor, with the same cache, for some of its levels, in this order."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from mahalad.errors import BackboneError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -29,6 +34,20 @@ def resolve_device(device: str) -> torch.device:
             f"device {device!r} is not usable here ({first_line}); give 'auto' or 'cpu'"
         ) from error
     return target
+
+
+def placed(network: Network, device: str) -> Network:
+    """Give a network on a device: itself, or a copy of it where it is on another one.
+
+    Raises
+    ------
+    BackboneError
+        The device is not usable here.
+    """
+    target, here = resolve_device(device), next(network.parameters()).device
+    if target.type == here.type and target.index in (None, here.index or 0):
+        return network
+    return copy.deepcopy(network).to(target)  # in place it would move for others that share it
 
 
 @contextmanager

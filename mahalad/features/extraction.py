@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.checks import BATCH_SIZE, check_parameters
 from mahalad.errors import InputError
 from mahalad.images.augment import augmented_copies
 from mahalad.images.reading import ReadImage, content_key, read_batches
@@ -32,6 +33,7 @@ def extract(X: Any, extractor: Any, salt: int, n_augment: int = 0) -> Iterator[B
     if extractor is None:
         yield from_arrays(X, salt)
         return
+    check_parameters({"batch_size": BATCH_SIZE}, extractor)  # set_params may have changed it
     batches = read_batches(
         X,
         extractor.prepare,

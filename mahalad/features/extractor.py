@@ -109,7 +109,9 @@ class BackboneFeatures(BaseEstimator):
         self.batch_size = batch_size
         self.device = device
 
-    def build(self, state: dict[str, Any] | None = None, region: Any = None) -> Self:
+    def build(
+        self, state: dict[str, Any] | None = None, region: Any = None, *, hub: bool = True
+    ) -> Self:
         """Make the network.
 
         Parameters
@@ -118,6 +120,8 @@ class BackboneFeatures(BaseEstimator):
             State dict to use instead of `weights`.
         region : ndarray of bool, shape (S, S), optional
             Region of interest to use instead of `roi`.
+        hub : bool, default=True
+            Whether weights may be fetched from timm's hub; where not, they are an error.
 
         Raises
         ------
@@ -140,6 +144,7 @@ class BackboneFeatures(BaseEstimator):
             input_size=self.input_size,
             tiles=self.tiles,
             device=self.device,
+            hub=hub,
         )
         self.region_ = region
         if region is None and self.roi is not None:
@@ -205,7 +210,8 @@ class BackboneFeatures(BaseEstimator):
         return {name: values / np.float32(self.orientations) for name, values in total.items()}
 
     def _transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
-        parts = [self.backbone_.extract(*self._squares(own)) for own in self.passes(prepared)]
+        backbone = self._placed()
+        parts = [backbone.extract(*self._squares(own)) for own in self.passes(prepared)]
         found = parts[0]
         if len(parts) > 1:
             found = {name: np.concatenate([part[name] for part in parts]) for name in found}
@@ -228,7 +234,7 @@ class BackboneFeatures(BaseEstimator):
         """
         if self.orientations > 1:
             raise InputError("no exact maps of features that are means over orientations")
-        return self.backbone_.unpooled(*self._squares(prepared))
+        return self._placed().unpooled(*self._squares(prepared))
 
     def side(self) -> int:
         """Side, in pixels, of the squares that images become: the network's, times the tiles."""
@@ -286,7 +292,12 @@ class BackboneFeatures(BaseEstimator):
         It is 0 on the CPU, where decoding threads would take cores from the network's own, whose
         slowest thread sets the pace.
         """
-        return 0 if self.backbone_.device.type == "cpu" else 2
+        return 0 if self._placed().device.type == "cpu" else 2
+
+    def _placed(self) -> Backbone:
+        """The network, on the device that is asked for now: `set_params` may have changed it."""
+        self.backbone_.move_to(self.device)
+        return self.backbone_
 
     def record(self) -> dict[str, Any]:
         """Give what identifies these features: those with different records must not be mixed."""

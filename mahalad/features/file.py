@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mahalad.arrays import below
 from mahalad.errors import ModelFileError
+from mahalad.features.weights import PACKAGES
 
 _MUST_AGREE = (
     "levels", "maps", "region", "input_size", "tiles", "orientations", "mean", "std",
@@ -21,6 +22,8 @@ _MUST_AGREE = (
 class RecordedFeatures(Protocol):
     """Features of a backbone, such as `BackboneFeatures`: they say what identifies them."""
 
+    backbone: str
+    weights: str | Path | None
     backbone_: Any
     region_: NDArray[np.bool_] | None
 
@@ -28,7 +31,9 @@ class RecordedFeatures(Protocol):
         """Give what identifies built features, as JSON."""
         ...
 
-    def build(self, state: dict[str, Any] | None = None, region: Any = None) -> Any:
+    def build(
+        self, state: dict[str, Any] | None = None, region: Any = None, *, hub: bool = True
+    ) -> Any:
         """Make the network, with weights and a region from elsewhere where they are given."""
         ...
 
@@ -68,6 +73,9 @@ def restore_features(
 ) -> None:
     """Build features as `describe_features` found them.
 
+    Weights come from the model file, from an installed package, or from where the caller says:
+    a file has nothing fetched.
+
     Parameters
     ----------
     extractor : BackboneFeatures
@@ -75,24 +83,22 @@ def restore_features(
     record, arrays
         Content of the file.
     weights : str or Path, optional
-        Weights file, where the model file has none.
+        Weights file, where the model file has none; ``"hub"`` to fetch them from timm's hub.
 
     Raises
     ------
     ModelFileError
-        Weights are missing, or the network that is built here differs from the recorded one.
+        Weights are missing, or would have to be fetched, or the network that is built here differs
+        from the recorded one.
     """
     import torch
 
     embedded = {name: torch.from_numpy(array) for name, array in below("weights/", arrays).items()}
+    _check_is_here(extractor, record, with_weights=bool(embedded) or weights is not None)
     if not embedded and weights is not None:
         extractor.set_params(weights=weights)
-    elif not embedded and record["weights_source"] == "file":
-        raise ModelFileError(
-            f"was saved without its weights (they came from {record['weights_origin']}): give the "
-            "file: weights='model.safetensors'"
-        )
-    extractor.build(state=embedded or None, region=region_in(arrays))
+    may_fetch = not embedded and weights == "hub"
+    extractor.build(state=embedded or None, region=region_in(arrays), hub=may_fetch)
     now = extractor.record()
     differs = [key for key in _MUST_AGREE if key in record and now.get(key) != record[key]]
     if differs:
@@ -108,6 +114,31 @@ def restore_features(
             record["weights_sha256"],
             record["weights_dtype"],
         )
+
+
+def _check_is_here(
+    extractor: RecordedFeatures, record: Mapping[str, Any], *, with_weights: bool
+) -> None:
+    """Refuse a network, or weights, that would have to be fetched or are somewhere else."""
+    for name in (extractor.backbone, record["backbone"]):
+        if not set(name).isdisjoint(":/"):
+            raise ModelFileError(
+                f"names the network {name!r}, which is somewhere else: networks of model files "
+                "are timm's own"
+            )
+    if with_weights:
+        return
+    source, origin = record["weights_source"], record["weights_origin"]
+    if source == "package" and extractor.weights is None and extractor.backbone in PACKAGES:
+        return
+    if source == "hub":
+        found = f"{origin} on timm's hub): give weights='hub' to fetch them, or give"
+    else:
+        found = f"{origin}, and the network is {extractor.backbone}): give"
+    raise ModelFileError(
+        f"was saved without its weights (they came from {found} the file: "
+        "weights='model.safetensors'"
+    )
 
 
 def region_in(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_] | None:

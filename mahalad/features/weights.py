@@ -51,20 +51,29 @@ class WeightsRecord:
 
 
 def find_weights(
-    network: nn.Module, backbone: str, weights: str | Path | dict[str, Tensor] | None
+    network: nn.Module,
+    backbone: str,
+    weights: str | Path | dict[str, Tensor] | None,
+    *,
+    hub: bool = True,
 ) -> tuple[dict[str, Tensor], str, str]:
     """Read weights; give the state dict, the kind of source and the origin.
 
     Raises
     ------
     WeightsError, MissingExtraError
-        Weights cannot be found or read.
+        Weights cannot be found or read, or only the hub has them and `hub` is False.
     """
     if isinstance(weights, dict):
         return weights, "embedded", "weights embedded in the model file"
     if weights is None and backbone in PACKAGES:
         return load_package_weights(network, backbone), "package", PACKAGES[backbone]
     if weights is None or weights == "hub":
+        if not hub:
+            raise WeightsError(
+                f"{backbone}: its weights are on timm's hub, and nothing is fetched here: give a "
+                "file, weights='model.safetensors', or say weights='hub'"
+            )
         return _hub_weights(backbone), "hub", _full_name(network, backbone)
     return read_weights(weights), "file", str(weights)
 

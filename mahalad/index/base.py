@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -123,6 +123,16 @@ class CheckedIndex(ABC):
                 self._closed = True
                 self._release()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle and copy an index in memory whole, but for its lock."""
+        state = self.__dict__.copy()
+        del state["_writing"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._writing = threading.RLock()
+
     def __enter__(self) -> Self:
         return self
 
@@ -219,6 +229,26 @@ class CheckedIndex(ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise IndexUnavailableError(f"{self.name}: the index is closed; open it again")
+
+
+class StoredElsewhere(CheckedIndex):
+    """An index whose points outlive the object: in a folder, or on a server.
+
+    A pickle refers to it, and opens it again; a copy is the same index, for the same reason.
+    """
+
+    @abstractmethod
+    def _reopen(self) -> Callable[[], Self]:
+        """What opens the index again, in any process; it can be pickled."""
+
+    def __reduce__(self) -> tuple[Callable[[], Self], tuple[()]]:
+        return self._reopen(), ()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
 
 def distances_to(q: NDArray[Any], vectors: NDArray[Any], distance: Distance) -> NDArray[np.float64]:

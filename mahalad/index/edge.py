@@ -7,15 +7,16 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import InputError, MissingExtraError
 from mahalad.files.container import write_atomically
-from mahalad.index.base import CheckedIndex, partly_added
+from mahalad.index.base import StoredElsewhere, partly_added
 from mahalad.index.checks import check_agreement, checked_settings, some
 from mahalad.index.contract import Distance, IndexUnavailableError, Records
 
@@ -26,7 +27,7 @@ _CREATING = "creating-"
 T = TypeVar("T")
 
 
-class EdgeIndex(CheckedIndex):
+class EdgeIndex(StoredElsewhere):
     """Nearest neighbours from an embedded Qdrant shard in a folder.
 
     What `add`, `remove` and `relabel` returned for is on disk and survives a hard kill. One
@@ -117,6 +118,17 @@ class EdgeIndex(CheckedIndex):
         """
         with self._writing:
             self._do("optimize", self._shard.optimize)
+
+    def _reopen(self) -> Callable[[], Self]:
+        return partial(
+            type(self),
+            str(Path(self.name).absolute()),
+            create=False,
+            n_features=self.n_features,
+            distance=self.distance,
+            about=self.about,
+            exact=self.exact,
+        )
 
     def _put(self, points: Records) -> None:
         size = max(1, _VALUES_AT_ONCE // self.n_features)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import InputError, MissingExtraError
-from mahalad.index.base import CheckedIndex, partly_added
+from mahalad.index.base import StoredElsewhere, partly_added
 from mahalad.index.checks import check_agreement, checked_settings
 from mahalad.index.contract import Distance, IndexUnavailableError, Records
 from mahalad.index.edge import found_by, from_points, to_points
@@ -36,7 +37,7 @@ class Address(NamedTuple):
     collection: str
 
 
-class ServerIndex(CheckedIndex):
+class ServerIndex(StoredElsewhere):
     """Nearest neighbours from a collection of a Qdrant server.
 
     Requests that fail because the server is down, slow or busy are made again after waits that
@@ -107,7 +108,7 @@ class ServerIndex(CheckedIndex):
         self._models = _import_client().models
         self._url, self._collection = url, address.collection
         self.exact = exact
-        self._retries, self._backoff = retries, backoff
+        self._timeout, self._retries, self._backoff = timeout, retries, backoff
         self._own = client is None
         self._client = _connect(address.server, timeout) if client is None else client
         self._closed = False
@@ -130,6 +131,20 @@ class ServerIndex(CheckedIndex):
     def flush(self) -> None:
         """Do nothing: every request waits until the server has stored what it brought."""
         self._check_open()
+
+    def _reopen(self) -> Callable[[], Self]:
+        return partial(
+            type(self),
+            self._url,
+            create=False,
+            n_features=self.n_features,
+            distance=self.distance,
+            about=self.about,
+            exact=self.exact,
+            timeout=self._timeout,
+            retries=self._retries,
+            backoff=self._backoff,
+        )
 
     def _put(self, points: Records) -> None:
         size = max(1, min(_POINTS_AT_ONCE, _VALUES_AT_ONCE // self.n_features))

@@ -16,8 +16,10 @@ from mahalad.checks import SEED, Either, IsNone, Limit, OneOf, Whole, check_para
 from mahalad.choices import CLASS_WEIGHTS, EMBEDDING_DISTANCES, VOTES
 from mahalad.errors import CalibrationError, InputError
 from mahalad.features.copying import copy_extractor
+from mahalad.features.parameters import check_unchanged, comparable_params, run_as_asked
 from mahalad.files.container import write_model
 from mahalad.files.damage import naming
+from mahalad.index.address import absolute
 from mahalad.index.contract import Neighbors, VectorIndex
 from mahalad.metric import corrections, fitting
 from mahalad.metric import file as modelfiles
@@ -35,6 +37,11 @@ from mahalad.protocols import Floats
 from mahalad.result import LabelledResult, Result
 from mahalad.thresholds.rules import ConformalThreshold, check_fpr
 from mahalad.unfitted import NotFittedError
+
+_OF_ANSWERS = (
+    "n_neighbors", "weights", "class_weight", "index", "positive", "novelty_fpr", "cache",
+)  # fmt: skip
+"""Parameters that take effect when a fitted classifier is asked, or saved."""
 
 
 class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
@@ -63,7 +70,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         None: that of the projection, or Euclidean without one.
     index : str or None, default=None
         None: in memory, and saved in the model file. Else as `mahalad.index.opening.open_index`
-        takes it: a folder, or ``"qdrant://host:6333/collection"``, empty or new at `fit`.
+        takes it: a folder, or ``"qdrant://host:6333/collection"``, empty or new at `fit`, which
+        makes the path of a folder absolute. Pickles and files refer to it, copies share it.
     positive : str, int or None, default=None
         The label that is to be found (the defect); `set_operating_point` is about it.
     novelty_fpr : float, default=0.05
@@ -203,6 +211,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             that is not empty, or parameters out of range.
         """
         self._check_parameters()
+        self.index = absolute(self.index)  # to be found from any folder later
         recipe = fitting.Recipe(
             encoder=copy_extractor(self.encoder),
             projection=clone(self.projection, safe=False),
@@ -221,7 +230,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         self._fitted = self._counts = self._held_out = None
         search, self._searched = self._searched, None
         fitted = fitting.fit(recipe, X, labels, unlabelled)
-        self._fitted = replace(fitted, search=search)
+        self._fitted = replace(fitted, search=search, params=self._params_of_fit())
         self.operating_point_ = None
         self.use_index(fitted.index)
         self.warn_if_uncalibrated()
@@ -385,7 +394,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         InputError
             After a cross-fit, `n_neighbors` or `weights` were changed by set_params.
         """
-        fitted, asked = self._state(), self._voting()
+        fitted, asked = self._as_asked(), self._voting()
         cast = fitted.calibration
         then, now = (cast.n_neighbors, cast.weights), (self.n_neighbors, self.weights)
         if len(cast.votes.ids) and now != then:
@@ -453,7 +462,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     @property
     def embedding_(self) -> Embedding:
         """Encoder, mean and deviation, projection."""
-        return self._state().embedding
+        return self._as_asked().embedding
 
     @property
     def index_(self) -> VectorIndex:
@@ -498,7 +507,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         ModelFileError
             The file cannot be written; an older file of that name is then intact.
         """
-        fitted, point = self._state(), self._checked_point()
+        fitted, point = self._as_asked(), self._checked_point()
         header, arrays = modelfiles.describe(
             type(self).__name__,
             self.get_params(deep=False),
@@ -523,7 +532,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         ----------
         path : str or Path
         weights : str or Path, optional
-            Weights file, for a model saved without them.
+            Weights file, for a model saved without them; ``"hub"`` to fetch them.
         device : str, optional
             Device to compute on; None for the one that was asked for at fit.
         index : str, optional
@@ -540,7 +549,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         saved = modelfiles.read(path, weights=weights, device=device, index=index)
         with naming(path):
             classifier = cls(**saved.params)
-            classifier._fitted = saved.fitted
+            classifier._fitted = replace(saved.fitted, params=classifier._params_of_fit())
             classifier.operating_point_ = saved.point
             classifier._point_for = str(classifier.positive), classifier._voting()
             classifier.use_index(saved.fitted.index)
@@ -557,10 +566,33 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             )
         return self._fitted
 
+    def _as_asked(self) -> Fitted:
+        """What was fitted, with the parameters that need no fit as they are now.
+
+        Raises
+        ------
+        InputError
+            Parameters out of their limits, or others that were changed since the fit.
+        """
+        fitted, params = self._state(), self.get_params()
+        self._check_parameters()
+        check_unchanged(fitted.params, self._params_of_fit())
+        embedding = fitted.embedding
+        run_as_asked(embedding.encoder, params, "encoder")
+        run_as_asked(embedding.projection, params, "projection")
+        embedding.use_cache(self.cache)
+        return fitted
+
+    def _params_of_fit(self) -> dict[str, Any]:
+        """Parameters that only a fit gives effect, in a form to be compared."""
+        params = self.get_params(deep=False)
+        own = {name: value for name, value in params.items() if name not in _OF_ANSWERS}
+        return comparable_params(own, ("encoder", "projection"))
+
     def _changing(self) -> Fitted:
         """The fitted state, before its index is changed: nothing derived from it holds any
         longer, whatever comes of the change."""
-        self._fitted = fitted = replace(self._state())
+        self._fitted = fitted = replace(self._as_asked())
         return fitted
 
     def _voting(self) -> Voting:

@@ -50,9 +50,16 @@ class Embedding:
         self.encoder = encoder
         self.projection = projection
         self.level_sizes: dict[str, int] = {}
-        self._extractor = encoder
-        if encoder is not None and cache is not None:
-            self._extractor = CachedFeatures(encoder, cache)
+        self._extractor, self._cache = encoder, None
+        self.use_cache(cache)
+
+    def use_cache(self, folder: Any) -> None:
+        """Keep the encoder's features in a folder from now on; None: nowhere."""
+        if self.encoder is not None and folder != self._cache:
+            self._extractor = self.encoder
+            if folder is not None:
+                self._extractor = CachedFeatures(self.encoder, folder)
+            self._cache = folder
 
     def read(self, X: Any) -> Iterator[Batch]:
         """Yield batches of decoded images, and their features."""

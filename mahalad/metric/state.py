@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -54,6 +55,9 @@ class Fitted:
         Images that were left out.
     search : Search or None
         That which chose the parameters.
+    params : dict
+        Parameters of the fit that cannot be changed without another one, in a form that can be
+        compared.
     """
 
     embedding: Embedding
@@ -63,6 +67,7 @@ class Fitted:
     n_self_trained: int
     unreadable: list[Result]
     search: Search | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:

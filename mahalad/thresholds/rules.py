@@ -236,6 +236,25 @@ def takes_calibration(threshold: str | Threshold) -> bool:
     return isinstance(threshold, ToleranceThreshold)
 
 
+def check_calibration(threshold: str | Threshold, method: str) -> None:
+    """Raise `CalibrationError` if a rule needs scores that were made in another way.
+
+    Parameters are those of `fit_threshold`.
+    """
+    if not isinstance(threshold, str) or threshold in ("tolerance", "chi2-nominal"):
+        return  # they take scores of any kind
+    if (threshold == "holdout") != (method == "holdout"):
+        raise CalibrationError(
+            f"threshold={threshold!r} needs another calibration than this fit has ({method}): "
+            "fit again"
+        )
+
+
+def needs_scores(threshold: str | Threshold) -> bool:
+    """Whether a rule needs calibration scores: all do, but for the nominal chi-square."""
+    return threshold != "chi2-nominal" and not isinstance(threshold, NominalChiSquareThreshold)
+
+
 def fit_threshold(
     threshold: str | Threshold, method: str, scores: Floats, degrees_of_freedom: int | None
 ) -> Threshold:
@@ -256,14 +275,8 @@ def fit_threshold(
     CalibrationError
         The rule needs scores that were made in another way.
     """
+    check_calibration(threshold, method)
     if isinstance(threshold, str):
-        held_out = method == "holdout"
-        either = threshold in ("tolerance", "chi2-nominal")  # they take scores of any kind
-        if (threshold == "holdout") != held_out and not either:
-            raise CalibrationError(
-                f"threshold={threshold!r} needs another calibration than this fit has "
-                f"({method}): fit again"
-            )
         rule: Any = RULES[threshold]()
     else:
         rule = clone(threshold, safe=False)

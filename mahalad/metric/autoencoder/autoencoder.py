@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 
 from mahalad.checks import SEED, Limit, Real, Whole, check_parameters
 from mahalad.errors import InputError
-from mahalad.features.devices import no_tf32, resolve_device
+from mahalad.features.devices import no_tf32, placed, resolve_device
 from mahalad.features.golden import golden_images
 from mahalad.features.weights import hash_weights
 from mahalad.files.damage import naming
@@ -437,7 +437,9 @@ class Autoencoder(BaseEstimator):
         return next(self._fitted().parameters()).device
 
     def _fitted(self) -> AutoencoderNetwork:
+        """The network, on the device that is asked for now: `set_params` may have changed it."""
         self._check_fitted()
+        self.network_ = placed(self.network_, self.device)
         return self.network_
 
     def _check_fitted(self) -> None:

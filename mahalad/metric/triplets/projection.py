@@ -17,7 +17,7 @@ from torch import nn
 from mahalad.checks import SEED, Limit, OneOf, Real, Whole, check_parameters
 from mahalad.choices import EMBEDDING_DISTANCES, LOSSES
 from mahalad.errors import DegenerateDataError, InputError
-from mahalad.features.devices import resolve_device
+from mahalad.features.devices import placed, resolve_device
 from mahalad.metric.triplets.batches import Indices, hold_out
 from mahalad.metric.triplets.steps import checked_labels, seeded
 from mahalad.metric.triplets.training import Recipe, TripletTraining, embed
@@ -196,6 +196,7 @@ class TripletProjection(TransformerMixin, BaseEstimator):
         """Compute embeddings (n_samples, n_components), float32; of unit length for "cosine"."""
         check_is_fitted(self, "network_")
         F = torch.tensor(self._checked(X, reset=False))  # a copy: it may be read-only
+        self.network_ = placed(self.network_, self.device)  # set_params may have changed it
         F = F.to(next(self.network_.parameters()).device)
         return embed(self.network_, F, self.distance).cpu().numpy()
 
