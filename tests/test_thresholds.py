@@ -132,7 +132,7 @@ class Foreign:
 
 def test_of_threshold_objects_from_outside_the_statistic_is_compared():
     scores = np.array([0.5, 2.0])
-    for factor, shown in ((1.0, 1.0), (1 + 1e-14, None), (2.0, None)):
+    for factor, shown in ((1.0, 1.0), (1 + 1e-14, 1.0), (1 + 1e-6, None), (2.0, None)):
         results = judge(["x", "y"], scores, None, [], Foreign(factor), 0.1)
         assert [result.threshold for result in results] == [shown, shown]
 
