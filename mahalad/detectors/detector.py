@@ -657,7 +657,7 @@ class AnomalyDetector(BaseEstimator):
         params: dict[str, Any] = self.get_params(deep=False)
         del params["fpr"]
         # Rules that use the same scores may be exchanged.
-        params["threshold"] = "holdout" if self._recipe().holds_out else "leave-out"
+        params["threshold"] = ["holdout" if self._recipe().holds_out else "leave-out"]
         return comparable_params(params, ("features",))
 
     def _check_as_fitted(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mahalad.checks import Limit, OneOf, check_parameters
+from mahalad.checks import BATCH_SIZE, Limit, OneOf, check_parameters
 from mahalad.choices import SCOPES
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.errors import InputError
@@ -269,4 +269,5 @@ POSITIONS_SIZE = 320
 
 _LIMITS: dict[str, Limit] = {
     "scope": OneOf(SCOPES),
+    "batch_size": BATCH_SIZE,
 }

@@ -27,6 +27,9 @@ def copy_extractor(extractor: Any) -> Any:
     ----------
     extractor : feature extractor or None
     """
-    if isinstance(extractor, _TellsWhetherFitted) and extractor.__sklearn_is_fitted__():
-        return copy.copy(extractor)
-    return clone(extractor, safe=False)
+    return copy.copy(extractor) if is_trained(extractor) else clone(extractor, safe=False)
+
+
+def is_trained(extractor: Any) -> bool:
+    """Whether an extractor learns, and has learned, as a fitted `Autoencoder`."""
+    return isinstance(extractor, _TellsWhetherFitted) and extractor.__sklearn_is_fitted__()

@@ -18,6 +18,7 @@ from PIL import Image
 from sklearn.base import BaseEstimator
 
 from mahalad.errors import InputError
+from mahalad.features.copying import is_trained
 from mahalad.files.spec import to_spec
 
 RUNNING = ("batch_size", "device")
@@ -95,10 +96,16 @@ def _runs(name: str, parts: Sequence[str]) -> bool:
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:
-    """A parameter, and below its name those that it has itself."""
+    """A parameter, and below its name those that it has itself.
+
+    One that was trained before, as an autoencoder is, has no part in the fit but what it learned:
+    a model keeps a copy of it, whatever is done to it afterwards.
+    """
     if not isinstance(value, BaseEstimator):
         return {name: _comparable(value)}
     found: dict[str, Any] = {name: _class_of(value)}
+    if is_trained(value):
+        return found
     for own, each in value.get_params(deep=False).items():
         found |= _flat(f"{name}__{own}", each)
     return found
