@@ -25,7 +25,7 @@ class Value:
 
 @runtime_checkable
 class FeatureExtractor(Protocol):
-    """From images to features per level. `mahalad.BackboneFeatures` is one."""
+    """Turn images into features per level. `mahalad.BackboneFeatures` is one."""
 
     batch_size: int
 
@@ -160,7 +160,7 @@ class KeepsSums(Mergeable, Protocol):
 
 
 class Threshold(Protocol):
-    """From calibration scores (up = abnormal) to p-values and a critical value."""
+    """Turn calibration scores (up = abnormal) into p-values and a critical value."""
 
     def fit(self, scores: Floats, degrees_of_freedom: int | None = None) -> Self:
         """Learn from calibration scores (n,), up = abnormal."""

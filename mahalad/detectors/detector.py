@@ -394,14 +394,17 @@ class AnomalyDetector(BaseEstimator):
 
     @property
     def scorer_(self) -> Any:
+        """Scorer, fitted to all images so far."""
         return self._up_to_date().scorer
 
     @property
     def calibration_scores_(self) -> Floats:
+        """Honest anomaly scores of good images, shape (n_calibration,), up = abnormal."""
         return self._up_to_date().scores
 
     @property
     def calibration_method_(self) -> str:
+        """How these scores were made: "leave-one-out", "cross-fit", "holdout" or "none"."""
         return self._up_to_date().method
 
     @property
@@ -442,11 +445,13 @@ class AnomalyDetector(BaseEstimator):
 
     @property
     def n_images_(self) -> int:
+        """Number of images fitted."""
         self._check_fitted()
         return self._state.store.n_seen
 
     @property
     def unreadable_(self) -> list[Result]:
+        """Images that were left out of the fit, with the reasons."""
         self._check_fitted()
         return list(self._state.unreadable)
 
@@ -462,7 +467,8 @@ class AnomalyDetector(BaseEstimator):
         path : str or Path
         include_features : bool, default=True
             False leaves out the features of the fitted images: the loaded detector scores, but
-            cannot be updated, merged or recalibrated. For a Gaussian without reduction.
+            cannot be updated, merged or recalibrated. Only Gaussians without a reduction can be
+            saved so.
         include_weights : bool, default=True
             Embed weights that came from a file or a hub, so that one file is all that scoring
             needs; False records their hash only. Weights of an installed package are always

@@ -384,8 +384,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     def held_out(self) -> tuple[HeldOut, NDArray[Any]]:
         """Give answers to stored images by votes that had not seen them, and their labels (n,).
 
-        Of images of the fit: by fits without them, as cast at `fit`. Of all others: by
-        leave-one-out among all that is stored now.
+        Images of the fit keep the votes that fits without them cast at `fit`. All others are
+        voted on by leave-one-out among all images that are stored now.
 
         Raises
         ------

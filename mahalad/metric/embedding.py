@@ -25,7 +25,7 @@ Batch = tuple[list[ReadImage], Floats]
 
 
 class Embedding:
-    """From images to what a vector index compares.
+    """Turn images into embeddings: what a vector index compares.
 
     Parameters
     ----------

@@ -84,8 +84,8 @@ def choose(
 ) -> OperatingPoint:
     """Choose the threshold that keeps the asked precision or recall, and has most of the other.
 
-    With both asked for, both are kept and recall is made as large as it can be. A threshold of 0
-    is never chosen: it would give the positive label to images without a single vote for it.
+    If both are asked for, the threshold keeps both and makes recall as large as it can be. It is
+    never 0: that would give the positive label to images without a single vote for it.
 
     Raises
     ------

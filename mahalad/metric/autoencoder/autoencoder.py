@@ -55,7 +55,7 @@ class Autoencoder(BaseEstimator):
     batch_size : int, default=32
         Images per step of the training, at least 2. After the fit it only limits memory.
     learning_rate : float, default=1e-3
-        Of Adam, the same throughout.
+        Learning rate of Adam; it stays the same throughout.
     device : str, default="auto"
         ``"auto"`` for CUDA where there is one and else the CPU, or a torch device.
     random_state : int or None, default=0

@@ -95,8 +95,9 @@ class BalancedBatches:
 def hold_out(codes: Indices, fraction: float, rng: np.random.Generator) -> tuple[Indices, Indices]:
     """Split samples by class: indices to train with, and indices held out, both ascending.
 
-    Of every class `fraction` is held out, rounded, at least 1; but 2 are left to train with, so
-    none of a class of 2. With `fraction` 0 none at all.
+    A share `fraction` of every class is held out, rounded, and at least 1 sample. Two samples of a
+    class always stay to train with, so a class of 2 gives none. If `fraction` is 0, none is held
+    out at all.
     """
     held = []
     for code in np.unique(codes) if fraction else []:

@@ -33,11 +33,11 @@ def fit_with_unlabelled(
 
     After the first fit the nearest labelled neighbours vote on each unlabelled sample: 15 of them,
     or half as many as there are of the rarest label (all of them, up to 5), so that each label can
-    win all votes. A sample
-    takes part in the next fit, with the winner as its label, if that has at least a share
-    `confidence` of the votes. In the projection that comes of it they vote again, and so on: what
-    has been guessed in one round is forgotten in the next. Each further fit draws 4 times as many
-    samples as the first, without validation: guessed labels would say how well guesses are guessed.
+    win all votes. A sample takes part in the next fit, with the winner as its label, if the winner
+    has at least a share `confidence` of the votes. The neighbours vote again in the projection of
+    that fit, and so on; each round forgets what the one before guessed. Each further fit draws 4
+    times as many samples as the first, without validation: guessed labels would say how well
+    guesses are guessed.
 
     Parameters
     ----------
