@@ -22,7 +22,9 @@ import torch
 from PIL import Image
 
 from mahalad import MahalanobisDetector
-from mahalad.detectors.fitting import add, ingest, refresh, reset
+from mahalad.detectors.calibrating import calibrate
+from mahalad.detectors.fitting import read
+from mahalad.detectors.state import FitRecipe
 from mahalad.images.mvtec import find_categories
 
 
@@ -64,10 +66,11 @@ def main() -> None:
         options.backbone, weights=options.weights, input_size=options.size
     )
 
-    def product() -> None:
-        reset(detector)  # what `fit` does, without making the network again
-        add(detector, *ingest(detector, train, None, detector.n_augment))
-        refresh(detector)
+    recipe = FitRecipe(capacity=detector.most_stored(), n_augment=detector.n_augment)
+
+    def product() -> None:  # the fit is the detector's, without making the network again
+        make = detector.unfitted_scorer
+        calibrate(read(train, detector.features_, make, recipe), recipe, make)
         scored.append(sum(result.score or 0.0 for result in detector.inspect(test)))
 
     scored: list[float] = []
