@@ -24,6 +24,7 @@ from speed import bare_forward, bare_network, timed
 from mahalad import MahalanobisDetector
 from mahalad.detectors.calibrating import calibrate
 from mahalad.detectors.fitting import read
+from mahalad.detectors.scoring import score_with_maps
 from mahalad.detectors.state import FitRecipe
 from mahalad.features.extraction import extract
 from mahalad.images.decoding import open_image
@@ -68,7 +69,7 @@ def main() -> None:
     def score() -> None:
         for batch in batches:
             features = {name: x[:, None] for name, x in extractor.transform(batch).items()}
-            detector._score_with_maps(features)
+            score_with_maps(detector.scorer_, features, tuple(features))
 
     network = bare_network(options.backbone)
     tensors = [
