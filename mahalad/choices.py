@@ -38,6 +38,9 @@ EMBEDDING_DISTANCES = ("cosine", "euclidean")
 LOSSES = ("batch-hard-scaled", "batch-hard", "semi-hard", "batch-all")
 """Of triplets; `mahalad.metric.triplets.losses.LOSSES` has them."""
 
+NEAR_COPIES = ("group", "separate")
+"""Whether near-copies of a picture are one part with it, or parts of their own."""
+
 ORIENTATIONS = (1, 4, 8)
 """How many ways an image is turned and mirrored."""
 

@@ -162,8 +162,17 @@ class KeepsSums(Mergeable, Protocol):
 class Threshold(Protocol):
     """Turn calibration scores (up = abnormal) into p-values and a critical value."""
 
-    def fit(self, scores: Floats, degrees_of_freedom: int | None = None) -> Self:
-        """Learn from calibration scores (n,), up = abnormal."""
+    def fit(
+        self,
+        scores: Floats,
+        degrees_of_freedom: int | None = None,
+        weights: Floats | None = None,
+    ) -> Self:
+        """Learn from calibration scores (n,), up = abnormal.
+
+        The images of one part share the weight 1. `weights` are given only where some are others
+        than 1; a rule without this parameter is for fits where every image shows its own part.
+        """
         ...
 
     def statistic(self, scores: Floats, level_scores: Floats | None = None) -> Floats:

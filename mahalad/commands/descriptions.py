@@ -41,13 +41,15 @@ def _promise(header: dict[str, Any]) -> str:
     from mahalad.thresholds.guarantee import guarantee_of
 
     params, calibration, groups = header["params"], header["calibration"], header["fit"]["groups"]
+    one_by_one = groups is None or len(groups) == header["fit"]["n_images"]  # until format 4
     return str(
         guarantee_of(
             params["threshold"],
             calibration["method"],
             calibration["n"],
             params["fpr"],
-            independent=groups is None or len(groups) == header["fit"]["n_images"],
+            n_independent=calibration.get("n_independent"),
+            counts_parts=calibration.get("counts_parts", one_by_one),
         )
     )
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.arrays import as_input_of, rows, take
+from mahalad.arrays import as_input_of, originals, rows, take
+from mahalad.detectors.copies import joined, near_copies, near_copies_of_features
+from mahalad.detectors.reservoir import FeatureStore, Kept, are_own
 from mahalad.detectors.scoring import score
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState, MakeScorer
-from mahalad.errors import InputError
+from mahalad.errors import CalibrationError, InputError
 from mahalad.protocols import Features, Floats
 from mahalad.scorers.capabilities import capabilities_of
 from mahalad.thresholds.calibration import choose_holdout, cross_fit_scores, leave_one_out_scores
+from mahalad.thresholds.ranking import shared_weights
 
 
 def calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Calibrated:
@@ -32,14 +36,76 @@ def calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Ca
     InputError
         Fewer than two images, or a threshold that the scorer is not for.
     CalibrationError
-        Fewer than two independent images.
+        Fewer than two independent images, or none that is independent of the fit.
     DegenerateDataError
         The images leave nothing to estimate.
     """
-    calibrated = _calibrate(state, recipe, make_scorer)
+    if state.held_out.n_seen:
+        state = replace(state, held_out=state.held_out.without(leaked(state, recipe)))
+        if not state.held_out.n_kept:
+            raise CalibrationError(
+                "every calibration image shows a part that is in the fit as well (the same "
+                "picture, a near-copy or the same group): give images of other parts"
+            )
+    calibrated = _calibrate(in_parts(state, recipe), recipe, make_scorer)
     if capabilities_of(calibrated.scorer).standardizes:
         calibrated.scorer.factorise()  # now, so that no question changes anything
     return calibrated
+
+
+def in_parts(state: FitState, recipe: FitRecipe) -> FitState:
+    """Return a state whose groups are independent parts: near-copies are in one with each other."""
+    if recipe.near_copies == "separate":
+        return state
+    found = {
+        name: store.regrouped(joined(store.groups, _alike(store.kept)))
+        for name, store in (("store", state.store), ("held_out", state.held_out))
+        if store.n_kept > 1
+    }
+    return replace(state, **found)
+
+
+def copies_in(store: FeatureStore) -> list[list[str]]:
+    """Find the images that look the same: exact copies and near-copies, but for named groups.
+
+    Returns
+    -------
+    list of list of str
+        Names of the images that are one part together, two or more each.
+    """
+    if store.n_kept < 2:
+        return []
+    kept = store.kept
+    own = np.flatnonzero(are_own(kept.groups, kept.keys))
+    first, which = np.unique(kept.keys[own], return_index=True, return_inverse=True)[1:]
+    pairs = np.concatenate([np.column_stack([own[first[which]], own]), _alike(kept)])
+    parts = joined(np.arange(store.n_kept), pairs)
+    order = np.argsort(parts, kind="stable")
+    together = np.split(order, np.cumsum(np.bincount(parts))[:-1])
+    return [kept.names[places].tolist() for places in together if len(places) > 1]
+
+
+def leaked(state: FitState, recipe: FitRecipe) -> NDArray[np.bool_]:
+    """Find the images held out (n_held_out,) that show a part which is in the fit as well."""
+    store, held = state.store, state.held_out
+    if held.is_empty or not store.n_kept:
+        return np.zeros(held.n_kept, dtype=bool)
+    found = np.isin(held.keys, store.keys) | np.isin(held.groups, store.groups)
+    if recipe.near_copies == "group":
+        first, second = _alike(Kept.joined([store.kept, held.kept])).T
+        across = second[(first < store.n_kept) & (second >= store.n_kept)]
+        found[across - store.n_kept] = True
+    return np.asarray(found)
+
+
+def _alike(kept: Kept) -> NDArray[np.intp]:
+    """Pairs of near-copies of which at least one is a group of its own."""
+    if kept.looks.any():
+        pairs = near_copies(kept.looks)
+    else:
+        pairs = near_copies_of_features(originals(kept.features))
+    own = are_own(kept.groups, kept.keys)
+    return pairs[own[pairs].any(axis=1)]
 
 
 def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Calibrated:
@@ -49,11 +115,13 @@ def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> C
             f"a fit needs at least 2 good images that can be read, and has {store.n_seen}"
             + (f"; {len(state.unreadable)} could not be read" if state.unreadable else "")
         )
-    scorer = fit_scorer(state, recipe, make_scorer)
-    if recipe.holds_out:
-        held = state.held_out
-        found = held.features if held.n_seen else take(store.features, ~fitted_part(state, recipe))
-        return Calibrated(scorer, "holdout", score(scorer, found, tuple(state.levels))[0])
+    scorer = _fit(state, recipe, make_scorer)
+    levels = tuple(state.levels)
+    given = state.held_out
+    if recipe.holds_out and not given.n_seen:
+        rest = ~_fitted_part(state, recipe)
+        scores = score(scorer, take(store.features, rest), levels)[0]
+        return _calibrated(scorer, "holdout", scores, store.groups[rest], store.keys[rest])
     can = capabilities_of(scorer)
     if recipe.threshold == "chi2-nominal":
         if can.has_maps:
@@ -61,31 +129,41 @@ def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> C
                 "threshold='chi2-nominal' is for Mahalanobis distances per level; the "
                 "per-position scorer has none: use threshold='conformal'"
             )
-        one = take(store.features, np.arange(1))
-        score(scorer, one, tuple(state.levels))  # a degenerate fit shows here
-        return Calibrated(scorer, "none", np.empty(0))
+        score(scorer, take(store.features, np.arange(1)), levels)  # a degenerate fit shows here
+        return _calibrated(scorer, "none", np.empty(0), np.empty(0), np.empty(0, np.uint64))
     # A group that is only partly in the reservoir cannot be left out of the sums.
-    whole = store.is_complete or not state.grouped
-    given = state.held_out
-    if can.standardizes and (given.n_seen or not whole):
-        apart = repeated(store.groups) if whole else None
+    if can.standardizes and (given.n_seen or not store.whole):
+        apart = repeated(store.groups) if store.whole else None
         scorer = _left_one_out(scorer, store.features, apart)[0]
-    if given.n_seen:  # with threshold="tolerance", which takes them or does without
-        return Calibrated(scorer, "holdout", score(scorer, given.features, tuple(state.levels))[0])
-    if can.leaves_one_out and whole:
+    if given.n_seen:
+        scores = score(scorer, given.features, levels)[0]
+        return _calibrated(scorer, "holdout", scores, given.groups, given.keys)
+    if can.leaves_one_out and store.whole:
         scorer, scores = _left_one_out(scorer, store.features, repeated(store.groups))
-        return Calibrated(scorer, "leave-one-out", scores)
+        return _calibrated(scorer, "leave-one-out", scores, store.groups, store.keys)
     scores = cross_fit_scores(
         make_scorer(), store.features, store.keys, store.groups, recipe.n_folds
     )
-    return Calibrated(scorer, "cross-fit", scores)
+    return _calibrated(scorer, "cross-fit", scores, store.groups, store.keys)
+
+
+def _calibrated(
+    scorer: Any, method: str, scores: Floats, groups: NDArray[Any], keys: NDArray[np.uint64]
+) -> Calibrated:
+    return Calibrated(scorer, method, scores, shared_weights(groups), keys)
 
 
 def fit_scorer(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Any:
     """Return the scorer of a state: its sums, or a fresh fit to the features that it keeps."""
     if recipe.streams:
         return state.with_sums(make_scorer).scorer
-    fitted = fitted_part(state, recipe)
+    return _fit(in_parts(state, recipe), recipe, make_scorer)
+
+
+def _fit(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Any:
+    if recipe.streams:
+        return state.with_sums(make_scorer).scorer
+    fitted = _fitted_part(state, recipe)
     features = take(state.store.features, fitted)
     scorer = make_scorer()
     scorer.fit(as_input_of(scorer, rows(features)))
@@ -97,7 +175,7 @@ def fit_scorer(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> A
     return scorer
 
 
-def fitted_part(state: FitState, recipe: FitRecipe) -> NDArray[np.bool_]:
+def _fitted_part(state: FitState, recipe: FitRecipe) -> NDArray[np.bool_]:
     """Return True for each kept image that is fitted, False for those split off."""
     store = state.store
     if recipe.holds_out and not state.held_out.n_seen:

@@ -12,10 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
-from mahalad.checks import N_AUGMENT, Either, IsNone, Limit, Real, Whole, check_parameters
+from mahalad.checks import (
+    N_AUGMENT,
+    Either,
+    IsNone,
+    Limit,
+    OneOf,
+    Real,
+    Whole,
+    check_parameters,
+)
+from mahalad.choices import NEAR_COPIES
 from mahalad.detectors import file, lots
 from mahalad.detectors.asking import Fitted
-from mahalad.detectors.calibrating import calibrate
+from mahalad.detectors.calibrating import calibrate, copies_in, leaked
+from mahalad.detectors.copies import describe
 from mahalad.detectors.fitting import read
 from mahalad.detectors.maps import map_threshold
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState
@@ -41,6 +52,7 @@ from mahalad.scorers.capabilities import (
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.thresholds.guarantee import Guarantee, guarantee_of
 from mahalad.thresholds.rules import (
+    ConformalThreshold,
     check_calibration,
     check_fpr,
     check_threshold,
@@ -50,13 +62,14 @@ from mahalad.thresholds.rules import (
 )
 from mahalad.unfitted import NotFittedError
 
-_MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored")
+_MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored", "near_copies")
 _LIMITS: dict[str, Limit] = {
     "n_augment": N_AUGMENT,
     "n_folds": Whole(2),
     "holdout_fraction": Real("(0, 1)"),
     "max_stored": Whole(2),
     "random_state": Either((IsNone(), Whole(0, 2**63 - 1))),
+    "near_copies": OneOf(NEAR_COPIES),
 }
 
 
@@ -93,6 +106,11 @@ class AnomalyDetector(BaseEstimator):
     random_state : int or None, default=None
         Salt of the hashes that decide folds, hold-out split and augmentation. They depend on
         the images' content alone, so None (the same as 0) is reproducible too.
+    near_copies : {"group", "separate"}, default="group"
+        What to make of pictures that are another one saved again (in another format, at another
+        size, a frame of a camera that stands still), where no `groups` say what they show: one part
+        together with it, or parts of their own. Left apart they would be scored by a fit that
+        knows them, and any rate would be exceeded. Exact copies are always one part.
 
     Attributes
     ----------
@@ -107,6 +125,8 @@ class AnomalyDetector(BaseEstimator):
         Images fitted.
     unreadable_ : list of Result
         Images that `fit` had to leave out.
+    copies_ : list of list of str
+        Names of images that are copies or near-copies of each other.
 
     Notes
     -----
@@ -142,6 +162,7 @@ class AnomalyDetector(BaseEstimator):
         holdout_fraction: float = 0.3,
         max_stored: int = 10_000,
         random_state: int | None = None,
+        near_copies: str = "group",
     ) -> None:
         self.features = features
         self.scorer = scorer
@@ -152,6 +173,7 @@ class AnomalyDetector(BaseEstimator):
         self.holdout_fraction = holdout_fraction
         self.max_stored = max_stored
         self.random_state = random_state
+        self.near_copies = near_copies
 
     # -- fitting ---------------------------------------------------------------------------
 
@@ -162,6 +184,7 @@ class AnomalyDetector(BaseEstimator):
         *,
         groups: Sequence[Any] | None = None,
         calibration: Any = None,
+        calibration_groups: Sequence[Any] | None = None,
     ) -> Self:
         """Fit to good images, forgetting earlier ones.
 
@@ -173,10 +196,12 @@ class AnomalyDetector(BaseEstimator):
         y : ignored
         groups : sequence of length n_images, optional
             What each image shows (a part's serial number, say). Images of one group are left
-            out together, so that the rate holds for parts that were never seen.
+            out together and count as one, so that the rate holds for parts that were never seen.
         calibration : images, optional
-            Further good images, none of X, on which ``threshold="holdout"`` or ``"tolerance"``
-            sets the threshold.
+            Further good images, of other parts than X, on which ``threshold="holdout"`` or
+            ``"tolerance"`` sets the threshold.
+        calibration_groups : sequence of length n_calibration_images, optional
+            What each of these shows.
 
         Returns
         -------
@@ -186,6 +211,9 @@ class AnomalyDetector(BaseEstimator):
         -----
         UnreadableImageWarning
             For each image that could not be read; it is left out and listed in `unreadable_`.
+        UserWarning
+            Images are copies or near-copies of others, or calibration images show parts of the fit
+            and do not count.
 
         Raises
         ------
@@ -194,7 +222,7 @@ class AnomalyDetector(BaseEstimator):
         DegenerateDataError
             All images are the same.
         """
-        self._check_parameters(calibration)
+        self._check_parameters(calibration, calibration_groups)
         for name in ("_state", "_calibrated", "features_"):
             self.__dict__.pop(name, None)  # a failed fit leaves no half-fitted detector
         features, _ = self.unfitted_parts()
@@ -205,10 +233,11 @@ class AnomalyDetector(BaseEstimator):
         recipe = self._recipe()
         state = read(X, features, self.unfitted_scorer, recipe, groups=groups)
         if calibration is not None:
-            state = _holding_out(state, calibration, features, recipe)
+            state = _holding_out(state, calibration, calibration_groups, features, recipe)
         state = replace(state, params=self._params_of_fit())
         calibrated = calibrate(state, recipe, self.unfitted_scorer)
         self.features_, self._state, self._calibrated = features, state, calibrated
+        self._warn_of_copies()
         self._warn_if_uncalibrated()
         return self
 
@@ -330,9 +359,7 @@ class AnomalyDetector(BaseEstimator):
         with leave-one-out it is simulated. With n calibration images no p-value is below
         1 / (n + 1): of a lot of m images none is selected unless m / (n + 1) / fdr are abnormal.
         """
-        return lots.select(
-            lots.conformal_rule(self.calibration_scores_), self.anomaly_score(X), fdr
-        )
+        return lots.select(self._conformal_rule(), self.anomaly_score(X), fdr)
 
     def judge_lot(self, X: Any, *, fdr: float = 0.1) -> lots.Lot:
         """Judge a lot as `select` does; an unreadable image is reported, not raised.
@@ -342,7 +369,7 @@ class AnomalyDetector(BaseEstimator):
         Lot
             Its `results` in order, and the estimated `share` of abnormal images.
         """
-        rule = lots.conformal_rule(self.calibration_scores_)
+        rule = self._conformal_rule()
         judged = self._fitted().inspect(X, rule, 0.5)  # this rate says nothing: the lot decides
         return lots.judge_lot(judged, rule, fdr)
 
@@ -425,7 +452,8 @@ class AnomalyDetector(BaseEstimator):
             fitted.method,
             len(fitted.scores),
             check_fpr(self.fpr),
-            independent=self._state.each_its_own,
+            n_independent=float(fitted.weights.sum()),
+            counts_parts=fitted.counts_parts,
         )
         try:
             self._fitted_threshold()
@@ -454,6 +482,12 @@ class AnomalyDetector(BaseEstimator):
         """Images that were left out of the fit, with the reasons."""
         self._check_fitted()
         return list(self._state.unreadable)
+
+    @property
+    def copies_(self) -> list[list[str]]:
+        """Names of images of the fit that are copies or near-copies of each other."""
+        self._check_fitted()
+        return copies_in(self._state.store)
 
     # -- files -----------------------------------------------------------------------------
 
@@ -578,6 +612,7 @@ class AnomalyDetector(BaseEstimator):
             capacity=self.most_stored() if streams else None,
             salt=self._salt(),
             n_augment=self.n_augment,
+            near_copies=self.near_copies,
         )
 
     def _with_sums(self) -> FitState:
@@ -617,7 +652,25 @@ class AnomalyDetector(BaseEstimator):
             check_calibration(self.threshold, self._calibrated.method)
         fitted = self._up_to_date()
         degrees = degrees_of_freedom(fitted.scorer)
-        return fit_threshold(self.threshold, fitted.method, fitted.scores, degrees)
+        return fit_threshold(
+            self.threshold, fitted.method, fitted.scores, degrees, fitted.weights
+        )
+
+    def _conformal_rule(self) -> ConformalThreshold:
+        fitted = self._up_to_date()
+        return lots.conformal_rule(fitted.scores, fitted.weights)
+
+    def _warn_of_copies(self) -> None:
+        ignored = int(leaked(self._state, self._recipe()).sum())
+        if ignored:
+            warnings.warn(
+                f"{ignored} of {self._state.held_out.n_kept} calibration images show parts that "
+                "are in the fit as well, and do not count",
+                stacklevel=3,
+            )
+        together = self.copies_ if self.near_copies == "group" else []
+        if together:
+            warnings.warn(describe(together), stacklevel=3)
 
     def _warn_if_uncalibrated(self) -> None:
         try:
@@ -632,9 +685,11 @@ class AnomalyDetector(BaseEstimator):
         given = {name: getattr(self, name) for name in _LIMITS}
         check_parameters(_LIMITS, given | {"max_stored": self.most_stored()})
 
-    def _check_parameters(self, calibration: Any) -> None:
+    def _check_parameters(self, calibration: Any, calibration_groups: Any = None) -> None:
         """Refuse what cannot be fitted: parameters out of their limits, or at odds."""
         self._check_values()
+        if calibration_groups is not None and calibration is None:
+            raise InputError("calibration_groups were given without calibration images")
         if calibration is not None and not takes_calibration(self.threshold):
             raise InputError(
                 f"calibration images are for threshold='holdout', not {self.threshold!r}: ask for "
@@ -678,11 +733,13 @@ class AnomalyDetector(BaseEstimator):
         return hasattr(self, "_state")
 
 
-def _holding_out(state: FitState, X: Any, features: Any, recipe: FitRecipe) -> FitState:
+def _holding_out(
+    state: FitState, X: Any, groups: Sequence[Any] | None, features: Any, recipe: FitRecipe
+) -> FitState:
     """The state with further images that only set the threshold."""
     all_kept = replace(recipe, capacity=None, n_augment=0)
     names = tuple(state.levels)
-    given = read(X, features, lambda: None, all_kept, levels=names, stacklevel=4)
+    given = read(X, features, lambda: None, all_kept, groups=groups, levels=names, stacklevel=4)
     if not given.store.n_seen:
         raise InputError("none of the calibration images could be read")
     unreadable = (*state.unreadable, *given.unreadable)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mahalad.arrays import below
 from mahalad.detectors.calibrating import fit_scorer
-from mahalad.detectors.reservoir import group_names, read_store, store_arrays
+from mahalad.detectors.reservoir import FeatureStore, read_store, store_arrays, store_record
 from mahalad.detectors.scoring import score
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState, MakeScorer
 from mahalad.errors import ModelFileError
@@ -67,7 +67,11 @@ def describe(
     """
     store = state.store
     about, arrays = _describe_scorer(state, calibrated.scorer, include_features)
-    arrays["calibration/scores"] = calibrated.scores
+    arrays |= {
+        "calibration/scores": calibrated.scores,
+        "calibration/weights": calibrated.weights,
+        "calibration/keys": calibrated.keys,
+    }
     if include_features:
         arrays |= store_arrays("fit", store) | store_arrays("held_out", state.held_out)
     record = learned = None
@@ -86,13 +90,19 @@ def describe(
         "autoencoder": learned,
         "scorer": about,
         "fit": {
-            "n_images": store.n_seen,
-            "n_stored": store.n_kept if include_features else 0,
+            **_describe_store(store, include_features),
             "levels": {name: list(shape) for name, shape in state.levels.items()},
-            "groups": group_names(store) if state.grouped else None,
+            "grouped": state.grouped,
             "unreadable": [{"name": r.name, "error": r.error} for r in state.unreadable],
         },
-        "calibration": {"method": calibrated.method, "n": len(calibrated.scores)},
+        "held_out": _describe_store(state.held_out, include_features),
+        "calibration": {
+            "method": calibrated.method,
+            "n": len(calibrated.scores),
+            "n_keys": len(calibrated.keys),
+            "n_independent": float(calibrated.weights.sum()),
+            "counts_parts": calibrated.counts_parts,
+        },
         "golden": {
             "seed": GOLDEN_SEED,
             "rtol": GOLDEN_RTOL,
@@ -102,6 +112,14 @@ def describe(
         },
     }
     return header, arrays
+
+
+def _describe_store(store: FeatureStore, include_features: bool) -> Header:
+    """Describe what a file keeps of a store: of its images nothing, if their features stay away."""
+    record = store_record(store)
+    if not include_features:
+        record |= {"groups": [], "names": []}
+    return {**record, "n_stored": store.n_kept if include_features else 0}
 
 
 def _describe_scorer(
@@ -187,19 +205,26 @@ def restore(
     levels = {name: list(shape) for name, shape in fit["levels"].items()}
     state = FitState(
         read_store(
-            "fit", arrays, tuple(levels), groups=fit["groups"], capacity=recipe.capacity,
-            n_seen=fit["n_images"],
+            "fit", fit, arrays, tuple(levels), capacity=recipe.capacity, salt=recipe.salt
         ),
-        read_store("held_out", arrays, tuple(levels)),
+        read_store("held_out", header["held_out"], arrays, tuple(levels)),
         levels=levels,
-        grouped=fit["groups"] is not None,
+        grouped=fit["grouped"],
         unreadable=tuple(Result(r["name"], error=r["error"]) for r in fit["unreadable"]),
-    )  # fmt: skip
+    )
     scorer = _restore_scorer(header, arrays, state, recipe, make_scorer)
     if recipe.streams and has_sums(scorer):
         state = replace(state, scorer=scorer)
-    calibration = header["calibration"]
-    return state, Calibrated(scorer, calibration["method"], arrays["calibration/scores"])
+    about, found = header["calibration"], below("calibration/", arrays)
+    calibrated = Calibrated(
+        scorer,
+        about["method"],
+        found["scores"],
+        found["weights"],
+        found["keys"],
+        about["counts_parts"],
+    )
+    return state, calibrated
 
 
 def _restore_scorer(

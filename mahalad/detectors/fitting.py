@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mahalad.arrays import as_input_of, in_order, rows
-from mahalad.detectors.reservoir import FeatureStore, own_groups
+from mahalad.detectors.copies import thumbnail
+from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
 from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
 from mahalad.errors import InputError
 from mahalad.features.extraction import extract
-from mahalad.images.reading import left_out
+from mahalad.files.layouts import N_PIXELS
+from mahalad.images.reading import ReadImage, left_out
 from mahalad.result import Result
 
 
@@ -50,14 +55,15 @@ def read(
     UnreadableImageWarning
         For each image that could not be read.
     """
-    store = FeatureStore(recipe.capacity)
+    store = FeatureStore(recipe.capacity, recipe.salt)
     sums = make_scorer() if recipe.streams else None
     shapes: dict[str, list[int]] = {}
     unreadable: list[Result] = []
     n_read = 0
     for images, found in extract(X, features, recipe.salt, recipe.n_augment):
         good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
-        keys = [image.key for image in images if image.error is None]
+        readable = [image for image in images if image.error is None]
+        keys = [image.key for image in readable]
         n_read += len(images)
         if groups is not None and n_read > len(groups):
             raise InputError(f"groups has {len(groups)} entries, but X has more images")
@@ -66,7 +72,15 @@ def read(
         if good:
             ordered = in_order(found, levels or tuple(shapes) or tuple(found))
             shapes = shapes or {name: list(F.shape[2:]) for name, F in ordered.items()}
-            store.add(ordered, keys, labels)
+            store.add(
+                Kept(
+                    ordered,
+                    np.array(keys, np.uint64),
+                    np.array(labels),
+                    np.array([image.source.name for image in readable], dtype=object),
+                    _looks(readable),
+                )
+            )
             if sums is not None:
                 sums.partial_fit(as_input_of(sums, rows(ordered)))
     if groups is not None and n_read != len(groups):
@@ -78,3 +92,10 @@ def read(
         grouped=groups is not None,
         unreadable=tuple(unreadable),
     )
+
+
+def _looks(images: Sequence[ReadImage]) -> NDArray[np.uint8]:
+    """Thumbnails (n, 768); black where images are none, but features that were given."""
+    found = [thumbnail(image.prepared) for image in images]
+    black = np.zeros(N_PIXELS, np.uint8)
+    return np.stack([look if len(look) else black for look in found])

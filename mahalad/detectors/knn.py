@@ -40,7 +40,7 @@ class KNNDetector(AnomalyDetector):
     threshold : str, default="conformal"
         ``"conformal"`` (leave-one-out in closed form; cross-fitted with a reduction),
         ``"holdout"``, ``"tolerance"`` or ``"chi2"``.
-    n_augment, n_folds, holdout_fraction, random_state
+    n_augment, n_folds, holdout_fraction, random_state, near_copies
         See `AnomalyDetector`.
 
     References
@@ -84,6 +84,7 @@ class KNNDetector(AnomalyDetector):
         batch_size: int = 32,
         device: str = "auto",
         random_state: int | None = None,
+        near_copies: str = "group",
     ) -> None:
         self.backbone = backbone
         self.n_neighbors = n_neighbors
@@ -104,6 +105,7 @@ class KNNDetector(AnomalyDetector):
         self.batch_size = batch_size
         self.device = device
         self.random_state = random_state
+        self.near_copies = near_copies
 
     def unfitted_parts(self) -> tuple[Any, Any]:
         """The network's pooled features, and nearest neighbours for every level, unfitted."""

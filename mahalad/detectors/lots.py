@@ -54,8 +54,12 @@ class Lot:
         return text
 
 
-def conformal_rule(calibration_scores: Floats) -> ConformalThreshold:
+def conformal_rule(calibration_scores: Floats, weights: Floats) -> ConformalThreshold:
     """Make the rule whose p-values lots are judged by, whatever the detector's own is.
+
+    Parameters
+    ----------
+    calibration_scores, weights : ndarray of shape (n_calibration,)
 
     Raises
     ------
@@ -67,7 +71,7 @@ def conformal_rule(calibration_scores: Floats) -> ConformalThreshold:
             "a lot is judged by conformal p-values, and this fit has no calibration scores: fit "
             "with threshold='conformal' or 'holdout'"
         )
-    return ConformalThreshold().fit(calibration_scores)
+    return ConformalThreshold().fit(calibration_scores, weights=weights)
 
 
 def select(rule: ConformalThreshold, scores: Floats, fdr: float) -> NDArray[np.bool_]:
@@ -82,7 +86,7 @@ def judge_lot(judged: Iterable[Result], rule: ConformalThreshold, fdr: float) ->
     """
     results = list(judged)
     readable = [i for i, result in enumerate(results) if result.error is None]
-    n_calibration = len(rule.scores_)
+    n_calibration = rule.ranking_.total
     p_values = rule.p_values(np.array([results[i].score for i in readable], dtype=np.float64))
     selected = benjamini_hochberg(p_values, fdr)
     limit = rule.critical_value(p_values[selected].max()) if selected.any() else None

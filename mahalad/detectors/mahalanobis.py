@@ -75,7 +75,7 @@ class MahalanobisDetector(AnomalyDetector):
         Images whose features are kept for calibration; None for 10,000, and with
         ``scope="positions"`` for 1,000 (about 0.8 MB each at 320 pixels), or 1,000 / `tiles`^2,
         at least 100.
-    n_augment, n_folds, holdout_fraction, random_state
+    n_augment, n_folds, holdout_fraction, random_state, near_copies
         See `AnomalyDetector`.
     batch_size : int, default=32
         Images, or tiles, per pass through the network.
@@ -130,6 +130,7 @@ class MahalanobisDetector(AnomalyDetector):
         batch_size: int = 32,
         device: str = "auto",
         random_state: int | None = None,
+        near_copies: str = "group",
     ) -> None:
         self.backbone = backbone
         self.weights = weights
@@ -153,6 +154,7 @@ class MahalanobisDetector(AnomalyDetector):
         self.batch_size = batch_size
         self.device = device
         self.random_state = random_state
+        self.near_copies = near_copies
 
     @classmethod
     def rippel2020(
@@ -237,8 +239,8 @@ class MahalanobisDetector(AnomalyDetector):
         if self.scope == "positions":
             self._patch_scorer().check_parameters()
 
-    def _check_parameters(self, calibration: Any) -> None:
-        super()._check_parameters(calibration)
+    def _check_parameters(self, calibration: Any, calibration_groups: Any = None) -> None:
+        super()._check_parameters(calibration, calibration_groups)
         if self.scope == "image":
             changed = [n for n, usual in FOR_POSITIONS.items() if getattr(self, n) != usual]
             if changed:

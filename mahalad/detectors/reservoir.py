@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,66 +13,139 @@ from numpy.typing import NDArray
 from mahalad.protocols import Features
 
 
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What is kept of some images.
+
+    Attributes
+    ----------
+    features : dict of str to ndarray of shape (n, n_copies, ..., n_features)
+    keys : ndarray of uint64, shape (n,)
+        Hashes of the images' content.
+    groups : ndarray of str, shape (n,)
+        Images of one group show the same part, and are never on both sides of a split.
+    names : ndarray of object, shape (n,)
+        The images' names; empty where a file of an older format did not tell them.
+    looks : ndarray of uint8, shape (n, 768)
+        Thumbnails, which tell near-copies; black where none is known.
+    """
+
+    features: dict[str, NDArray[Any]]
+    keys: NDArray[np.uint64]
+    groups: NDArray[Any]
+    names: NDArray[np.object_]
+    looks: NDArray[np.uint8]
+
+    def take(self, which: Any) -> Kept:
+        """Those at some places, or where a mask says so."""
+        features = {name: values[which] for name, values in self.features.items()}
+        rest = (self.keys, self.groups, self.names, self.looks)
+        return Kept(features, *(values[which] for values in rest))
+
+    @staticmethod
+    def joined(parts: Sequence[Kept]) -> Kept:
+        """All images of several parts, one part after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        features = {
+            name: np.concatenate([part.features[name] for part in parts])
+            for name in parts[0].features
+        }
+        return Kept(
+            features,
+            np.concatenate([part.keys for part in parts]),
+            np.concatenate([part.groups for part in parts]),
+            np.concatenate([part.names for part in parts]),
+            np.concatenate([part.looks for part in parts]),
+        )
+
+
 class FeatureStore:
     """Keep features of images, each with its copies (the image itself, then augmented ones).
 
-    If there are more than `capacity` images, those with the smallest keys stay. Keys are hashes of
-    the images' content. So the sample is uniform, it does not depend on the order in which images
-    came, and the union of two reservoirs is the reservoir of the union.
+    If there are more than `capacity` images, whole groups stay, those of the smallest hashes. So
+    the sample is uniform, it does not depend on the order in which images came, and the union of
+    two reservoirs is the reservoir of the union.
 
     Parameters
     ----------
     capacity : int or None
         Most images kept; None for all.
+    salt : int
+        Salt of the hashes of groups that have a name. A picture that is a group of its own has its
+        key for a hash.
+
+    Attributes
+    ----------
+    n_seen : int
+        Images added, kept or not.
+    limit : int or None
+        Groups of this hash and larger ones were dropped; None if none was.
+    whole : bool
+        Whether every group is kept as a whole, or not at all: False for groups from a file of an
+        older format that kept part of its images.
     """
 
-    def __init__(self, capacity: int | None = None) -> None:
+    def __init__(self, capacity: int | None = None, salt: int = 0) -> None:
         self.capacity = capacity
+        self.salt = salt
         self.n_seen = 0
-        self._chunks: list[tuple[dict[str, NDArray[Any]], NDArray[np.uint64], NDArray[Any]]] = []
+        self.limit: int | None = None
+        self.whole = True
+        self._chunks: list[Kept] = []
 
-    def add(self, features: Features, keys: Sequence[int], groups: Sequence[str]) -> None:
-        """Add images.
-
-        Parameters
-        ----------
-        features : mapping of str to ndarray of shape (n_images, n_copies, ..., n_features)
-        keys : sequence of int
-            Hash of each image.
-        groups : sequence of str
-            Images of one group are never on both sides of a split.
-        """
-        self.n_seen += len(keys)
-        self._chunks.append((dict(features), np.array(keys, dtype=np.uint64), np.array(groups)))
-        if self.capacity is not None and self.n_held > 1.5 * self.capacity:
-            self._compact()
+    def add(self, images: Kept) -> None:
+        """Add images."""
+        self.n_seen += len(images.keys)
+        self._hold([images])
 
     def merged(self, other: FeatureStore) -> FeatureStore:
         """Return a store of the images of both. Neither of the two changes."""
-        both = FeatureStore(self.capacity)
+        both = self._empty()
         both.n_seen = self.n_seen + other.n_seen
-        both._chunks = [*self._chunks, *other._chunks]
-        if self.capacity is not None and self.n_held + other.n_held > 1.5 * self.capacity:
-            both._compact()
+        limits = [limit for limit in (self.limit, other.limit) if limit is not None]
+        both.limit = min(limits, default=None)
+        both.whole = self.whole and other.whole
+        both._hold([*self._chunks, *other._chunks])
         return both
+
+    def without(self, removed: NDArray[np.bool_]) -> FeatureStore:
+        """Return a store without some of the kept images (n_kept,). This one does not change."""
+        rest = self._empty()
+        rest.n_seen = self.n_seen - int(removed.sum())
+        rest.limit, rest.whole = self.limit, self.whole
+        rest._hold([self.kept.take(~removed)])
+        return rest
+
+    def regrouped(self, groups: NDArray[Any]) -> FeatureStore:
+        """Return a store of the same images in other groups (n_kept,), to calibrate with."""
+        other = FeatureStore()
+        other.n_seen, other.limit, other.whole = self.n_seen, self.limit, self.whole
+        other._chunks = [replace(self.kept, groups=groups)]
+        return other
+
+    @property
+    def kept(self) -> Kept:
+        """All that is kept. There is something only if the store is not empty."""
+        return self._compact()
 
     @property
     def features(self) -> dict[str, NDArray[Any]]:
         """Level name to (n_kept, n_copies, n_features)."""
-        return self._compact()[0]
+        return self.kept.features
 
     @property
     def keys(self) -> NDArray[np.uint64]:
-        return self._compact()[1]
+        return self.kept.keys
 
     @property
     def groups(self) -> NDArray[Any]:
-        return self._compact()[2]
+        return self.kept.groups
 
     @property
     def n_held(self) -> int:
         """Images in memory now: some more than are kept in the end."""
-        return sum(len(keys) for _, keys, _ in self._chunks)
+        return sum(len(chunk.keys) for chunk in self._chunks)
 
     @property
     def n_kept(self) -> int:
@@ -86,24 +161,56 @@ class FeatureStore:
         """True when no image was dropped."""
         return self.n_kept == self.n_seen
 
-    def _compact(self) -> tuple[dict[str, NDArray[Any]], NDArray[np.uint64], NDArray[Any]]:
-        keys = np.concatenate([c[1] for c in self._chunks])
-        if len(self._chunks) > 1 or (self.capacity is not None and len(keys) > self.capacity):
-            kept: Any = slice(None)
-            if self.capacity is not None and len(keys) > self.capacity:
-                kept = np.sort(np.argsort(keys, kind="stable")[: self.capacity])
-            levels = self._chunks[0][0]
-            features = {
-                name: np.concatenate([c[0][name] for c in self._chunks])[kept] for name in levels
-            }
-            groups = np.concatenate([c[2] for c in self._chunks])[kept]
-            self._chunks = [(features, keys[kept], groups)]
+    def _empty(self) -> Self:
+        return type(self)(self.capacity, self.salt)
+
+    def _hold(self, chunks: Sequence[Kept]) -> None:
+        self._chunks += chunks
+        if self.capacity is not None and self.n_held > 1.5 * self.capacity:
+            self._compact()
+
+    def _compact(self) -> Kept:
+        if len(self._chunks) > 1 or self._is_full():
+            kept = Kept.joined(self._chunks)
+            self._chunks = [kept.take(self._choose(kept)) if self._is_full() else kept]
         return self._chunks[0]
+
+    def _is_full(self) -> bool:
+        full = self.capacity is not None and self.n_held > self.capacity
+        return full or (self.limit is not None and len(self._chunks) > 1)
+
+    def _choose(self, kept: Kept) -> NDArray[np.bool_]:
+        """Choose the images that stay: groups of the smallest hashes, as many as there is room for.
+
+        A group that had to go stays away, whatever comes later: the limit only ever falls.
+        """
+        hashes = np.array(
+            [self._hash(*pair) for pair in zip(kept.groups, kept.keys, strict=True)], np.uint64
+        )
+        ordered, sizes = np.unique(hashes, return_counts=True)
+        assert self.capacity is not None
+        too_many = np.flatnonzero(np.cumsum(sizes) > self.capacity)
+        if len(too_many):
+            limit = int(ordered[too_many[0]])
+            self.limit = limit if self.limit is None else min(limit, self.limit)
+        return np.ones(len(hashes), bool) if self.limit is None else hashes < self.limit
+
+    def _hash(self, group: str, key: int) -> int:
+        if group == own_groups([int(key)])[0]:
+            return int(key)
+        salt = self.salt.to_bytes(8, "little")
+        digest = hashlib.blake2b(group.encode("utf-8", "surrogatepass"), digest_size=8, key=salt)
+        return int.from_bytes(digest.digest(), "little")
 
 
 def own_groups(keys: Sequence[int]) -> list[str]:
     """Name groups for images of which nothing is known: one for each different picture."""
     return [f"{key:016x}" for key in keys]
+
+
+def are_own(groups: NDArray[Any], keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether images (n,) are groups of their own: nobody said what they show."""
+    return np.asarray(groups == np.array(own_groups(keys.tolist())), dtype=bool)
 
 
 def group_names(store: FeatureStore) -> list[str]:
@@ -112,46 +219,64 @@ def group_names(store: FeatureStore) -> list[str]:
 
 
 def store_arrays(name: str, store: FeatureStore) -> dict[str, NDArray[Any]]:
-    """Name the arrays of the kept images: features, keys and numbers of groups."""
+    """Name the arrays of the kept images: features, keys, numbers of groups and thumbnails."""
     if not store.n_kept:
         return {}
-    arrays = {f"{name}/features/{level}": values for level, values in store.features.items()}
-    _, group_of = np.unique(store.groups, return_inverse=True)
-    return {**arrays, f"{name}/keys": store.keys, f"{name}/groups": group_of.astype(np.int64)}
+    kept = store.kept
+    arrays = {f"{name}/features/{level}": values for level, values in kept.features.items()}
+    _, group_of = np.unique(kept.groups, return_inverse=True)
+    arrays |= {f"{name}/keys": kept.keys, f"{name}/groups": group_of.astype(np.int64)}
+    return {**arrays, f"{name}/looks": kept.looks}
+
+
+def store_record(store: FeatureStore) -> dict[str, Any]:
+    """Describe, as JSON, what `store_arrays` leaves out."""
+    return {
+        "n_images": store.n_seen,
+        "limit": store.limit,
+        "whole_groups": store.whole,
+        "groups": group_names(store),
+        "names": [] if store.is_empty else store.kept.names.tolist(),
+    }
 
 
 def read_store(
     name: str,
+    record: Mapping[str, Any],
     arrays: Mapping[str, NDArray[Any]],
     levels: Sequence[str],
     *,
-    groups: Sequence[str] | None = None,
     capacity: int | None = None,
-    n_seen: int | None = None,
+    salt: int = 0,
 ) -> FeatureStore:
-    """Return the store that `store_arrays` described.
+    """Return the store that `store_record` and `store_arrays` described.
 
     Parameters
     ----------
     name : str
+    record : mapping
+        With names and groups; None in their place where images have no names, or are groups of
+        their own.
     arrays : mapping of str to ndarray
         All arrays of the file. A file without features has none of the store's.
     levels : sequence of str
         Names of the levels, in their order.
-    groups : sequence of str, optional
-        Names of the groups; None for images that are groups of their own.
-    capacity, n_seen : int, optional
-        See `FeatureStore`; `n_seen` is what is kept unless it is given.
+    capacity, salt
+        See `FeatureStore`.
     """
-    store = FeatureStore(capacity)
+    store = FeatureStore(capacity, salt)
     if f"{name}/keys" in arrays:
-        features = {level: arrays[f"{name}/features/{level}"] for level in levels}
-        keys = arrays[f"{name}/keys"].tolist()
-        if groups is None:
-            labels = own_groups(keys)
-        else:
-            labels = [groups[code] for code in arrays[f"{name}/groups"].tolist()]
-        store.add(features, keys, labels)
-    if n_seen is not None:
-        store.n_seen = n_seen
+        keys, groups = arrays[f"{name}/keys"], record["groups"]
+        labels = [groups[code] for code in arrays[f"{name}/groups"].tolist()]
+        store.add(
+            Kept(
+                {level: arrays[f"{name}/features/{level}"] for level in levels},
+                keys.astype(np.uint64),
+                np.array(labels),
+                np.array(record["names"], dtype=object),
+                arrays[f"{name}/looks"],
+            )
+        )
+    store.n_seen, store.limit = record["n_images"], record["limit"]
+    store.whole = record["whole_groups"]
     return store

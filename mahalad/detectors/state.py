@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mahalad.arrays import as_input_of, rows
 from mahalad.detectors.reservoir import FeatureStore
@@ -39,6 +40,8 @@ class FitRecipe:
         Salt of the hashes that decide folds, hold-out split, reservoir and augmentation.
     n_augment : int
         Number of slightly changed copies of each image that the fit uses as well.
+    near_copies : {"group", "separate"}
+        Whether near-copies of a picture count as one part with it, where no groups were given.
     """
 
     threshold: Any = "conformal"
@@ -47,6 +50,7 @@ class FitRecipe:
     capacity: int | None = None
     salt: int = 0
     n_augment: int = 0
+    near_copies: str = "group"
 
     @property
     def holds_out(self) -> bool:
@@ -130,12 +134,9 @@ class FitState:
         )
 
     @property
-    def each_its_own(self) -> bool:
-        """Whether every image shows a part of its own, as far as a fit without features knows."""
-        store = self.held_out if self.held_out.n_seen else self.store
-        if store.is_empty:
-            return not self.grouped
-        return len(np.unique(store.groups)) == store.n_kept
+    def counted(self) -> FeatureStore:
+        """The images that the threshold is set on: those held out, or those of the fit."""
+        return self.held_out if self.held_out.n_seen else self.store
 
     @property
     def only_scores(self) -> bool:
@@ -165,8 +166,17 @@ class Calibrated:
         How the scores were made.
     scores : ndarray of shape (n_calibration,)
         Anomaly scores of good images by fits that have not seen them, up = abnormal.
+    weights : ndarray of shape (n_calibration,)
+        The images of one part share the weight 1.
+    keys : ndarray of uint64, shape (n_calibration,)
+        Hashes of these images' content; empty where a file of an older format did not tell them.
+    counts_parts : bool
+        False for a fit of an older version, which counted the images of a part one by one.
     """
 
     scorer: Any
     method: str
     scores: Floats
+    weights: Floats
+    keys: NDArray[np.uint64]
+    counts_parts: bool = True

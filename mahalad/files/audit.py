@@ -105,9 +105,11 @@ def _check_detector(header: Header) -> None:
     odd = {name: shape for name, shape in levels.items() if len(shape) not in (1, 3)}
     if odd or not levels:
         raise _damaged(f"fit.levels has shapes {odd or 'of none'}, expected (n_features,) or maps")
-    if not 0 <= fit["n_stored"] <= fit["n_images"]:
+    for name in ("fit", "held_out"):
+        _check_store(header[name], name)
+    if header["calibration"]["n_keys"] not in (0, header["calibration"]["n"]):
         raise _damaged(
-            f"fit.n_stored is {fit['n_stored']}, expected 0 to fit.n_images, {fit['n_images']}"
+            f"calibration.n_keys is {header['calibration']['n_keys']}, expected 0 or calibration.n"
         )
     if scorer is None:
         return
@@ -125,6 +127,18 @@ def _check_detector(header: Header) -> None:
         raise _damaged(f"scorer.maps is of {list(maps)}, expected one of each of {leading}")
     if maps and "context_weight" not in scorer:
         raise ModelFileError("the model file lacks 'scorer.context_weight'")
+
+
+def _check_store(record: Header, name: str) -> None:
+    n_stored, n_images = record["n_stored"], record["n_images"]
+    if not 0 <= n_stored <= n_images:
+        raise _damaged(f"{name}.n_stored is {n_stored}, expected 0 to {name}.n_images, {n_images}")
+    if len(record["names"]) != n_stored:
+        raise _damaged(
+            f"{name}.names has {len(record['names'])} names, expected {name}.n_stored, {n_stored}"
+        )
+    if record["limit"] is not None and not 0 <= record["limit"] < 2**64:
+        raise _damaged(f"{name}.limit is {record['limit']}, expected 0 to 2^64 - 1")
 
 
 def _check_classifier(header: Header) -> None:

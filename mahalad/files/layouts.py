@@ -17,6 +17,9 @@ Header = dict[str, Any]
 CONTEXT = "(context)"
 """Stands for the context of maps among the levels of a scorer."""
 
+N_PIXELS = 768
+"""Numbers of a thumbnail, 16 x 16 pixels of three colours."""
+
 CONTEXT_STEPS = 4
 """Positions of the coarsest grid along a side of a place of the context."""
 
@@ -24,6 +27,15 @@ _SUMS = ("shift", "s1", "q1")
 _PLAIN = AnyOf((str, int, float, bool))
 _FILE = {"mahalad_version": str, "versions": MapOf(str)}
 _UNREADABLE = ListOf({"name": str, "error": str})
+
+_STORE = {
+    "n_images": int,
+    "n_stored": int,
+    "groups": ListOf(str),
+    "names": ListOf(str),
+    "limit": Maybe(int),
+    "whole_groups": bool,
+}
 
 RECORD = {
     "backbone": str,
@@ -71,16 +83,14 @@ DETECTOR = {
             "context_weight": Optional(float),
         }
     ),
-    "fit": {
-        "n_images": int,
-        "n_stored": int,
-        "levels": MapOf(ListOf(int)),
-        "groups": Maybe(ListOf(str)),
-        "unreadable": _UNREADABLE,
-    },
+    "fit": {**_STORE, "levels": MapOf(ListOf(int)), "grouped": bool, "unreadable": _UNREADABLE},
+    "held_out": _STORE,
     "calibration": {
         "method": OneOf(("leave-one-out", "cross-fit", "holdout", "none")),
         "n": int,
+        "n_keys": int,
+        "n_independent": float,
+        "counts_parts": bool,
     },
     "golden": {"seed": int, "rtol": float, "atol": float, "scores": ListOf(float)},
 }
@@ -175,11 +185,13 @@ def of_detector(header: Header) -> Layout:
     """Arrays of a detector."""
     fit, calibration, scorer = header["fit"], header["calibration"], header["scorer"]
     levels: Mapping[str, list[int]] = fit["levels"]
-    yield Row("calibration/scores", "f", (calibration["n"],), what="calibration scores")
-    if fit["n_stored"]:
-        n_groups = None if fit["groups"] is None else len(fit["groups"])
-        yield from _store("fit", fit["n_stored"], levels, n_groups)
-    yield Together("held_out/", tuple(_store("held_out", "n_held_out", levels, None)))
+    n = calibration["n"]
+    yield Row("calibration/scores", "f", (n,), what="calibration scores")
+    yield Row("calibration/weights", "f", (n,), "positive", what="calibration weights")
+    yield Row("calibration/keys", "u", (calibration["n_keys"],))
+    for name in ("fit", "held_out"):
+        if header[name]["n_stored"]:
+            yield from _store(name, header[name], levels)
     if scorer is None:
         lengths = {n: math.prod(shape) for n, shape in levels.items()}
         sums = tuple(row for n, size in lengths.items() for row in _moments(n, (), size))
@@ -227,11 +239,11 @@ def of_classifier(header: Header) -> Layout:
         yield Row("index/paths", "u", ("n_bytes",), part=part)
 
 
-def _store(
-    prefix: str, n: int | str, levels: Mapping[str, list[int]], n_groups: int | None
-) -> Iterator[Row]:
+def _store(prefix: str, record: Header, levels: Mapping[str, list[int]]) -> Iterator[Row]:
+    n = record["n_stored"]
     yield Row(f"{prefix}/keys", "u", (n,))
-    yield Row(f"{prefix}/groups", "iu", (n,), below=n_groups)
+    yield Row(f"{prefix}/groups", "iu", (n,), below=len(record["groups"]))
+    yield Row(f"{prefix}/looks", "u", (n, N_PIXELS))
     for name, shape in levels.items():
         yield Row(f"{prefix}/features/{name}", "fiu", (n, f"copies in {prefix}", *shape))
 

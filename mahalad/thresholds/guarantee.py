@@ -56,9 +56,41 @@ def upper_bounds(n: int, confidence: float = CONFIDENCE) -> Floats:
     return np.asarray(special.betaincinv(ranks, n + 1 - ranks, confidence))
 
 
+def rate_bounds(n: float, above: Floats, confidence: float = CONFIDENCE) -> Floats:
+    """Bound the rates of thresholds that a weight of calibration scores lies above.
+
+    Parameters
+    ----------
+    n : float
+        Weight of all scores: the number of independent parts.
+    above : ndarray of shape (m,)
+        0 to n; 1 where nothing lies below the threshold.
+    confidence : float
+
+    Returns
+    -------
+    ndarray of shape (m,)
+        The `confidence` quantiles of Beta(above + 1, n - above).
+    """
+    above = np.asarray(above, dtype=np.float64)
+    below = np.maximum(n - above, 1e-300)
+    return np.where(above < n, special.betaincinv(above + 1, below, confidence), 1.0)
+
+
+def conformal_weight(n: float, fpr: float) -> float:
+    """Weight of the scores that may lie at or above a conformal threshold; too few below 1."""
+    return fpr * (n + 1) * (1 + _EPS)
+
+
 def conformal_rank(n: int, fpr: float) -> int:
     """Rank k of the largest score that a conformal threshold may be at; 0 for too few scores."""
-    return math.floor(fpr * (n + 1) * (1 + _EPS))
+    return math.floor(conformal_weight(n, fpr))
+
+
+def counted(n_images: int, n_independent: float) -> str:
+    """Say how many calibration images there are, and of how many parts if these are fewer."""
+    parts = round(n_independent, 6)
+    return f"{n_images}" if parts == n_images else f"{parts:g} independent ones (of {n_images})"
 
 
 def conformal_needs(fpr: float) -> int:
@@ -92,6 +124,8 @@ class Guarantee:
         How calibration scores were made.
     n_calibration : int
         Good images that have such a score.
+    n_independent : float
+        Parts that these images show: the images of a group, and copies, count as one together.
     confidence : float
         Probability, over draws of the calibration images, with which the bound holds.
     bound : float or None
@@ -105,6 +139,7 @@ class Guarantee:
     rule: str
     method: str
     n_calibration: int
+    n_independent: float
     confidence: float = CONFIDENCE
     bound: float | None = None
     reason: str = ""
@@ -115,6 +150,8 @@ class Guarantee:
             return f"{asked}, threshold chi2-nominal: {self.reason}"
         images = "held-out good images" if self.method == "holdout" else "good images"
         made = f"{asked}, threshold {self.rule} from {self.n_calibration} {images}"
+        if self.n_independent != self.n_calibration:
+            made += f" of {self.n_independent:g} independent parts"
         if self.bound is None:
             return f"{made}: {self.reason}"
         mean = "" if self.rule == "tolerance" else f"{_percent(self.fpr)} on average over fits, "
@@ -130,7 +167,8 @@ def guarantee_of(
     n_calibration: int,
     fpr: float,
     *,
-    independent: bool = True,
+    n_independent: float | None = None,
+    counts_parts: bool = True,
 ) -> Guarantee:
     """Say what the threshold of a fit promises.
 
@@ -142,20 +180,35 @@ def guarantee_of(
     method : {"leave-one-out", "cross-fit", "holdout", "none"}
     n_calibration : int
     fpr : float
-    independent : bool, default=True
-        Whether every calibration image shows a part of its own. Of parts with several images no
-        bound is known.
+    n_independent : float, optional
+        Weight of all calibration scores together: the number of independent parts. None: as many
+        as there are scores.
+    counts_parts : bool, default=True
+        False for a model of an older version that counts several images of one part one by one.
     """
     rule, confidence = _rule_of(threshold)
-    reason = _reason(rule, n_calibration, fpr, confidence)
-    if not reason and not independent:
-        reason = "no bound is known where several images show the same part"
+    n = float(n_calibration) if n_independent is None else round(n_independent, 6)
+    reason = _reason(rule, n, fpr, confidence)
+    if not reason and not counts_parts:
+        reason = (
+            "no bound is known, as this version's predecessor counted images where several show "
+            "the same part: fit again"
+        )
     bound = None
-    if not reason and rule == "tolerance":
-        bound = _bound(n_calibration, tolerance_rank(n_calibration, fpr, confidence), confidence)
-    elif not reason:
-        bound = _bound(n_calibration, conformal_rank(n_calibration, fpr), confidence)
-    return Guarantee(fpr, rule, method, n_calibration, confidence, bound, reason)
+    if not reason:
+        bound = _bound_of(rule, n, fpr, confidence, whole=n == n_calibration)
+    return Guarantee(fpr, rule, method, n_calibration, n, confidence, bound, reason)
+
+
+def _bound_of(rule: str, n: float, fpr: float, confidence: float, *, whole: bool) -> float:
+    """Bound the rate of a rule on n parts; `whole` if every score has the weight 1.
+
+    A threshold between scores of smaller weights comes closer to the rate asked for.
+    """
+    if whole:
+        of_rule = {"tolerance": tolerance_rank(int(n), fpr, confidence)}
+        return _bound(n, of_rule.get(rule, conformal_rank(int(n), fpr)), confidence)
+    return fpr if rule == "tolerance" else _bound(n, fpr * (n + 1), confidence)
 
 
 def _rule_of(threshold: Any) -> tuple[str, float]:
@@ -168,7 +221,7 @@ def _rule_of(threshold: Any) -> tuple[str, float]:
     return _NAME_OF.get(name, name), threshold["params"].get("confidence", CONFIDENCE)
 
 
-def _reason(rule: str, n: int, fpr: float, confidence: float) -> str:
+def _reason(rule: str, n: float, fpr: float, confidence: float) -> str:
     """Why a rule bounds nothing; empty if it does."""
     if rule == "chi2-nominal":
         return "does not hold (it supposes that mean and covariance are known)"
@@ -255,7 +308,7 @@ CHI2_NEEDS = 5
 """Fewest calibration images that a chi-square is matched to."""
 
 
-def _bound(n: int, rank: int, confidence: float) -> float:
+def _bound(n: float, rank: float, confidence: float) -> float:
     """One of `upper_bounds`."""
     return float(special.betaincinv(rank, n + 1 - rank, confidence))
 

@@ -51,18 +51,19 @@ def benjamini_hochberg(p_values: Floats, fdr: float) -> NDArray[np.bool_]:
     return np.asarray(p_values <= (p[below[-1]] if len(below) else -1.0))
 
 
-def fewest_found(n_images: int, n_calibration: int, fdr: float) -> int:
+def fewest_found(n_images: int, n_calibration: float, fdr: float) -> int:
     """Fewest abnormal images of a lot that can be selected: no p-value is below 1 / (n + 1)."""
     return max(math.ceil(n_images / (n_calibration + 1) / fdr * (1 - _EPS)), 1)
 
 
-def share_abnormal(p_values: Floats, n_calibration: int) -> tuple[float, float]:
+def share_abnormal(p_values: Floats, n_calibration: float) -> tuple[float, float]:
     """Estimate which share of a lot is abnormal, from conformal p-values.
 
     Parameters
     ----------
     p_values : ndarray of shape (n,), n >= 1
-    n_calibration : int
+    n_calibration : float
+        Independent parts among the calibration images.
 
     Returns
     -------

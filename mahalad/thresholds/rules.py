@@ -13,10 +13,12 @@ from typing import Any, Self
 import numpy as np
 from scipy import stats
 from sklearn.base import clone
+from sklearn.utils.validation import has_fit_parameter
 
 from mahalad.errors import CalibrationError, InputError
 from mahalad.protocols import Floats, Threshold
-from mahalad.thresholds.guarantee import CHI2_NEEDS, conformal_needs, conformal_rank
+from mahalad.thresholds.guarantee import CHI2_NEEDS, conformal_needs, conformal_weight, counted
+from mahalad.thresholds.ranking import Ranking
 from mahalad.thresholds.tolerance import ToleranceThreshold
 
 
@@ -40,10 +42,15 @@ class ConformalThreshold:
     P(p <= fpr) <= fpr is a theorem. With leave-one-out or cross-fitted scores
     (`threshold="conformal"`) the rate is accurate, but no theorem says so.
 
+    Of G parts with several images each, p(x) = (1 + sum over parts of the share of the part's
+    scores that are >= s(x)) / (G + 1). The theorem holds for images of parts that are new, if parts
+    are exchangeable, and so are the images of each.
+
     References
     ----------
     V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", 2005;
-    R. Barber et al., "Predictive inference with the jackknife+", Annals of Statistics 2021.
+    R. Barber et al., "Predictive inference with the jackknife+", Annals of Statistics 2021;
+    Y. Lee, R. Barber, R. Willett, "Distribution-free inference with hierarchical data", 2023.
 
     Examples
     --------
@@ -53,9 +60,23 @@ class ConformalThreshold:
     (19.0, [0.05, 0.1])
     """
 
-    def fit(self, scores: Floats, degrees_of_freedom: int | None = None) -> Self:
-        """Keep calibration `scores` (n,), up = abnormal; `degrees_of_freedom` is not used."""
-        self.scores_ = np.sort(np.asarray(scores, dtype=np.float64))
+    def fit(
+        self,
+        scores: Floats,
+        degrees_of_freedom: int | None = None,
+        weights: Floats | None = None,
+    ) -> Self:
+        """Keep calibration scores.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n,)
+            Up = abnormal.
+        degrees_of_freedom : ignored
+        weights : ndarray of shape (n,), optional
+            The images of one part share the weight 1. None: each shows a part of its own.
+        """
+        self.ranking_ = Ranking.of(scores, weights)
         return self
 
     def statistic(self, scores: Floats, level_scores: Floats | None = None) -> Floats:
@@ -68,9 +89,8 @@ class ConformalThreshold:
 
     def p_values(self, statistic: Floats) -> Floats:
         """Rank scores (n,) among calibration scores: small = abnormal."""
-        n = len(self.scores_)
-        at_least = n - np.searchsorted(self.scores_, statistic, side="left")
-        return np.asarray((1 + at_least) / (n + 1))
+        ranking = self.ranking_
+        return np.asarray((1 + ranking.at_least(statistic)) / (ranking.total + 1))
 
     def critical_value(self, fpr: float) -> float:
         """Largest score that is not flagged at rate `fpr`.
@@ -78,17 +98,17 @@ class ConformalThreshold:
         Raises
         ------
         CalibrationError
-            Fewer than 1/fpr - 1 calibration scores: no p-value can be as small as `fpr`.
+            Fewer than 1/fpr - 1 calibration scores (parts): no p-value can be as small as `fpr`.
         """
-        n = len(self.scores_)
-        rank = conformal_rank(n, fpr)
-        if not rank:
+        total, n = self.ranking_.total, len(self.ranking_.scores)
+        weight = conformal_weight(total, fpr)
+        if weight < 1:
             raise CalibrationError(
                 f"a conformal threshold at fpr={fpr:g} needs at least {conformal_needs(fpr)} "
-                f"calibration images and has {n}: give more good images, ask for fpr >= "
-                f"{1 / (n + 1):.3g}, or use threshold='chi2', which extrapolates"
+                f"calibration images and has {counted(n, total)}: give more good images, ask for "
+                f"fpr >= {1 / (total + 1):.3g}, or use threshold='chi2', which extrapolates"
             )
-        return float(self.scores_[n - rank])
+        return self.ranking_.lowest_below(weight - 1)
 
 
 class ChiSquareThreshold:
@@ -104,26 +124,44 @@ class ChiSquareThreshold:
 
     MIN_SCORES = CHI2_NEEDS
 
-    def fit(self, scores: Floats, degrees_of_freedom: int | None = None) -> Self:
-        """Match calibration `scores` (n,), not negative, up = abnormal.
+    def fit(
+        self,
+        scores: Floats,
+        degrees_of_freedom: int | None = None,
+        weights: Floats | None = None,
+    ) -> Self:
+        """Match calibration scores.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n,)
+            Not negative, up = abnormal.
+        degrees_of_freedom : ignored
+        weights : ndarray of shape (n,), optional
+            The images of one part share the weight 1. None: each shows a part of its own.
 
         Raises
         ------
         CalibrationError
-            Fewer than 5 scores, negative ones, or all the same.
+            Fewer than 5 scores (parts), negative ones, or all the same.
         """
-        scores = np.asarray(scores, dtype=np.float64)
-        if len(scores) < self.MIN_SCORES:
+        scores, n = np.asarray(scores, dtype=np.float64), len(scores)
+        weights = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
+        total = float(weights.sum())
+        if round(total, 6) < self.MIN_SCORES:
             raise CalibrationError(
                 f"threshold='chi2' needs at least {self.MIN_SCORES} calibration images and has "
-                f"{len(scores)}: give more good images"
+                f"{counted(n, total)}: give more good images"
             )
         if scores.min() < 0:
             raise CalibrationError(
                 "threshold='chi2' needs scores that are distances (not negative); the lowest "
                 f"calibration score is {scores.min():.4g}: use threshold='conformal'"
             )
-        mean, variance = float(np.mean(scores**2)), float(np.var(scores**2, ddof=1))
+        relative = weights * n / total
+        mean = float(np.mean(relative * scores**2))
+        deviations = relative * (scores**2 - mean) ** 2
+        variance = float(np.sum(deviations)) / (n * (total - 1) / total)
         if variance <= (1e-12 * mean) ** 2:
             raise CalibrationError(
                 f"all {len(scores)} calibration scores are the same: no threshold can be matched"
@@ -170,8 +208,13 @@ class NominalChiSquareThreshold:
     Rippel et al., ICPR 2020, section III-D.
     """
 
-    def fit(self, scores: Floats, degrees_of_freedom: int | None = None) -> Self:
-        """Take the number of features of all levels; `scores` are not used.
+    def fit(
+        self,
+        scores: Floats,
+        degrees_of_freedom: int | None = None,
+        weights: Floats | None = None,
+    ) -> Self:
+        """Take the number of features of all levels; scores and weights are not used.
 
         Raises
         ------
@@ -256,7 +299,11 @@ def needs_scores(threshold: str | Threshold) -> bool:
 
 
 def fit_threshold(
-    threshold: str | Threshold, method: str, scores: Floats, degrees_of_freedom: int | None
+    threshold: str | Threshold,
+    method: str,
+    scores: Floats,
+    degrees_of_freedom: int | None,
+    weights: Floats | None = None,
 ) -> Threshold:
     """Fit the rule of that name, or a copy of that one, to calibration scores.
 
@@ -269,16 +316,28 @@ def fit_threshold(
         Up = abnormal.
     degrees_of_freedom : int or None
         Number of features scored, if it is known.
+    weights : ndarray of shape (n_calibration,), optional
+        The images of one part share the weight 1. None: each shows a part of its own.
 
     Raises
     ------
     CalibrationError
-        The rule needs scores that were made in another way.
+        The rule needs scores that were made in another way, or knows no weights and some scores
+        have others than 1.
     """
     check_calibration(threshold, method)
     if isinstance(threshold, str):
         rule: Any = RULES[threshold]()
     else:
         rule = clone(threshold, safe=False)
-    fitted: Threshold = rule.fit(scores, degrees_of_freedom)
+    fitted: Threshold
+    if weights is None or (weights == 1).all():
+        fitted = rule.fit(scores, degrees_of_freedom)
+    elif has_fit_parameter(rule, "weights"):
+        fitted = rule.fit(scores, degrees_of_freedom, weights)
+    else:
+        raise CalibrationError(
+            f"some images of this fit show the same part, and {rule!r} knows no weights: its fit "
+            "needs a third parameter, weights"
+        )
     return fitted

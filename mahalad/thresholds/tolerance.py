@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Self
 
-import numpy as np
 from sklearn.base import BaseEstimator
 
 from mahalad.checks import check_parameters
@@ -14,9 +13,11 @@ from mahalad.thresholds.guarantee import (
     CONFIDENCE,
     CONFIDENCE_LIMIT,
     conformal_needs,
+    counted,
+    rate_bounds,
     tolerance_needs,
-    upper_bounds,
 )
+from mahalad.thresholds.ranking import Ranking
 
 
 class ToleranceThreshold(BaseEstimator):
@@ -40,6 +41,9 @@ class ToleranceThreshold(BaseEstimator):
     quantile of Beta(m + 1, n - m), of m = #{i: s_i >= s(x)} (Clopper and Pearson's). An image is
     flagged where it is at most `fpr`. It is larger than a conformal p-value.
 
+    Where parts have several images, n is the number of parts, and m the sum over parts of the share
+    of a part's scores that are >= s(x): simulated, and cautious where the images of a part differ.
+
     References
     ----------
     S. S. Wilks, "Determination of sample sizes for setting tolerance limits", Annals of
@@ -47,8 +51,7 @@ class ToleranceThreshold(BaseEstimator):
 
     Examples
     --------
-    >>> import numpy as np
-    >>> threshold = ToleranceThreshold().fit(np.arange(1, 94.0))
+    >>>     >>> threshold = ToleranceThreshold().fit(np.arange(1, 94.0))
     >>> threshold.critical_value(0.05), threshold.p_values(np.array([93.5, 92.5])).round(3).tolist()
     (92.0, [0.032, 0.05])
     """
@@ -60,11 +63,24 @@ class ToleranceThreshold(BaseEstimator):
         """Raise `InputError` unless the confidence lies between 0 and 1."""
         check_parameters({"confidence": CONFIDENCE_LIMIT}, self)
 
-    def fit(self, scores: Floats, degrees_of_freedom: int | None = None) -> Self:
-        """Keep calibration `scores` (n,), up = abnormal; `degrees_of_freedom` is not used."""
+    def fit(
+        self,
+        scores: Floats,
+        degrees_of_freedom: int | None = None,
+        weights: Floats | None = None,
+    ) -> Self:
+        """Keep calibration scores.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n,)
+            Up = abnormal.
+        degrees_of_freedom : ignored
+        weights : ndarray of shape (n,), optional
+            The images of one part share the weight 1. None: each shows a part of its own.
+        """
         self.check_parameters()
-        self.scores_ = np.sort(np.asarray(scores, dtype=np.float64))
-        self.bounds_ = np.append(upper_bounds(len(self.scores_), self.confidence), 1.0)
+        self.ranking_ = Ranking.of(scores, weights)
         return self
 
     def statistic(self, scores: Floats, level_scores: Floats | None = None) -> Floats:
@@ -77,9 +93,7 @@ class ToleranceThreshold(BaseEstimator):
 
     def p_values(self, statistic: Floats) -> Floats:
         """Bound the share of good images that score as high as each (n,): small = abnormal."""
-        n = len(self.scores_)
-        at_least = n - np.searchsorted(self.scores_, statistic, side="left")
-        return np.asarray(self.bounds_[at_least])
+        return self._bounds(self.ranking_.at_least(statistic))
 
     def critical_value(self, fpr: float) -> float:
         """Give the score that at most a share `fpr` of good images exceeds, with that confidence.
@@ -89,13 +103,19 @@ class ToleranceThreshold(BaseEstimator):
         CalibrationError
             Too few calibration scores: even the largest of them is no such threshold.
         """
-        n = len(self.scores_)
-        rank = int(np.searchsorted(self.bounds_[:n], fpr, side="right"))
-        if not rank:
+        ranking = self.ranking_
+        above = ranking.from_here[1:]
+        allowed = above[self._bounds(above) <= fpr]
+        if not len(allowed):
+            n = counted(len(ranking.scores), ranking.total)
             raise CalibrationError(
                 f"a tolerance threshold at fpr={fpr:g} with confidence {self.confidence:g} needs "
                 f"at least {tolerance_needs(fpr, self.confidence)} calibration images and has {n}: "
                 f"give more good images, or use threshold='conformal', which needs "
                 f"{conformal_needs(fpr)} and promises the rate on average over fits"
             )
-        return float(self.scores_[n - rank])
+        return ranking.lowest_below(float(allowed[0]))
+
+    def _bounds(self, above: Floats) -> Floats:
+        """Bounds on the rates of thresholds that a weight of scores (n,) lies above."""
+        return rate_bounds(self.ranking_.total, above, self.confidence)
