@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
+from safetensors.numpy import save_file
 
-from mahalad.files.container import read_model
+from mahalad.files.checksum import hash_content
+from mahalad.files.container import CHECKSUM, read_model
 
 SHARED = Path(os.environ.get("MAHALAD_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -96,6 +98,14 @@ def fit_by_command(picture_folder, small_weights, tmp_path_factory):
         return path
 
     return make
+
+
+def write_text(path: Path, header: str, arrays: dict[str, np.ndarray]) -> Path:
+    """A model file with any text as its header; its checksum is right."""
+    arrays = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+    checksum = {CHECKSUM: hash_content(header, arrays)}
+    save_file(arrays | checksum, path, metadata={"mahalad": header})
+    return path
 
 
 def assert_same_entries(stored: Path, load: Callable[[Path], Any], again: Path) -> None:

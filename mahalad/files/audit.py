@@ -2,7 +2,7 @@
 
 Every value of the header that is read, every class that it names, and name, type, shape and values
 of every array must be what `layouts` says. A file that passes can still be another model than
-the one that was saved: that is what its golden inputs are for.
+the one that was saved: that is what its checksum and its golden inputs are for.
 """
 
 from __future__ import annotations

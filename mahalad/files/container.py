@@ -19,10 +19,15 @@ from safetensors.numpy import save
 
 from mahalad.errors import ModelFileError
 from mahalad.files.audit import audit
+from mahalad.files.checksum import hash_content
 from mahalad.files.old.upgrade import upgrade
 
-FORMAT_VERSION = 4  # 4: maps have a context; files of 3 keep the maps they had
+FORMAT_VERSION = 5  # 5: a checksum of all that the file says
 _KEY = "mahalad"
+CHECKSUM = "mahalad_sha256"
+"""Name of the array that holds the checksum; `read_model` does not give it."""
+_FIRST_WITH_CHECKSUM = 5
+_MEND = "copy it again, or fit and save the model again"
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -54,7 +59,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 def write_model(path: str | Path, header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
-    """Write header and arrays to one file.
+    """Write header and arrays to one file, with a checksum of both.
 
     Parameters
     ----------
@@ -65,6 +70,8 @@ def write_model(path: str | Path, header: dict[str, Any], arrays: dict[str, NDAr
     """
     text = json.dumps({"format_version": FORMAT_VERSION, **header}, allow_nan=False)
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    # An array, since the order of several texts in the metadata is another each time.
+    contiguous[CHECKSUM] = hash_content(text, contiguous)
     write_atomically(path, save(contiguous, metadata={_KEY: text}))
 
 
@@ -74,15 +81,17 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
     Raises
     ------
     ModelFileError
-        No such file, not a mahalad model, truncated, written by a newer version, or not made up
-        as a file of its kind is.
+        No such file, not a mahalad model, truncated, changed since it was written, written by a
+        newer version, or not made up as a file of its kind is.
     """
-    header = read_header(path)
+    text = _read_text(path)
+    header = _parse(path, text)
     try:
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, TypeError, AttributeError) as error:  # numpy has no bfloat16, say
         raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
+    _check_content(path, header["format_version"], text, arrays)
     try:
         header, arrays = upgrade(header, arrays)
         audit(header, arrays)
@@ -96,11 +105,18 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
 def read_header(path: str | Path) -> dict[str, Any]:
     """Read the JSON header alone, as it is in the file, of whatever format.
 
+    The checksum is not looked at: it is of the arrays as well.
+
     Raises
     ------
     ModelFileError
         No such file, not a mahalad model, truncated, or written by a newer version.
     """
+    return _parse(path, _read_text(path))
+
+
+def _read_text(path: str | Path) -> str:
+    """Read the header as the text that it is in the file."""
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file (looked in {path.absolute()})")
@@ -110,16 +126,20 @@ def read_header(path: str | Path) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         size = path.stat().st_size
         raise ModelFileError(
-            f"{path}: not a mahalad model, or cut short ({size:,} bytes; {error}). Copy the file "
-            "again, or fit and save the model again"
+            f"{path}: not a mahalad model, or cut short ({size:,} bytes; {error}): {_MEND}"
         ) from error
     if _KEY not in metadata:
         raise ModelFileError(
             f"{path}: a safetensors file, but not a mahalad model (weights perhaps? Those go to "
             "weights=..., a model is made by save() or `mahalad fit`)"
         )
+    return str(metadata[_KEY])
+
+
+def _parse(path: str | Path, text: str) -> dict[str, Any]:
+    """Make the header of its text."""
     try:
-        header: dict[str, Any] = json.loads(metadata[_KEY])
+        header: dict[str, Any] = json.loads(text)
         version = header["format_version"]
         if type(version) is not int or version < 1:
             raise ValueError(f"format_version is {version!r}")
@@ -131,6 +151,22 @@ def read_header(path: str | Path) -> dict[str, Any]:
             f"this version reads up to format {FORMAT_VERSION}: pip install --upgrade mahalad"
         )
     return header
+
+
+def _check_content(
+    path: str | Path, version: int, text: str, arrays: dict[str, NDArray[Any]]
+) -> None:
+    """Refuse a file that says something else than what was written; take its checksum away."""
+    checksum = arrays.pop(CHECKSUM, None)
+    if checksum is None and version < _FIRST_WITH_CHECKSUM:
+        return
+    if checksum is None:
+        what = "it has no SHA-256"
+    elif not np.array_equal(checksum, hash_content(text, arrays)):
+        what = "its SHA-256 is not that of what was written"
+    else:
+        return
+    raise ModelFileError(f"{path}: the model file is damaged ({what}): {_MEND}")
 
 
 VERSIONED = ("torch", "timm", "numpy", "scipy", "scikit-learn", "pillow", "safetensors")

@@ -1,22 +1,28 @@
-"""Format 4, the present one: what its first files lack, since it came without a new number."""
+"""Format 4: no checksum, and its first files lack keys that joined it without a new number."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from numpy.typing import NDArray
+
 _DETECTOR = {"autoencoder": None}
 _CLASSIFIER = {"search": None, "n_self_trained": 0}
 
 
-def complete(header: dict[str, Any]) -> dict[str, Any]:
-    """Add keys that joined the format later, with what it means that they are not there.
+def upgrade(
+    header: dict[str, Any], arrays: dict[str, NDArray[Any]]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Make format 5 of format 4: add the keys, with what it means that they are not there.
 
     Parameters
     ----------
-    header : dict
-        Of a file of format 4.
+    header, arrays
+        As in a file of format 4.
     """
     kind = header.get("kind")
     if kind == "metric-knn":
-        return {**_CLASSIFIER, **header}
-    return header if kind is not None else {**_DETECTOR, **header}
+        return header | {k: v for k, v in _CLASSIFIER.items() if k not in header}, arrays
+    if kind is None:
+        return header | {k: v for k, v in _DETECTOR.items() if k not in header}, arrays
+    return header, arrays

@@ -16,6 +16,7 @@ STEPS: Mapping[int, Callable[[Header, Arrays], tuple[Header, Arrays]]] = {
     1: format1.upgrade,
     2: format2.upgrade,
     3: format3.upgrade,
+    4: format4.upgrade,
 }
 """Format to the step from it to the next one."""
 
@@ -38,4 +39,4 @@ def upgrade(header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
     for version in range(header["format_version"], max(STEPS) + 1):
         header, arrays = STEPS[version](header, arrays)
         header = {**header, "format_version": version + 1}
-    return format4.complete(header), arrays
+    return header, arrays
