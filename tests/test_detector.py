@@ -325,14 +325,17 @@ def test_chi2_nominal_over_levels_is_about_another_statistic(detector, picture_f
 
 def test_groups_are_left_out_together(rng):
     parts = np.repeat(np.arange(25), 4)
-    X = rng.normal(size=(25, 8))[parts] + 0.05 * rng.normal(size=(100, 8))
-    new = rng.normal(size=(2000, 8))
-    apart = AnomalyDetector(fpr=0.1).fit(X, groups=parts)
-    naive = AnomalyDetector(fpr=0.1).fit(X)
+    new, apart, alone = rng.normal(size=(2000, 8)), [], []
+    for _ in range(40):
+        X = rng.normal(size=(25, 8))[parts] + 0.3 * rng.normal(size=(100, 8))
+        detector = AnomalyDetector(fpr=0.1).fit(X, groups=parts)
+        naive = AnomalyDetector(fpr=0.1).fit(X)
+        apart.append(np.mean(detector.predict(new) == -1))
+        alone.append(np.mean(naive.predict(new) == -1))
+    assert detector.calibration_method_ == "leave-one-out"
     # Siblings in the fit make leaving one image out too easy, and the threshold too low.
-    assert np.mean(naive.predict(new) == -1) > 0.18
-    assert np.mean(apart.predict(new) == -1) == pytest.approx(0.1, abs=0.05)
-    assert apart.calibration_method_ == "leave-one-out"
+    assert np.mean(alone) > 0.17
+    assert np.mean(apart) == pytest.approx(0.1, abs=0.025)  # a standard error is 0.009
     with pytest.raises(InputError, match="groups has 3 entries, but X has more images"):
         AnomalyDetector().fit(X, groups=[1, 2, 3])
 

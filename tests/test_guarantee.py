@@ -275,18 +275,21 @@ def test_detectors_say_what_their_rate_is_worth():
         _ = detector.set_params(threshold="holdout").guarantee_
 
 
-def test_no_bound_where_several_images_show_one_part(tmp_path):
+def test_the_bound_is_that_of_independent_parts(tmp_path):
     """100 images of 50 parts are not 100 independent ones; nor are copies of a picture."""
-    for X, groups in ((samples(100), np.arange(100) // 2), (samples(50).repeat(2, axis=0), None)):
-        detector = AnomalyDetector().fit(X, groups=groups)
-        assert detector.guarantee_.bound is None
-        assert "several images show the same part" in str(detector.guarantee_)
+    fifty = AnomalyDetector().fit(samples(50)).guarantee_
+    with pytest.warns(UserWarning, match="100 images are copies .* count as 50 independent"):
+        copied = AnomalyDetector().fit(samples(50).repeat(2, axis=0)).guarantee_
     grouped = AnomalyDetector().fit(samples(100), groups=np.arange(100) // 2)
+    for found in (copied, grouped.guarantee_):
+        assert (found.n_calibration, found.n_independent) == (100, 50)
+        assert found.bound > fifty.bound  # between scores of weight 1/2 there is no rounding down
+        assert "from 100 good images of 50 independent parts" in str(found)
     grouped.save(tmp_path / "slim.mahalad", include_features=False)
     assert load(tmp_path / "slim.mahalad").guarantee_ == grouped.guarantee_
-    assert "same part" in run("info", tmp_path / "slim.mahalad").output
+    assert "of 50 independent parts" in run("info", tmp_path / "slim.mahalad").output
     apart = AnomalyDetector().fit(samples(100), groups=np.arange(100))
-    assert apart.guarantee_.bound is not None
+    assert apart.guarantee_.n_independent == 100
 
 
 def test_commands_say_what_the_rate_is_worth(

@@ -277,10 +277,28 @@ def test_groups_that_are_only_partly_kept_are_cross_fitted():
     wanted, scorer = -levels.sum(axis=1), scorer.standardized_by(standards)
     np.testing.assert_allclose(complete.calibration_scores_, wanted, rtol=1e-9)
     np.testing.assert_allclose(complete.scorer_.map_maxima_, scorer.map_maxima_, rtol=1e-9)
-    partly = array_detector(max_stored=60, n_folds=5).fit(X, groups=groups)
-    assert partly.calibration_method_ == "cross-fit"
+
+
+def test_a_reservoir_keeps_groups_whole():
+    X, groups = map_features(120), np.arange(120) // 4
+    partly = array_detector(max_stored=61).fit(X, groups=groups)
+    assert partly.calibration_method_ == "leave-one-out"
     assert len(partly.calibration_scores_) == 60
+    assert partly.guarantee_.n_independent == 15
     assert partly.scorer_.patch_gaussians_["m"].n_samples_seen_ == 120
+    names, sizes = np.unique(partly._state.store.groups, return_counts=True)
+    assert (sizes == 4).all()
+    first = {k: v[:50] for k, v in X.items()}, groups[:50]  # a group is in both parts
+    rest = {k: v[50:] for k, v in X.items()}, groups[50:]
+    added = array_detector(max_stored=61).fit(first[0], groups=first[1])
+    added.partial_fit(rest[0], groups=rest[1])
+    shards = [array_detector(max_stored=61).fit(F, groups=g) for F, g in (rest, first)]
+    shards[0].merge(shards[1])
+    for other in (added, shards[0]):
+        assert np.unique(other._state.store.groups).tolist() == names.tolist()
+        np.testing.assert_allclose(
+            np.sort(other.calibration_scores_), np.sort(partly.calibration_scores_), rtol=1e-7
+        )
     # Of the same scale: what is asked for is flagged, roughly, of fresh images.
     rate = np.mean(partly.predict(map_features(1000, seed=2)) == -1)
     assert rate == pytest.approx(0.1, abs=0.08)
@@ -313,9 +331,11 @@ def test_copies_leave_with_their_image(detector, picture_folder):
     scores, scorer = levels.sum(axis=1), scorer.standardized_by(standards)
     np.testing.assert_allclose(detector.calibration_scores_, -scores[::3], rtol=1e-9)
     np.testing.assert_allclose(detector.scorer_.map_maxima_, scorer.map_maxima_[::3], rtol=1e-9)
-    held = clone(detector).set_params(threshold="holdout").fit(good, calibration=good[:12])
+    held = clone(detector).set_params(threshold="holdout")
+    held.fit(good, calibration=picture_folder / "test")
     np.testing.assert_allclose(held.scorer_.map_maxima_, scorer.map_maxima_[::3], rtol=1e-4)
-    assert held.anomaly_score(good[:3]) == pytest.approx(detector.anomaly_score(good[:3]), rel=1e-4)
+    new = picture_folder / "test"
+    assert held.anomaly_score(new) == pytest.approx(detector.anomaly_score(new), rel=1e-4)
 
 
 def test_the_same_picture_twice_counts_as_one():

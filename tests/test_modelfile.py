@@ -506,7 +506,9 @@ def test_info(detector, tmp_path):
     about = info(tmp_path / "m")
     assert about["fit"]["n_images"] == 40
     assert about["size"] == (tmp_path / "m").stat().st_size
-    assert about["calibration"] == {"method": "leave-one-out", "n": 40}
+    assert about["calibration"] == {
+        "method": "leave-one-out", "n": 40, "n_keys": 40, "n_independent": 40, "counts_parts": True,
+    }  # fmt: skip
     names = detector.features_.backbone_.level_names
     channels = [e.n_features_in_ for e in detector.scorer_.estimators_.values()]
     assert about["fit"]["levels"] == {n: [c] for n, c in zip(names, channels, strict=True)}

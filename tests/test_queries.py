@@ -64,7 +64,7 @@ CASES = {
         True,
     ),
     "reservoir": (
-        lambda w: AnomalyDetector(scorer=PatchScorer(), fpr=0.1, max_stored=15),
+        lambda w: AnomalyDetector(scorer=PatchScorer(), fpr=0.2, max_stored=15),
         maps,
         True,
     ),

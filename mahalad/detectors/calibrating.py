@@ -57,12 +57,13 @@ def in_parts(state: FitState, recipe: FitRecipe) -> FitState:
     """Return a state whose groups are independent parts: near-copies are in one with each other."""
     if recipe.near_copies == "separate":
         return state
-    found = {
-        name: store.regrouped(joined(store.groups, _alike(store.kept)))
-        for name, store in (("store", state.store), ("held_out", state.held_out))
-        if store.n_kept > 1
-    }
-    return replace(state, **found)
+    return replace(state, store=_in_parts(state.store), held_out=_in_parts(state.held_out))
+
+
+def _in_parts(store: FeatureStore) -> FeatureStore:
+    if store.n_kept < 2:
+        return store
+    return store.regrouped(joined(store.groups, _alike(store.kept)))
 
 
 def copies_in(store: FeatureStore) -> list[list[str]]:
@@ -92,7 +93,7 @@ def leaked(state: FitState, recipe: FitRecipe) -> NDArray[np.bool_]:
         return np.zeros(held.n_kept, dtype=bool)
     found = np.isin(held.keys, store.keys) | np.isin(held.groups, store.groups)
     if recipe.near_copies == "group":
-        first, second = _alike(Kept.joined([store.kept, held.kept])).T
+        first, second = _alike(Kept.joined([store.kept.originals(), held.kept.originals()])).T
         across = second[(first < store.n_kept) & (second >= store.n_kept)]
         found[across - store.n_kept] = True
     return np.asarray(found)

@@ -16,7 +16,6 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mahalad.files.layouts import N_PIXELS
 from mahalad.protocols import Features, Floats
 
 SIDE = 16
@@ -32,7 +31,7 @@ SHARE = 0.25
 """Largest difference of near-copies, as a share of what most pairs of pictures differ by."""
 
 _SHARE_OF_FEATURES = 0.1  # the same for features that are given: nothing is known of their units
-_EXPECTED = 0.05  # pairs of independent samples as near as near-copies, in a fit
+_EXPECTED = 0.01  # pairs of independent samples as near as near-copies, in a fit
 _MOST = 0.9  # quantile that stands for most pairs: copies may be up to 95 % of the images
 _BLOCK = 1024
 _SHOWN = 3
@@ -65,7 +64,7 @@ def near_copies(looks: NDArray[np.uint8]) -> NDArray[np.intp]:
     grey -= grey.mean(axis=1, keepdims=True)
     flat = grey.reshape(len(looks), -1)
     contrast = np.sqrt(np.square(flat).mean(axis=1))
-    known = looks.any(axis=1)
+    known = np.count_nonzero(looks, axis=1) > 0
     unit = flat / np.maximum(contrast, 1e-6)[:, None] / np.sqrt(flat.shape[1])
 
     def squares(rows: NDArray[np.intp]) -> Floats:
@@ -88,7 +87,7 @@ def near_copies_of_features(features: Features) -> NDArray[np.intp]:
     Notes
     -----
     Standardized samples, and levels of equal weight. How near independent ones come is extrapolated
-    from the lower half of the distances, as a power of them; where it is expected of more than 0.05
+    from the lower half of the distances, as a power of them; where it is expected of more than 0.01
     pairs, as in few dimensions, they are not taken for copies.
     """
     parts = []
@@ -105,7 +104,7 @@ def near_copies_of_features(features: Features) -> NDArray[np.intp]:
     norms = np.square(z).sum(axis=1)
 
     def squares(rows: NDArray[np.intp]) -> Floats:
-        return np.maximum(norms[rows, None] + norms - 2 * z[rows] @ z.T, 0)
+        return np.asarray(np.maximum(norms[rows, None] + norms - 2 * z[rows] @ z.T, 0))
 
     limit = _SHARE_OF_FEATURES * _typical(squares, len(z))
     return _pairs(squares, len(z), _safe(limit, squares, len(z)))

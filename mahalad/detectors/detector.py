@@ -652,9 +652,7 @@ class AnomalyDetector(BaseEstimator):
             check_calibration(self.threshold, self._calibrated.method)
         fitted = self._up_to_date()
         degrees = degrees_of_freedom(fitted.scorer)
-        return fit_threshold(
-            self.threshold, fitted.method, fitted.scores, degrees, fitted.weights
-        )
+        return fit_threshold(self.threshold, fitted.method, fitted.scores, degrees, fitted.weights)
 
     def _conformal_rule(self) -> ConformalThreshold:
         fitted = self._up_to_date()

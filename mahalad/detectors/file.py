@@ -204,9 +204,7 @@ def restore(
     fit = header["fit"]
     levels = {name: list(shape) for name, shape in fit["levels"].items()}
     state = FitState(
-        read_store(
-            "fit", fit, arrays, tuple(levels), capacity=recipe.capacity, salt=recipe.salt
-        ),
+        read_store("fit", fit, arrays, tuple(levels), capacity=recipe.capacity, salt=recipe.salt),
         read_store("held_out", header["held_out"], arrays, tuple(levels)),
         levels=levels,
         grouped=fit["grouped"],

@@ -10,8 +10,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.protocols import Features
-
 
 @dataclass(frozen=True, eq=False)
 class Kept:
@@ -41,6 +39,10 @@ class Kept:
         features = {name: values[which] for name, values in self.features.items()}
         rest = (self.keys, self.groups, self.names, self.looks)
         return Kept(features, *(values[which] for values in rest))
+
+    def originals(self) -> Kept:
+        """The images without their augmented copies."""
+        return replace(self, features={name: F[:, :1] for name, F in self.features.items()})
 
     @staticmethod
     def joined(parts: Sequence[Kept]) -> Kept:
