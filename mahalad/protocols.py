@@ -94,6 +94,14 @@ class Mergeable(Scorer, Protocol):
         ...
 
 
+class Unmergeable(Mergeable, Protocol):
+    """A scorer that can forget images: its sums subtract as they add."""
+
+    def unmerge(self, other: Any) -> Any:
+        """Take the images of another fit, which are part of this one, out of it."""
+        ...
+
+
 class HasLevels(Scorer, Protocol):
     """A scorer whose score is a sum of parts."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mahalad.protocols import Floats, Threshold
 
@@ -32,6 +33,10 @@ class Result:
         Where, over the image squashed to a square; up = abnormal. If it was asked for.
     error : str or None
         Why the image could not be read.
+    in_fit : bool
+        The same picture is among the good images of the fit. Its score is then the one by the fit
+        without it, and has no share of each level; with ``threshold="holdout"`` there is no such
+        score, and it is lower than that of a new picture would be.
     """
 
     name: str
@@ -42,6 +47,7 @@ class Result:
     level_scores: dict[str, float] | None = None
     error: str | None = None
     anomaly_map: Floats | None = field(default=None, repr=False, compare=False)
+    in_fit: bool = False
 
 
 def judge(
@@ -52,8 +58,16 @@ def judge(
     threshold: Threshold,
     fpr: float,
     maps: Sequence[Floats] | Floats | None = None,
+    in_fit: NDArray[np.bool_] | None = None,
+    left_out: NDArray[np.bool_] | None = None,
 ) -> list[Result]:
-    """Results of images from their anomaly scores (n,), per level (n, n_levels), and maps."""
+    """Results of images from their anomaly scores (n,), per level (n, n_levels), and maps.
+
+    `in_fit` (n,) marks images of the fit, and `left_out` (n,) those of them whose score is by a fit
+    without the image: the scores per level are not.
+    """
+    nothing = np.zeros(len(names), dtype=bool)
+    in_fit, left_out = (nothing if marks is None else marks for marks in (in_fit, left_out))
     critical = threshold.critical_value(fpr)
     statistic = threshold.statistic(scores, level_scores)
     shown = critical if compares_scores(threshold, statistic, scores, level_scores) else None
@@ -66,9 +80,10 @@ def judge(
             p_value=float(p_values[i]),
             anomaly=bool(statistic[i] > critical),
             level_scores=None
-            if level_scores is None
+            if level_scores is None or left_out[i]
             else dict(zip(level_names, level_scores[i].tolist(), strict=True)),
             anomaly_map=None if maps is None else maps[i],
+            in_fit=bool(in_fit[i]),
         )
         for i, name in enumerate(names)
     ]

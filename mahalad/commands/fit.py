@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +21,10 @@ from mahalad.commands.options import (
 )
 from mahalad.commands.paths import check_output, names_of
 from mahalad.commands.progress import with_progress
+from mahalad.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from mahalad.detectors.detector import AnomalyDetector
 
 
 @click.command()
@@ -41,9 +47,12 @@ from mahalad.commands.progress import with_progress
     metavar="REGEX|FILE.csv",
     default=None,
     help="Images whose path gives the same match (its first group, if any), or that have the same "
-    "group in a file with the columns path and group, show the same part, and are left out "
-    "together.",
+    "group in a file with the columns path and group, show the same part: they are left out "
+    "together and count as one. For --calibration as well.",
 )
+@click.option("--without", "left_out", multiple=True, metavar="IMAGE|LIST.txt",
+              help="Leave out an image, or those of a text file with a path on each line, as the "
+                   "list of images that do not fit the others names them.")  # fmt: skip
 @click.option("--without-weights", is_flag=True, help="Do not embed weights from a file or hub.")
 @click.option("--without-features", is_flag=True,
               help="Leave the images' features out: a model that can only score.")  # fmt: skip
@@ -52,6 +61,7 @@ def fit(
     output: str,
     calibration: str | None,
     group: str | None,
+    left_out: tuple[str, ...],
     without_weights: bool,
     without_features: bool,
     fpr: float | None,
@@ -59,28 +69,77 @@ def fit(
 ) -> None:
     """Fit a detector to good IMAGES (folders, globs, files) and write it to a file.
 
-    The last line says what the false-positive rate is worth: the rate asked for holds on average
-    over fits, and that of this fit is bounded.
+    Images that do not fit the others are listed, and kept unless --without leaves them out. The
+    last line says what the false-positive rate is worth: the rate asked for holds on average over
+    fits, and that of this fit is bounded.
     """
     check_output(output)
     detector = make_detector(settle(options), fpr)
-    groups = None
-    sources: Any = list(images)
-    if group is not None:
-        from mahalad.images.mvtec import grouping
-
-        group_of = grouping(group)
-        sources = names_of(sources)
-        groups = [group_of(str(Path(name))) for name in sources]
+    chosen: Any = list(images)
+    if left_out:
+        chosen = _without(names_of(chosen), left_out)
+    sources, groups = _grouped(chosen, group)
+    further, of_further = _grouped(calibration, group)
     detector.fit(
         with_progress(sources, "fit"),
         groups=groups,
-        calibration=None if calibration is None else with_progress(calibration, "calibrate"),
+        calibration=None if further is None else with_progress(further, "calibrate"),
+        calibration_groups=of_further,
     )
     detector.save(
         output, include_features=not without_features, include_weights=not without_weights
     )
     n, size = detector.n_images_, Path(output).stat().st_size
     click.echo(f"{output}: fitted to {n} images ({size / 1e6:.1f} MB)", err=True)
+    _say_suspects(detector)
     click.echo(f"false-positive rate: {detector.guarantee_}", err=True)
     sys.exit(3 if detector.unreadable_ else 0)
+
+
+def _grouped(images: Any, group: str | None) -> tuple[Any, list[str] | None]:
+    """The images, and what each shows where a rule says it."""
+    if group is None or images is None:
+        return images, None
+    from mahalad.images.mvtec import grouping
+
+    group_of = grouping(group)
+    names = names_of(images)
+    return names, [group_of(str(Path(name))) for name in names]
+
+
+def _without(names: list[str], left_out: Sequence[str]) -> list[str]:
+    """The images but for those that are named, or listed in text files.
+
+    Raises
+    ------
+    click.BadParameter
+        A name that is none of the images, or nothing is left.
+    """
+    unwanted: list[str] = []
+    for name in left_out:
+        if name.lower().endswith(".txt"):
+            lines = Path(name).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            unwanted += [line.strip() for line in lines if line.strip()]
+        else:
+            unwanted.append(name)
+    gone = {os.path.realpath(name) for name in unwanted}
+    strange = gone - {os.path.realpath(name) for name in names}
+    if strange:
+        raise click.BadParameter(f"{min(strange)} is none of the images", param_hint="--without")
+    rest = [name for name in names if os.path.realpath(name) not in gone]
+    if not rest:
+        raise click.BadParameter("no image is left", param_hint="--without")
+    click.echo(f"{len(names) - len(rest)} of {len(names)} images left out", err=True)
+    return rest
+
+
+def _say_suspects(detector: AnomalyDetector) -> None:
+    """List the images that do not fit the others, and say how to leave them out."""
+    from mahalad.detectors.suspects import describe
+
+    try:
+        found = [(result.name, result.score or 0.0) for result in detector.suspects_]
+    except CalibrationError:  # `fit` has said why
+        return
+    if found:
+        click.echo(f"{describe(found)}: --without IMAGE leaves one out", err=True)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from mahalad.commands.progress import with_progress
 from mahalad.errors import InputError
 
 if TYPE_CHECKING:
+    from mahalad.detectors.detector import AnomalyDetector
     from mahalad.metric.classifier import MetricKNNClassifier
     from mahalad.result import Result
 
@@ -50,6 +52,16 @@ def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
     return detector, len(detector.unreadable_)
 
 
+def shift_of(detector: AnomalyDetector, scores: Sequence[float]) -> str:
+    """Say whether nearly all images, scored anew, are above all good ones; else nothing."""
+    from mahalad.detectors.suspects import describe_shift, is_shifted, n_above_all
+
+    n_above = n_above_all(np.asarray(scores), detector.calibration_scores_)
+    if not is_shifted(n_above, len(scores), detector.guarantee_.n_independent):
+        return ""
+    return describe_shift(n_above, len(scores))
+
+
 def _read_classifier(
     path: str, weights: str | None, device: str | None, fpr: float | None
 ) -> MetricKNNClassifier:
@@ -64,13 +76,26 @@ def _read_classifier(
 
 
 def say_summary(
-    n_scored: int, n_flagged: int, unreadable: Sequence[Result], unreadable_normals: int
+    n_scored: int,
+    n_flagged: int,
+    unreadable: Sequence[Result],
+    unreadable_normals: int,
+    *,
+    n_in_fit: int = 0,
+    shift: str = "",
 ) -> int:
-    """Say on stderr what happened; return the exit code."""
+    """Say on stderr what happened; return the exit code.
+
+    `n_in_fit` images are of the fit, and `shift` says what is odd about all images together.
+    """
     text = f"{n_scored} images scored, {n_flagged} flagged"
+    if n_in_fit:
+        text += f" ({n_in_fit} are images of the fit, scored as if they were not)"
     if unreadable:
         text += f", {len(unreadable)} unreadable:"
     click.echo(text, err=True)
     for result in unreadable:
         click.echo(f"  {result.error}", err=True)
+    if shift:
+        click.echo(f"Warning: {shift}", err=True)
     return 3 if unreadable or unreadable_normals else 0

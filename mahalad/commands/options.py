@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from mahalad.checks import BATCH_SIZE, FPR, INPUT_SIZE, N_AUGMENT, TILES, Whole
-from mahalad.choices import NEIGHBOURHOODS, RESIZE, SCOPES, SCORERS, THRESHOLDS
+from mahalad.choices import NEAR_COPIES, NEIGHBOURHOODS, RESIZE, SCOPES, SCORERS, THRESHOLDS
 
 if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
@@ -141,6 +141,11 @@ def fit_options(command: Any) -> Any:
             click.option("--roi", metavar="FILE", default=None,
                          help="Region of interest: a picture of the whole image, white = inspect; "
                               "nothing else is looked at."),
+            click.option("--near-copies", type=click.Choice(NEAR_COPIES), default="group",
+                         show_default=True,
+                         help="Pictures that are another one saved again (another format or size, "
+                              "frames of a camera that stands still). group: they count as one "
+                              "part. separate: they show different parts."),
             click.option("--image-weight", type=click.FloatRange(min=0), default=0.2,
                          show_default=True,
                          help="Weight of the distance of the image as a whole, beside that of the "
@@ -268,6 +273,7 @@ def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector
         "fpr": 0.05 if fpr is None else fpr,
         "n_augment": options["augment"],
         "random_state": options["seed"],
+        "near_copies": options["near_copies"],
     }
     if options["scorer"] == "gaussian":
         return MahalanobisDetector(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mahalad.commands.judging import check_source, read_detector, say_summary
+from mahalad.commands.judging import check_source, read_detector, say_summary, shift_of
 from mahalad.commands.options import model_options
 from mahalad.commands.paths import check_output, names_of
 from mahalad.commands.progress import with_progress
@@ -52,11 +52,17 @@ def report(images: tuple[str, ...], output: str, title: str, **options: Any) -> 
     kinds = kinds_of(common_folder(images, names), names)
     pictured, errors = picture_results(results, kinds, threshold)
     source = options["model"] or f"fitted to {options['normals']}"
-    about = facts_of(detector, units, source)
+    shift = shift_of(detector, [image.score for image in pictured if not image.result.in_fit])
+    about = facts_of(detector, units, source) | ({"Warning": shift} if shift else {})
     page = make_page(detector, pictured, errors, title=title, about=about)
     write_atomically(output, page.encode())
     n_flagged = sum(image.flagged for image in pictured)
-    sys.exit(say_summary(len(pictured), n_flagged, errors, unreadable_normals))
+    n_in_fit = sum(image.result.in_fit for image in pictured)
+    sys.exit(
+        say_summary(
+            len(pictured), n_flagged, errors, unreadable_normals, n_in_fit=n_in_fit, shift=shift
+        )
+    )
 
 
 def _units_of_overlays(detector: AnomalyDetector) -> MapUnits | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mahalad.choices import MAP_FORMATS, ROW_STYLES
-from mahalad.commands.judging import check_source, read_detector, say_summary
+from mahalad.commands.judging import check_source, read_detector, say_summary, shift_of
 from mahalad.commands.options import Fpr, model_options
 from mahalad.commands.paths import check_output, names_of
 from mahalad.commands.progress import with_progress
@@ -90,6 +90,7 @@ def score(
     With --maps, rows of csv and jsonl have the paths of both files as well, and DIR/maps.json says
     what a map's values are. A map that cannot be written is reported, and the exit code is 1.
     """
+    from mahalad.detectors.detector import AnomalyDetector
     from mahalad.report.rows import Counted
 
     check_source(options)
@@ -109,7 +110,15 @@ def score(
         detector.inspect(images_shown, maps=folder is not None) if lot is None else lot.results
     )
     _write_rows(_rows(results, folder), style, output, with_maps=folder is not None)
-    code = say_summary(results.n_scored, results.n_flagged, results.unreadable, unreadable_normals)
+    judges_lots = lot is None and isinstance(detector, AnomalyDetector)
+    code = say_summary(
+        results.n_scored,
+        results.n_flagged,
+        results.unreadable,
+        unreadable_normals,
+        n_in_fit=results.n_in_fit,
+        shift=shift_of(detector, results.scores) if judges_lots else "",
+    )
     if lot is not None:
         click.echo(f"--fdr {fdr:g}: {lot}", err=True)
     if fail_on_anomaly and code == 0 and results.n_flagged:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mahalad.detectors.maps import in_pixels, maps_of
 from mahalad.detectors.scoring import score, score_with_maps
@@ -30,15 +31,24 @@ class Fitted:
         Names of the levels, in the order of the fit.
     salt : int
         Salt of the images' content hashes.
+    keys : ndarray of uint64, shape (n,)
+        Content hashes of images of the fit.
+    left_out : ndarray of shape (n,)
+        Scores of these images by fits without them; NaN where there is none.
     """
 
     features: Any
     scorer: Any
     levels: tuple[str, ...]
     salt: int
+    keys: NDArray[np.uint64]
+    left_out: Floats
 
     def scores(self, X: Any) -> tuple[Floats, Floats | None]:
         """Return anomaly scores (n,), and scores per level (n, n_levels) or None without levels.
+
+        An image of the fit has the score by the fit without it; its scores per level are by the
+        fit as it is.
 
         Raises
         ------
@@ -48,7 +58,8 @@ class Fitted:
         parts = []
         for images, features in extract(X, self.features, self.salt):
             _raise_first_error(images)
-            parts.append(score(self.scorer, features, self.levels))
+            scores, own_levels = score(self.scorer, features, self.levels)
+            parts.append((self._honest(images, scores)[0], own_levels))
         scores = np.concatenate([own for own, _ in parts])
         levels = [own for _, own in parts if own is not None]
         return scores, np.concatenate(levels) if levels else None
@@ -71,16 +82,32 @@ class Fitted:
         """Judge images in their order; one that cannot be read gives a result with an error."""
         names = score_names(self.scorer, self.levels)
         for images, features in extract(X, self.features, self.salt):
-            readable = [image.source.name for image in images if image.error is None]
+            readable = [image for image in images if image.error is None]
             good: Iterator[Result] = iter(())
             if readable:
-                (scores, levels), places = self._scores_and_maps(images, features, maps)
-                good = iter(judge(readable, scores, levels, names, threshold, fpr, places))
+                (found, levels), places = self._scores_and_maps(images, features, maps)
+                scores, *marks = self._honest(readable, found)
+                paths = [image.source.name for image in readable]
+                good = iter(judge(paths, scores, levels, names, threshold, fpr, places, *marks))
             for image in images:
                 if image.error is None:
                     yield next(good)
                 else:
                     yield Result(image.source.name, error=str(image.error))
+
+    def _honest(
+        self, images: Sequence[ReadImage], scores: Floats
+    ) -> tuple[Floats, NDArray[np.bool_], NDArray[np.bool_]]:
+        """Scores (n,) of images, which are in the fit, and which of these have the score without.
+
+        In-sample scores say nothing: a bad image that was fitted has made room for itself.
+        """
+        places = [np.flatnonzero(self.keys == np.uint64(image.key))[:1] for image in images]
+        in_fit = np.array([len(place) > 0 for place in places])
+        known = np.full(len(images), np.nan)
+        known[in_fit] = self.left_out[np.concatenate([np.empty(0, np.intp), *places])]
+        left_out = np.isfinite(known)
+        return np.where(left_out, known, scores), in_fit, left_out
 
     def _scores_and_maps(
         self, images: list[ReadImage], features: Features, maps: bool

@@ -25,7 +25,7 @@ LIMIT = 1.0
 """Largest difference of near-copies, in grey levels of 255: root mean square over the thumbnails,
 after brightness and contrast were brought together. On eight sets of parts, pictures saved as JPEG
 (quality 75), at half or a third of the size, or with noise of 8 grey levels differ by 0.2 to 0.9,
-nearest independent pictures by 1.15 or more, but for one part taken at two exposures (0.76)."""
+nearest independent pictures by 1.15 or more, but for two plain tiles (0.76)."""
 
 SHARE = 0.25
 """Largest difference of near-copies, as a share of what most pairs of pictures differ by."""

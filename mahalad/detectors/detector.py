@@ -29,7 +29,9 @@ from mahalad.detectors.calibrating import calibrate, copies_in, leaked
 from mahalad.detectors.copies import describe
 from mahalad.detectors.fitting import read
 from mahalad.detectors.maps import map_threshold
-from mahalad.detectors.state import Calibrated, FitRecipe, FitState
+from mahalad.detectors.removing import without
+from mahalad.detectors.state import LEFT_OUT, Calibrated, FitRecipe, FitState
+from mahalad.detectors.suspects import suspected
 from mahalad.errors import CalibrationError, InputError
 from mahalad.features.copying import copy_extractor
 from mahalad.features.file import restore_features
@@ -44,7 +46,7 @@ from mahalad.files.container import read_model, write_model
 from mahalad.files.damage import naming
 from mahalad.files.spec import params_spec, to_spec
 from mahalad.protocols import Floats, Threshold
-from mahalad.result import Result
+from mahalad.result import Result, judge
 from mahalad.scorers.capabilities import (
     capabilities_of,
     degrees_of_freedom,
@@ -127,6 +129,8 @@ class AnomalyDetector(BaseEstimator):
         Images that `fit` had to leave out.
     copies_ : list of list of str
         Names of images that are copies or near-copies of each other.
+    suspects_ : list of Result
+        Images of the fit that do not fit the others.
 
     Notes
     -----
@@ -286,6 +290,31 @@ class AnomalyDetector(BaseEstimator):
                     f"cannot merge fits with different {name}: {mine[name]} and {theirs[name]}"
                 )
         self._state = self._with_sums().merge(other._with_sums())
+        self._calibrated = None
+        return self
+
+    def remove(self, X: Any) -> Self:
+        """Take images out of the fit; what is left is the fit to the others.
+
+        Parameters
+        ----------
+        X : images
+            Pictures that are in the fit, as those of `suspects_`; copies of one go together.
+
+        Raises
+        ------
+        InputError
+            An image that is not in the fit (or was not kept, see `max_stored`), or that cannot be
+            read. Nothing is removed then.
+        """
+        self._check_updatable()
+        mine, recipe = self._with_sums(), self._recipe()
+        all_kept = replace(recipe, capacity=None, n_augment=0)
+        found = read(X, self.features_, lambda: None, all_kept, levels=tuple(mine.levels))
+        if found.unreadable:
+            raise InputError(f"cannot be removed: {found.unreadable[0].error}")
+        self._state = without(mine, found.store.kept, self.unfitted_scorer)
+        self._state = self._with_sums()
         self._calibrated = None
         return self
 
@@ -484,6 +513,27 @@ class AnomalyDetector(BaseEstimator):
         return list(self._state.unreadable)
 
     @property
+    def suspects_(self) -> list[Result]:
+        """Images of the fit that do not fit the others, the most abnormal first.
+
+        By the score without the image itself, more than 4 robust standard deviations above the
+        median. About 1 % of good images is listed as well. They stay in the fit; `remove` takes
+        them out.
+        """
+        threshold, fitted = self._fitted_threshold(), self._up_to_date()
+        store = self._state.store
+        if store.is_empty or fitted.method not in LEFT_OUT:
+            return []
+        which = np.flatnonzero(suspected(fitted.scores))
+        which = which[np.argsort(-fitted.scores[which], kind="stable")]
+        names, marks = store.kept.names[which].tolist(), np.ones(len(which), dtype=bool)
+        scores = fitted.scores[which]
+        try:
+            return judge(names, scores, None, (), threshold, self.fpr, None, marks, marks)
+        except CalibrationError:  # too few images for a verdict, not for these
+            return [Result(*pair, in_fit=True) for pair in zip(names, scores.tolist(), strict=True)]
+
+    @property
     def copies_(self) -> list[list[str]]:
         """Names of images of the fit that are copies or near-copies of each other."""
         self._check_fitted()
@@ -642,8 +692,10 @@ class AnomalyDetector(BaseEstimator):
         return self._calibrated
 
     def _fitted(self) -> Fitted:
-        scorer = self._up_to_date().scorer
-        return Fitted(self.features_, scorer, tuple(self._state.levels), self._salt())
+        fitted = self._up_to_date()
+        levels = tuple(self._state.levels)
+        keys, scores = self._state.left_out(fitted)
+        return Fitted(self.features_, fitted.scorer, levels, self._salt(), keys, scores)
 
     def _fitted_threshold(self) -> Threshold:
         self._check_fitted()

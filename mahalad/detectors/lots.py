@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.detectors.suspects import describe_shift, is_shifted, n_above_all
 from mahalad.errors import CalibrationError
 from mahalad.protocols import Floats
 from mahalad.result import Result
@@ -33,6 +34,11 @@ class Lot:
     fewest : int
         So many abnormal images the lot must have before any can be flagged: the fewer calibration
         images, the more.
+    n_above : int
+        Images at the smallest p-value there is: more abnormal than every calibration image.
+    shifted : bool
+        More are than chance explains, and nearly all: what the images come from has changed, rather
+        than the parts.
     """
 
     results: tuple[Result, ...]
@@ -40,6 +46,8 @@ class Lot:
     share: float | None
     share_error: float | None
     fewest: int
+    n_above: int = 0
+    shifted: bool = False
 
     def __str__(self) -> str:
         allowed = f"at most {100 * self.fdr:g} % of the flagged images are good, on average"
@@ -51,6 +59,9 @@ class Lot:
         )
         if self.fewest > 1 and not any(result.anomaly for result in self.results):
             text += f"; with so few calibration images none is flagged unless {self.fewest} are"
+        if self.shifted:
+            n = sum(result.error is None and not result.in_fit for result in self.results)
+            text += f"; {describe_shift(self.n_above, n)}"
         return text
 
 
@@ -94,4 +105,7 @@ def judge_lot(judged: Iterable[Result], rule: ConformalThreshold, fdr: float) ->
         results[i] = replace(results[i], anomaly=flagged, threshold=limit)
     share, error = share_abnormal(p_values, n_calibration) if readable else (None, None)
     fewest = fewest_found(len(readable), n_calibration, fdr)
-    return Lot(tuple(results), fdr, share, error, fewest)
+    new = np.array([results[i].score for i in readable if not results[i].in_fit], np.float64)
+    n_above = n_above_all(new, rule.ranking_.scores)
+    shifted = is_shifted(n_above, len(new), n_calibration)
+    return Lot(tuple(results), fdr, share, error, fewest, n_above, shifted)

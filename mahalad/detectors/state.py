@@ -16,6 +16,9 @@ from mahalad.errors import InputError
 from mahalad.protocols import Floats
 from mahalad.result import Result
 
+LEFT_OUT = ("leave-one-out", "cross-fit")
+"""Ways of calibration that score the images of the fit, by fits without them."""
+
 MakeScorer = Callable[[], Any]
 """Makes a fresh, unfitted scorer."""
 
@@ -137,6 +140,18 @@ class FitState:
     def counted(self) -> FeatureStore:
         """The images that the threshold is set on: those held out, or those of the fit."""
         return self.held_out if self.held_out.n_seen else self.store
+
+    def left_out(self, calibrated: Calibrated) -> tuple[NDArray[np.uint64], Floats]:
+        """Hashes of images of the fit, (n,), and their scores by fits without them, (n,).
+
+        NaN where images are held out, so that there are no such scores. Images that were not kept
+        are not among them.
+        """
+        if calibrated.method in LEFT_OUT and len(calibrated.keys):
+            return calibrated.keys, calibrated.scores
+        keys = np.empty(0, np.uint64) if self.store.is_empty else self.store.keys
+        keys = keys[~np.isin(keys, calibrated.keys)]
+        return keys, np.full(len(keys), np.nan)
 
     @property
     def only_scores(self) -> bool:

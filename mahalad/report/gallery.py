@@ -129,6 +129,7 @@ def _card(image: ReportImage) -> str:
     name = text(Path(result.name).name or result.name)
     kind = "no label" if image.kind is None else image.kind
     p_value = "" if result.p_value is None else f"<span>p {result.p_value:.3g}</span>"
+    mark = "<span>in the fit</span>" if result.in_fit else ""
     picture = _img(image.picture, f"{name}, {text(kind)}", result.name)
     if image.overlay is None:
         view = f'<div class="view">{picture}</div>'
@@ -147,7 +148,7 @@ def _card(image: ReportImage) -> str:
     badge = f'<span class="badge">{_MISTAKES[image.mistake]}</span>' if image.mistake else ""
     return (
         f'<li class="{" ".join(classes)}">{view}<b title="{text(result.name)}">{name}</b>'
-        f"<span>{text(kind)}</span><span>score {number(image.score)}</span>{p_value}"
+        f"<span>{text(kind)}</span><span>score {number(image.score)}</span>{p_value}{mark}"
         f'<p class="verdict">{_verdict(result.anomaly)}{badge}</p></li>'
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mahalad.detectors.mahalanobis import MahalanobisDetector
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
 
 THUMBNAIL_SIDE = 320
+_SHOWN = 10
 
 
 def picture_results(
@@ -48,9 +51,7 @@ def picture_results(
         drawn = None
         if map_threshold is not None and result.anomaly_map is not None and result.anomaly:
             drawn = encode(overlay(picture, result.anomaly_map, map_threshold))
-        bare = Result(
-            result.name, result.score, result.threshold, result.p_value, result.anomaly
-        )  # without the map
+        bare = replace(result, anomaly_map=None, level_scores=None)
         images.append(ReportImage(bare, encode(picture), drawn, kinds.get(result.name)))
     return images, errors
 
@@ -100,6 +101,11 @@ def facts_of(detector: AnomalyDetector, units: MapUnits | None, source: str) -> 
         "Threshold": f"{detector.threshold}, calibrated by {calibration}",
         "False-positive rate": str(detector.guarantee_),
     }
+    odd = detector.suspects_
+    if odd:
+        names = ", ".join(Path(result.name).name for result in odd[:_SHOWN])
+        more = f" and {len(odd) - _SHOWN} more" if len(odd) > _SHOWN else ""
+        facts["Do not fit the others"] = f"{len(odd)} images of the fit: {names}{more}"
     if units is not None and units.threshold is not None:
         facts["Colours begin at"] = (
             f"{units.threshold:.3g} {units.meaning.partition(',')[0]}, in flagged images"

@@ -18,12 +18,13 @@ _LABEL_COLUMNS = ("label", "probability", "novel", "distance")
 
 
 class Counted:
-    """Iterate over results and count them."""
+    """Iterate over results and count them; `scores` are of images that are not in the fit."""
 
     def __init__(self, results: Iterable[Result]) -> None:
         self._results = results
-        self.n_scored = self.n_flagged = 0
+        self.n_scored = self.n_flagged = self.n_in_fit = 0
         self.unreadable: list[Result] = []
+        self.scores: list[float] = []
 
     def __iter__(self) -> Iterator[Result]:
         for result in self._results:
@@ -32,6 +33,9 @@ class Counted:
             else:
                 self.n_scored += 1
                 self.n_flagged += bool(result.anomaly)
+                self.n_in_fit += result.in_fit
+                if result.score is not None and not result.in_fit:
+                    self.scores.append(result.score)
             yield result
 
 
@@ -52,6 +56,8 @@ def row_of(result: Result) -> Row:
             "distance": result.distance,
             "neighbours": [asdict(neighbour) for neighbour in result.neighbours],
         }
+    else:
+        row["in_fit"] = result.in_fit
     if result.error is not None:
         row["error"] = result.error
     return row
@@ -78,7 +84,8 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
             yield json.dumps(row)
         return
     if style == "csv":
-        yield from _csv_lines(rows, [*(name for name in _LABEL_COLUMNS if name in first), *more])
+        further = [name for name in (*_LABEL_COLUMNS, "in_fit") if name in first]
+        yield from _csv_lines(rows, [*further, *more])
         return
     if "label" in first:
         yield from _label_lines(rows)
@@ -90,9 +97,10 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
             continue
         limit = "-" if row["threshold"] is None else f"{row['threshold']:.4g}"
         verdict = "ANOMALY" if row["anomaly"] else "good"
+        mark = "  (in the fit)" if row["in_fit"] else ""
         yield (
             f"{row['score']:>10.4g}  {limit:>10}  {row['p_value']:>8.4f}  {verdict:<10}  "
-            f"{row['path']}"
+            f"{row['path']}{mark}"
         )
 
 

@@ -20,6 +20,8 @@ class Capabilities:
     ----------
     mergeable : bool
         It learns batch by batch and from other fits (`Mergeable`).
+    unmergeable : bool
+        It can take the images of another fit out of its own (`Unmergeable`).
     leaves_one_out : bool
         It has a leave-one-out in closed form (`LeavesOneOut`).
     has_levels : bool
@@ -38,6 +40,7 @@ class Capabilities:
     """
 
     mergeable: bool
+    unmergeable: bool
     leaves_one_out: bool
     has_levels: bool
     has_maps: bool
@@ -59,6 +62,7 @@ def capabilities_of(scorer: Any) -> Capabilities:
 
     return Capabilities(
         mergeable=has("partial_fit", "merge"),
+        unmergeable=has("unmerge"),
         leaves_one_out=has("leave_one_out_level_scores"),
         has_levels=has("level_score_samples"),
         has_maps=has("anomaly_maps"),

@@ -187,6 +187,14 @@ class LedoitWolfGaussian(BaseEstimator):
         self._spectrum = None
         return self
 
+    def unmerge(self, other: LedoitWolfGaussian) -> Self:
+        """Take the samples of another fit, which are part of this one, out of it."""
+        check_is_fitted(self)
+        check_is_fitted(other)
+        self.moments_ = self.moments_ - other.moments_
+        self._spectrum = None
+        return self
+
     def distances(self, X: Any) -> Floats:
         """Unsquared Mahalanobis distances, shape (n_samples,), up = abnormal."""
         spectrum = self._fitted_spectrum()

@@ -85,6 +85,16 @@ class LevelSum(BaseEstimator):
             estimator.merge(other.estimators_[name])
         return self
 
+    @_estimator_has("unmerge")
+    def unmerge(self, other: LevelSum) -> Self:
+        """Take the samples of another fit, which are part of this one, out of it."""
+        check_is_fitted(self)
+        check_is_fitted(other)
+        check_levels(other.estimators_, self.estimators_)
+        for name, estimator in self.estimators_.items():
+            estimator.unmerge(other.estimators_[name])
+        return self
+
     def level_score_samples(self, X: Features) -> Floats:
         """Scores per level, shape (n_samples, n_levels), up = normal."""
         check_is_fitted(self)

@@ -121,6 +121,11 @@ class Moments(Value):
             q4=self.q4 + other.q4,
         )
 
+    def __sub__(self, other: Moments) -> Moments:
+        """The sums without samples that are part of them."""
+        sums = (other.s1, other.s2, other.q1, other.q2, other.q4)
+        return self + Moments(-other.n_samples, other.shift, *(-values for values in sums))
+
     def mean(self) -> Floats:
         """Mean of the samples, shape (..., n_features)."""
         return self.shift + self.s1 / self.n_samples

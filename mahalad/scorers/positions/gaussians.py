@@ -123,6 +123,12 @@ class PatchGaussian(BaseEstimator):
         self._covariances = self._read = None
         return self
 
+    def unmerge(self, other: PatchGaussian) -> Self:
+        """Take the samples of another fit, which are part of this one, out of it."""
+        self._moments = self.moments_ - other.moments_
+        self._covariances = self._read = None
+        return self
+
     def distances(self, X: Any) -> Floats:
         """Unsquared Mahalanobis distances, shape (n_samples, n_positions), up = abnormal."""
         check_is_fitted(self)

@@ -149,6 +149,25 @@ class PatchScorer(Standardized, BaseEstimator):
 
     def merge(self, other: PatchScorer) -> Self:
         """Add the images of another fit, and forget the standards, as `partial_fit` does."""
+        self._check_mergeable(other)
+        self.__dict__.pop("standards_", None)
+        for name, patch_gaussian in self.patch_gaussians_.items():
+            patch_gaussian.merge(other.patch_gaussians_[name])
+        for name, gaussian in self.image_gaussians_.items():
+            gaussian.merge(other.image_gaussians_[name])
+        return self
+
+    def unmerge(self, other: PatchScorer) -> Self:
+        """Take the images of another fit, which are part of this one, out of it."""
+        self._check_mergeable(other)
+        self.__dict__.pop("standards_", None)
+        for name, patch_gaussian in self.patch_gaussians_.items():
+            patch_gaussian.unmerge(other.patch_gaussians_[name])
+        for name, gaussian in self.image_gaussians_.items():
+            gaussian.unmerge(other.image_gaussians_[name])
+        return self
+
+    def _check_mergeable(self, other: PatchScorer) -> None:
         check_is_fitted(self, "groups_")
         mine, theirs = (
             (one.groups_, one.boxed_, set(one.image_gaussians_)) for one in (self, other)
@@ -160,12 +179,6 @@ class PatchScorer(Standardized, BaseEstimator):
                 "cannot merge a fit of format 3, whose maps had no context, into a newer one: fit "
                 "and save it again, or merge the newer one into it, which keeps maps as they were"
             )
-        self.__dict__.pop("standards_", None)
-        for name, patch_gaussian in self.patch_gaussians_.items():
-            patch_gaussian.merge(other.patch_gaussians_[name])
-        for name, gaussian in self.image_gaussians_.items():
-            gaussian.merge(other.image_gaussians_[name])
-        return self
 
     @property
     def score_names_(self) -> tuple[str, ...]:
