@@ -93,9 +93,9 @@ def test_a_file_without_its_checksum_is_refused(what, tmp_path):
 
 @pytest.mark.parametrize("odd", [IndexError("of a list"), ZeroDivisionError("by 0"), KeyError("x")])
 def test_whatever_odd_entries_lead_to_names_the_file(odd):
-    with pytest.raises(ModelFileError, match=r"^m: the model file (is damaged|lacks 'x')"):
-        with naming("m"):
-            raise odd
+    refused = pytest.raises(ModelFileError, match=r"^m: the model file (is damaged|lacks 'x')")
+    with refused, naming("m"):
+        raise odd
 
 
 # -- changed headers -----------------------------------------------------------------------
@@ -160,7 +160,7 @@ def test_a_changed_header_is_refused_or_scores_as_before(kind, n, least_read, tm
 
 
 def scores(model: Any, asked: Any) -> Any:
-    """What an image is, without what a rate, numbers of neighbours or names of labels make of it."""
+    """What an image is, without what rates, neighbours or names make of it."""
     list(model.inspect(asked))
     return model.embed(asked) if hasattr(model, "embed") else model.anomaly_score(asked)
 
