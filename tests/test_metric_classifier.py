@@ -424,7 +424,7 @@ def test_unreadable_images_are_reported_and_the_rest_labelled(pictures, network,
         ({"n_neighbors": 7}, None, "n_neighbors=7, but there are 6 labelled images"),
         ({"weights": "rank"}, None, "weights must be one of uniform, distance, got 'rank'"),
         ({"distance": "l1"}, None, "distance must be one of None, cosine, euclidean, got 'l1'"),
-        ({"novelty_fpr": 2}, None, "fpr must be a number between 0 and 1"),
+        ({"novelty_fpr": 2}, None, "novelty_fpr must lie between 0 and 1, got 2"),
         ({"calibration_folds": 1}, None, "calibration_folds must be a whole number >= 2"),
         (
             {"random_state": -1},
@@ -551,6 +551,19 @@ def test_damaged_and_foreign_files_are_refused(beans, tmp_path):
         MetricKNNClassifier.load(change(**{"index/ids": arrays["index/ids"][1:]}))
     with pytest.raises(ModelFileError, match="lacks 'classes'"):
         MetricKNNClassifier.load(change({k: v for k, v in header.items() if k != "classes"}))
+    for name, odd in [
+        ("n_neighbors", -3),
+        ("weights", "rank"),
+        ("novelty_fpr", 1),
+        ("distance", 0),
+    ]:
+        params = header["params"] | {name: odd}
+        with pytest.raises(ModelFileError, match=f"bad: {name} must .*, got {odd!r}"):
+            MetricKNNClassifier.load(change(header | {"params": params}))
+    with pytest.raises(ModelFileError, match=r"method is 'guess', expected 'cross-fit'"):
+        MetricKNNClassifier.load(
+            change(header | {"calibration": header["calibration"] | {"method": "guess"}})
+        )
     with pytest.raises(ModelFileError, match=r"holds no classifier .* but somebody's"):
         MetricKNNClassifier.load(change(header | {"kind": "somebody's"}))
     with pytest.raises(ModelFileError, match="no such model file"):

@@ -21,7 +21,8 @@ def naming(path: str | Path, *further: type[Exception]) -> Iterator[None]:
         `further` (torch says RuntimeError of weights of another shape). Other errors of the
         library stay what they are.
     """
-    damage = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, *further)
+    known = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+    damage: tuple[type[Exception], ...] = (*known, *further)
     try:
         yield
     except ModelFileError as error:

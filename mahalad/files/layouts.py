@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mahalad.choices import VOTES
 from mahalad.files.schema import AnyOf, ListOf, MapOf, Maybe, OneOf, Optional
 
 Header = dict[str, Any]
@@ -109,7 +110,11 @@ CLASSIFIER = {
         }
     ),
     "operating_point": Maybe({"threshold": float, "precision": float, "recall": float}),
-    "calibration": {"method": str, "n_neighbors": int, "weights": str},
+    "calibration": {
+        "method": OneOf(("cross-fit", "leave-one-out")),
+        "n_neighbors": int,
+        "weights": OneOf(VOTES),
+    },
     "n_self_trained": int,
     "unreadable": _UNREADABLE,
     "golden": {"seed": int, "rtol": float},

@@ -31,6 +31,7 @@ from mahalad.index.memory import MemoryIndex
 from mahalad.index.opening import open_index
 from mahalad.metric.embedding import Arrays, Embedding, embedding_distance
 from mahalad.metric.operating import OperatingPoint
+from mahalad.metric.parameters import check_classifier
 from mahalad.metric.search_record import Search, record_of
 from mahalad.metric.state import Calibration, Fitted
 from mahalad.metric.triplets.projection import TripletProjection
@@ -147,10 +148,11 @@ def _restore(
     device: str | None,
     where: str | None,
 ) -> Saved:
+    own = {name: from_spec(spec) for name, spec in header["params"].items()}
+    check_classifier(own, ModelFileError)
     encoder, built = _restore_encoder(header["encoder"], arrays, weights, device)
     projection = _restore_projection(header["projection"], below("projection/", arrays), device)
-    params = {name: from_spec(spec) for name, spec in header["params"].items()}
-    params |= {} if where is None else {"index": where}
+    params = own | ({} if where is None else {"index": where})
     params |= {"encoder": encoder, "projection": None if projection is None else clone(projection)}
     embedding = Embedding(built, projection)
     embedding.level_sizes = {name: int(size) for name, size in header["levels"].items()}
