@@ -217,6 +217,7 @@ def of_classifier(header: Header) -> Layout:
     # Votes that are kept know the labels of their time; further ones may have come since.
     yield Row("held_out/probabilities", "f", ("n_held_out", "n_voted"), most=len(header["classes"]))
     yield Row("held_out/distances", "f", ("n_held_out",))
+    yield Row("held_out/checksums", "u", ("n_held_out",))
     encoder = header["encoder"]
     if encoder is not None and encoder["class"] == "Autoencoder":
         yield from of_autoencoder(encoder["state"], "encoder/")

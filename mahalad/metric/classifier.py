@@ -375,7 +375,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         """Give answers to stored images by votes that had not seen them, and their labels (n,).
 
         Images of the fit keep the votes that fits without them cast at `fit`. All others are
-        voted on by leave-one-out among all images that are stored now.
+        voted on by leave-one-out among all images that are stored now; so are those to which
+        another program that changed the same store gave the id of an image of the fit.
 
         Raises
         ------
@@ -394,7 +395,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             )
         known = self._held_out
         if known is None or known[0] is not fitted or known[1] != asked:
-            votes = held_out_votes(fitted.index, cast.votes, fitted.names, asked)
+            votes = held_out_votes(fitted.index, cast.votes, cast.checksums, fitted.names, asked)
             self._held_out = known = (fitted, asked, *votes)
         return known[2:]
 
