@@ -109,6 +109,8 @@ SEED = Either((IsNone(), SEED_NUMBER))
 """What a `random_state` may be."""
 FPR = Real("(0, 1)")
 """What a false-positive rate may be."""
+MAJORITY = Real("(0.5, 1]")
+"""A share of votes that no other label can have."""
 INPUT_SIZE = Whole(8)
 """Side of the network's square in pixels."""
 TILES = Whole(1)

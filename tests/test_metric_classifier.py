@@ -28,6 +28,7 @@ from mahalad.metric.classifier import MetricKNNClassifier
 from mahalad.metric.file import read_index
 from mahalad.metric.operating import choose, precision_recall_curve
 from mahalad.metric.triplets.projection import TripletProjection
+from mahalad.metric.votes import leave_one_out_neighbors
 from mahalad.unfitted import NotFittedError
 
 FEW = "ignore:.*too few to tell:UserWarning"
@@ -205,6 +206,49 @@ def test_others_may_write_to_the_same_index(beans, tmp_path):
     again = MetricKNNClassifier.load(tmp_path / "m")
     assert again.predict(asked[:1]).tolist() == ["scratched"]
     again.index_.close()
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize("where", [None, "folder"])
+@pytest.mark.parametrize("from_a_file", [False, True])
+def test_an_id_that_is_given_again_does_not_inherit_votes(
+    beans, tmp_path, where, distance, from_a_file
+):
+    if where is not None:
+        pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
+        where = str(tmp_path / where)
+    F, y, asked, truth = beans
+    knn = MetricKNNClassifier(distance=distance, index=where).fit(F, y)
+    if from_a_file:
+        knn.save(tmp_path / "m")
+        knn.index_.close()
+        knn = MetricKNNClassifier.load(tmp_path / "m")
+    before, _ = knn.held_out()
+    # Another program takes images out of the store, and gives their ids to others.
+    given = knn.embed(asked[:3])
+    knn.index_.remove([4, 9, 100])
+    knn.index_.add(given, truth[:3].tolist(), ["a", "b", "c"], [4, 9, 100])
+    knn.use_index(knn.index_)
+    after, labels = knn.held_out()
+    assert labels[[4, 9, 100]].tolist() == truth[:3].tolist()
+    kept = ~np.isin(after.ids, [4, 9, 100])
+    np.testing.assert_array_equal(after.distances[kept], before.distances[kept])
+    stored = np.concatenate([r.vectors for r in knn.index_.records()])
+    _, found = leave_one_out_neighbors(stored, 5, distance, np.array([4, 9, 100]))
+    np.testing.assert_allclose(after.distances[~kept], found[:, -1])
+    assert not np.isclose(after.distances[~kept], before.distances[~kept]).any()
+    knn.index_.close()
+
+
+def test_votes_of_an_older_file_are_those_of_the_vectors_it_is_read_with():
+    knn = MetricKNNClassifier.load(DATA / "format4_classifier.mahalad")
+    votes, _ = knn.held_out()
+    [record] = knn.index_.records()
+    knn.index_.add(record.vectors[:1] + 1, ["good"], ["x"], [int(record.ids[0])])
+    knn.use_index(knn.index_)
+    assert knn.held_out()[0].distances[0] != votes.distances[0]
+    of_fit = slice(1, 80)  # others are left out among what is stored now
+    np.testing.assert_array_equal(knn.held_out()[0].distances[of_fit], votes.distances[of_fit])
 
 
 # -- thresholds -------------------------------------------------------------------------------
@@ -424,7 +468,7 @@ def test_unreadable_images_are_reported_and_the_rest_labelled(pictures, network,
         ({"n_neighbors": 7}, None, "n_neighbors=7, but there are 6 labelled images"),
         ({"weights": "rank"}, None, "weights must be one of uniform, distance, got 'rank'"),
         ({"distance": "l1"}, None, "distance must be one of None, cosine, euclidean, got 'l1'"),
-        ({"novelty_fpr": 2}, None, "fpr must be a number between 0 and 1"),
+        ({"novelty_fpr": 2}, None, "novelty_fpr must lie between 0 and 1, got 2"),
         ({"calibration_folds": 1}, None, "calibration_folds must be a whole number >= 2"),
         (
             {"random_state": -1},
@@ -551,6 +595,19 @@ def test_damaged_and_foreign_files_are_refused(beans, tmp_path):
         MetricKNNClassifier.load(change(**{"index/ids": arrays["index/ids"][1:]}))
     with pytest.raises(ModelFileError, match="lacks 'classes'"):
         MetricKNNClassifier.load(change({k: v for k, v in header.items() if k != "classes"}))
+    for name, odd in [
+        ("n_neighbors", -3),
+        ("weights", "rank"),
+        ("novelty_fpr", 1),
+        ("distance", 0),
+    ]:
+        params = header["params"] | {name: odd}
+        with pytest.raises(ModelFileError, match=f"bad: {name} must .*, got {odd!r}"):
+            MetricKNNClassifier.load(change(header | {"params": params}))
+    with pytest.raises(ModelFileError, match=r"method is 'guess', expected 'cross-fit'"):
+        MetricKNNClassifier.load(
+            change(header | {"calibration": header["calibration"] | {"method": "guess"}})
+        )
     with pytest.raises(ModelFileError, match=r"holds no classifier .* but somebody's"):
         MetricKNNClassifier.load(change(header | {"kind": "somebody's"}))
     with pytest.raises(ModelFileError, match="no such model file"):

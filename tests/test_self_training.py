@@ -128,7 +128,7 @@ def test_what_cannot_train(beans):
     F, y, further = beans
     projection = TripletProjection(**OPTIONS, **PLAIN)
     for share in (0.5, 1.1, "high", True):
-        with pytest.raises(InputError, match=r"a share of votes in \(0.5, 1\], got"):
+        with pytest.raises(InputError, match=r"self_training must lie in \(0.5, 1\] or"):
             MetricKNNClassifier(projection=projection, self_training=share).fit(
                 F, y, unlabelled=further
             )

@@ -23,7 +23,7 @@ class Kept:
     groups : ndarray of str, shape (n,)
         Images of one group show the same part, and are never on both sides of a split.
     names : ndarray of object, shape (n,)
-        The images' names; empty where a file of an older format did not tell them.
+        The images' names; numbers where a file of an older format did not tell them.
     looks : ndarray of uint8, shape (n, 768)
         Thumbnails, which tell near-copies; black where none is known.
     """

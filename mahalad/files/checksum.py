@@ -1,4 +1,4 @@
-"""A SHA-256 of all that a model file says: no changed bit of it goes unnoticed."""
+"""Checksums: of all that a model file says, and of vectors, to tell whether they are the same."""
 
 from __future__ import annotations
 
@@ -35,3 +35,21 @@ def hash_content(header: str, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.
         digest.update(f"{json.dumps([name, array.dtype.str, array.shape])}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return np.frombuffer(digest.digest(), dtype=np.uint8)
+
+
+def hash_rows(X: NDArray[Any]) -> NDArray[np.uint64]:
+    """Hash every row of an array to 64 bits.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, n_features)
+        Hashed as float32, by BLAKE2.
+
+    Returns
+    -------
+    ndarray of shape (n,), uint64
+        Never 0, which may stand for "not known".
+    """
+    rows = np.ascontiguousarray(X, dtype="<f4")
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
+    return np.maximum(np.frombuffer(digests, dtype="<u8").astype(np.uint64), 1)

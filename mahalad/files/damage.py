@@ -17,10 +17,12 @@ def naming(path: str | Path, *further: type[Exception]) -> Iterator[None]:
     ------
     ModelFileError
         In place of a `ModelFileError` without the path, and of what missing or odd entries lead
-        to: KeyError, TypeError, ValueError, AttributeError, and those in `further` (torch says
-        RuntimeError of weights of another shape). Other errors of the library stay what they are.
+        to: LookupError, TypeError, ValueError, AttributeError, ArithmeticError, and those in
+        `further` (torch says RuntimeError of weights of another shape). Other errors of the
+        library stay what they are.
     """
-    damage: tuple[type[Exception], ...] = (TypeError, ValueError, AttributeError, *further)
+    known = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
+    damage: tuple[type[Exception], ...] = (*known, *further)
     try:
         yield
     except ModelFileError as error:

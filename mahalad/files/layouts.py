@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mahalad.choices import VOTES
 from mahalad.files.schema import AnyOf, ListOf, MapOf, Maybe, OneOf, Optional
 
 Header = dict[str, Any]
@@ -119,7 +120,11 @@ CLASSIFIER = {
         }
     ),
     "operating_point": Maybe({"threshold": float, "precision": float, "recall": float}),
-    "calibration": {"method": str, "n_neighbors": int, "weights": str},
+    "calibration": {
+        "method": OneOf(("cross-fit", "leave-one-out")),
+        "n_neighbors": int,
+        "weights": OneOf(VOTES),
+    },
     "n_self_trained": int,
     "unreadable": _UNREADABLE,
     "golden": {"seed": int, "rtol": float},
@@ -224,6 +229,7 @@ def of_classifier(header: Header) -> Layout:
     # Votes that are kept know the labels of their time; further ones may have come since.
     yield Row("held_out/probabilities", "f", ("n_held_out", "n_voted"), most=len(header["classes"]))
     yield Row("held_out/distances", "f", ("n_held_out",))
+    yield Row("held_out/checksums", "u", ("n_held_out",))
     encoder = header["encoder"]
     if encoder is not None and encoder["class"] == "Autoencoder":
         yield from of_autoencoder(encoder["state"], "encoder/")

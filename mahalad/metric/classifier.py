@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
-from mahalad.checks import SEED, Either, IsNone, Limit, OneOf, Whole, check_parameters
-from mahalad.choices import CLASS_WEIGHTS, EMBEDDING_DISTANCES, VOTES
 from mahalad.errors import CalibrationError, InputError
 from mahalad.features.copying import copy_extractor
 from mahalad.features.parameters import check_unchanged, comparable_params, run_as_asked
@@ -29,9 +27,9 @@ from mahalad.metric.embedding import Embedding, embedding_distance
 from mahalad.metric.held_out import held_out_votes
 from mahalad.metric.label_arrays import positive_code, repeated_names
 from mahalad.metric.operating import Curve, OperatingPoint, choose, precision_recall_curve
+from mahalad.metric.parameters import check_classifier
 from mahalad.metric.search_record import Search, chosen_params
 from mahalad.metric.state import Fitted
-from mahalad.metric.triplets.self_training import check_confidence
 from mahalad.metric.votes import HeldOut, Voting
 from mahalad.protocols import Floats
 from mahalad.result import LabelledResult, Result
@@ -133,14 +131,6 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     """
 
     operating_point_: OperatingPoint | None
-    _limits: ClassVar[Mapping[str, Limit]] = {
-        "n_neighbors": Whole(1),
-        "weights": OneOf(VOTES),
-        "class_weight": OneOf(CLASS_WEIGHTS),
-        "distance": OneOf((None, *EMBEDDING_DISTANCES)),
-        "calibration_folds": Either((Whole(2), IsNone())),
-        "random_state": SEED,
-    }
     _fitted: Fitted | None = None
     _searched: Search | None = None  # for the next fit
     _point_for: tuple[str, Voting]
@@ -210,7 +200,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             One label only, a label with a single image, fewer images than neighbours, an index
             that is not empty, or parameters out of range.
         """
-        self._check_parameters()
+        check_classifier(self.get_params(deep=False))
         self.index = absolute(self.index)  # to be found from any folder later
         recipe = fitting.Recipe(
             encoder=copy_extractor(self.encoder),
@@ -385,7 +375,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         """Give answers to stored images by votes that had not seen them, and their labels (n,).
 
         Images of the fit keep the votes that fits without them cast at `fit`. All others are
-        voted on by leave-one-out among all images that are stored now.
+        voted on by leave-one-out among all images that are stored now; so are those to which
+        another program that changed the same store gave the id of an image of the fit.
 
         Raises
         ------
@@ -404,7 +395,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             )
         known = self._held_out
         if known is None or known[0] is not fitted or known[1] != asked:
-            votes = held_out_votes(fitted.index, cast.votes, fitted.names, asked)
+            votes = held_out_votes(fitted.index, cast.votes, cast.checksums, fitted.names, asked)
             self._held_out = known = (fitted, asked, *votes)
         return known[2:]
 
@@ -575,7 +566,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             Parameters out of their limits, or others that were changed since the fit.
         """
         fitted, params = self._state(), self.get_params()
-        self._check_parameters()
+        check_classifier(params)
         check_unchanged(fitted.params, self._params_of_fit())
         embedding = fitted.embedding
         run_as_asked(embedding.encoder, params, "encoder")
@@ -628,12 +619,6 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             return rule, rule.critical_value(fpr)
         except CalibrationError:
             return rule, None
-
-    def _check_parameters(self) -> None:
-        check_fpr(self.novelty_fpr)
-        check_parameters(self._limits, self)
-        if self.self_training is not None:
-            check_confidence(self.self_training)
 
     def __sklearn_is_fitted__(self) -> bool:
         return self._fitted is not None

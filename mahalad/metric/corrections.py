@@ -36,13 +36,15 @@ def after(
         Those that were given to images. New ones become classes, after all others: votes that are
         kept have the old order.
     """
-    votes = fitted.calibration.votes
+    cast = fitted.calibration
+    votes = cast.votes
     kept = ~np.isin(votes.ids, np.asarray(ids, dtype=np.int64))
     left = HeldOut(votes.ids[kept], votes.probabilities[kept], votes.distances[kept])
     classes, given = fitted.classes, np.asarray(labels)
     if given.size:
         classes = np.concatenate([classes, np.setdiff1d(given, classes)])
-    return replace(fitted, classes=classes, calibration=replace(fitted.calibration, votes=left))
+    cast = replace(cast, votes=left, checksums=cast.checksums[kept])
+    return replace(fitted, classes=classes, calibration=cast)
 
 
 def use_index(fitted: Fitted, index: VectorIndex) -> Fitted:

@@ -22,6 +22,7 @@ from mahalad.features.copying import copy_extractor
 from mahalad.features.extractor import BackboneFeatures
 from mahalad.features.file import describe_features, restore_features
 from mahalad.features.golden import GOLDEN_RTOL, GOLDEN_SEED, N_GOLDEN, golden_images
+from mahalad.files.checksum import hash_rows
 from mahalad.files.classes import is_known
 from mahalad.files.container import VERSIONED, read_model
 from mahalad.files.damage import naming
@@ -31,6 +32,7 @@ from mahalad.index.memory import MemoryIndex
 from mahalad.index.opening import open_index
 from mahalad.metric.embedding import Arrays, Embedding, embedding_distance
 from mahalad.metric.operating import OperatingPoint
+from mahalad.metric.parameters import check_classifier
 from mahalad.metric.search_record import Search, record_of
 from mahalad.metric.state import Calibration, Fitted
 from mahalad.metric.triplets.projection import TripletProjection
@@ -83,6 +85,7 @@ def describe(
     arrays |= own | stored
     arrays |= {"mean": embedding.mean, "scale": embedding.scale}
     arrays |= {f"held_out/{name}": getattr(calibration.votes, name) for name in _VOTES}
+    arrays["held_out/checksums"] = calibration.checksums
     arrays |= {"golden/embeddings": golden(embedding)}
     header = {
         "mahalad_version": importlib.metadata.version("mahalad"),
@@ -147,10 +150,11 @@ def _restore(
     device: str | None,
     where: str | None,
 ) -> Saved:
+    own = {name: from_spec(spec) for name, spec in header["params"].items()}
+    check_classifier(own, ModelFileError)
     encoder, built = _restore_encoder(header["encoder"], arrays, weights, device)
     projection = _restore_projection(header["projection"], below("projection/", arrays), device)
-    params = {name: from_spec(spec) for name, spec in header["params"].items()}
-    params |= {} if where is None else {"index": where}
+    params = own | ({} if where is None else {"index": where})
     params |= {"encoder": encoder, "projection": None if projection is None else clone(projection)}
     embedding = Embedding(built, projection)
     embedding.level_sizes = {name: int(size) for name, size in header["levels"].items()}
@@ -159,19 +163,24 @@ def _restore(
     point, search = header["operating_point"], header["search"]
     chosen = None if point is None else OperatingPoint(**point)
     calibration = header["calibration"]
+    unreadable = [Result(r["name"], error=r["error"]) for r in header["unreadable"]]
+    searched = None if search is None else Search(**search)
+    votes = HeldOut(*(arrays[f"held_out/{name}"] for name in _VOTES))
+    opened = _restore_index(header, arrays, params)  # last: it holds a folder or a connection
     fitted = Fitted(
         embedding=embedding,
         classes=np.array(header["classes"]),
         calibration=Calibration(
             calibration["method"],
-            HeldOut(*(arrays[f"held_out/{name}"] for name in _VOTES)),
+            votes,
+            _known(arrays["held_out/checksums"], votes.ids, opened),
             calibration["n_neighbors"],
             calibration["weights"],
         ),
         n_self_trained=int(header["n_self_trained"]),
-        unreadable=[Result(r["name"], error=r["error"]) for r in header["unreadable"]],
-        search=None if search is None else Search(**search),
-        index=_restore_index(header, arrays, params),  # last: it holds a folder or a connection
+        unreadable=unreadable,
+        search=searched,
+        index=opened,
     )
     return Saved(params, fitted, chosen)
 
@@ -199,6 +208,17 @@ def _restore_index(header: dict[str, Any], arrays: Arrays, params: dict[str, Any
         about=header["about"],
         create=False,
     )
+
+
+def _known(
+    checksums: NDArray[np.uint64], ids: NDArray[np.int64], index: VectorIndex
+) -> NDArray[np.uint64]:
+    """Checksums of the voted vectors; where an older file has none (0), those of the vectors that
+    are stored under their ids now."""
+    stored = index.get(ids[checksums == 0])
+    found = dict(zip(stored.ids.tolist(), hash_rows(stored.vectors).tolist(), strict=True))
+    pairs = zip(ids.tolist(), checksums.tolist(), strict=True)
+    return np.array([known or found.get(id_, 0) for id_, known in pairs], dtype=np.uint64)
 
 
 def _describe_encoder(encoder: Any, include_weights: bool) -> tuple[dict[str, Any] | None, Arrays]:

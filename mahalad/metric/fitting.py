@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import InputError
+from mahalad.files.checksum import hash_rows
 from mahalad.images.reading import ReadImage, left_out
 from mahalad.index.contract import Distance, VectorIndex
 from mahalad.index.opening import open_index
@@ -87,7 +88,8 @@ def fit(recipe: Recipe, X: Any, y: Any, unlabelled: Any = None) -> Fitted:
     paths = [image.source.name for image in images if image.error is None]
     ids = index.add(E, names.tolist(), paths)
     votes = HeldOut(ids[: len(distances)], probabilities, distances)
-    calibration = Calibration(method, votes, recipe.voting.k, recipe.voting.weights)
+    checksums = hash_rows(index.get(votes.ids).vectors)  # ids ascend
+    calibration = Calibration(method, votes, checksums, recipe.voting.k, recipe.voting.weights)
     return Fitted(embedding, index, classes, calibration, n_self_trained, unreadable)
 
 

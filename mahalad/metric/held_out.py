@@ -10,6 +10,7 @@ from sklearn.base import clone
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from mahalad.errors import CalibrationError
+from mahalad.files.checksum import hash_rows
 from mahalad.index.contract import VectorIndex
 from mahalad.metric.embedding import Embedding
 from mahalad.metric.triplets.self_training import fit_with_unlabelled
@@ -142,12 +143,18 @@ def train(
 
 
 def held_out_votes(
-    index: VectorIndex, cross_fitted: HeldOut, classes: list[str], voting: Voting
+    index: VectorIndex,
+    cross_fitted: HeldOut,
+    checksums: NDArray[np.uint64],
+    classes: list[str],
+    voting: Voting,
 ) -> tuple[HeldOut, NDArray[Any]]:
     """Give answers to stored images by votes that had not seen them, and their labels (n,).
 
-    Those that are known from `cross_fitted` are taken from there, all others are left out of the
-    index one at a time. Distances are the same there and here up to training: see `cross_fit`.
+    Those that are known from `cross_fitted` are taken from there, where the stored vector has the
+    checksum of the one that was voted on: another may have come under its id. All others are left
+    out of the index one at a time. Distances are the same there and here up to training: see
+    `cross_fit`.
     Votes are balanced by what is stored now, the image itself as well, as they are for new images:
     a threshold must mean the same for both.
 
@@ -170,12 +177,13 @@ def held_out_votes(
     shares, distances = np.zeros((len(rows), len(classes))), np.empty(len(rows))
     row_of = {id_: row for row, id_ in enumerate(cross_fitted.ids.tolist())}
     known = np.array([row_of.get(id_, -1) for id_ in ids[rows].tolist()])
+    vectors = np.concatenate([r.vectors for r in records])
     done = known >= 0
+    done[done] = hash_rows(vectors[rows[done]]) == checksums[known[done]]
     # Classes that came later got no votes then.
     shares[done, : cross_fitted.probabilities.shape[1]] = cross_fitted.probabilities[known[done]]
     distances[done] = cross_fitted.distances[known[done]]
     if not done.all():
-        vectors = np.concatenate([r.vectors for r in records])
         shares[~done], distances[~done] = leave_one_out_votes(
             vectors, labels, classes, voting.k, voting.weights, index.distance, rows[~done]
         )

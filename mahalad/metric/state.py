@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.index.contract import VectorIndex
@@ -25,6 +26,9 @@ class Calibration:
         With "leave-one-out" there are no votes: they are cast when they are asked for.
     votes : HeldOut
         Those of images that were removed meanwhile are gone.
+    checksums : ndarray of uint64, shape (n,)
+        Of the stored vectors that the votes are on. Another program may have given an id again: its
+        vector is another then, and the vote is not on it.
     n_neighbors : int
     weights : str
         How the votes were cast.
@@ -32,6 +36,7 @@ class Calibration:
 
     method: str
     votes: HeldOut
+    checksums: NDArray[np.uint64]
     n_neighbors: int
     weights: str
 

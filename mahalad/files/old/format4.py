@@ -1,4 +1,4 @@
-"""Format 4: images were counted, not parts; there were no names, no thumbnails and no checksum."""
+"""Format 4: images were counted, not parts; there were no names, thumbnails, checksums."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _CLASSIFIER = {"search": None, "n_self_trained": 0}
 def upgrade(header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
     """Make format 5 of format 4: every calibration score has the weight 1, as it had then.
 
+    Votes of a classifier get a checksum of 0, which says that the vector is not known.
+
     Parameters
     ----------
     header, arrays
@@ -27,7 +29,9 @@ def upgrade(header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
     """
     kind = header.get("kind")
     if kind == "metric-knn":
-        return header | {k: v for k, v in _CLASSIFIER.items() if k not in header}, arrays
+        n = len(arrays["held_out/ids"]) if "held_out/ids" in arrays else 0
+        header = header | {k: v for k, v in _CLASSIFIER.items() if k not in header}
+        return header, arrays | {"held_out/checksums": np.zeros(n, dtype=np.uint64)}
     if kind is not None:
         return header, arrays
     new, more = header | {k: v for k, v in _DETECTOR.items() if k not in header}, dict(arrays)
@@ -46,7 +50,7 @@ def _store(name: str, record: Mapping[str, Any], arrays: Arrays) -> Header:
     new: Header = {}
     if name == "held_out":
         new = {"n_images": len(keys), "n_stored": len(keys)}
-    new |= {"names": [""] * len(keys), "limit": None, **record}
+    new |= {"names": [f"image {i + 1}" for i in range(len(keys))], "limit": None, **record}
     if "groups" in record:
         given = record["groups"] is not None
         new["grouped"] = given

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.checks import Real
-from mahalad.errors import InputError
+from mahalad.checks import MAJORITY, check_parameters
 from mahalad.metric.triplets.projection import TripletProjection
 from mahalad.metric.votes import Voting, nearest_neighbors, winners
 from mahalad.protocols import Floats
@@ -62,7 +61,7 @@ def fit_with_unlabelled(
     H. J. Scudder, "Probability of error of some adaptive pattern-recognition machines", 1965, for
     learning from one's own confident answers; D.-H. Lee, "Pseudo-Label", 2013.
     """
-    check_confidence(confidence)
+    check_parameters({"confidence": MAJORITY}, {"confidence": confidence})
     projection.fit(X, y)
     took_part = np.zeros(len(unlabelled), bool)
     if not len(unlabelled):
@@ -106,14 +105,3 @@ def _guess(
     counts = [np.sum(y == name) for name in projection.classes_]
     shares = voting.shares(near, distances, classes, counts)
     return projection.classes_[winners(shares, near, distances, classes)], shares.max(axis=1)
-
-
-def check_confidence(confidence: Any) -> None:
-    """Refuse a share of votes that is no majority.
-
-    Raises
-    ------
-    InputError
-    """
-    if not Real("(0.5, 1]").allows(confidence):
-        raise InputError(f"self_training must be a share of votes in (0.5, 1], got {confidence!r}")
