@@ -45,7 +45,7 @@ DATA = Path(__file__).parent / "data"
 STORED = sorted(path.stem for path in DATA.glob("*.mahalad"))
 OFTEN = ["arrays", "arrays_slim", "classifier", "encoder", "holdout", "image", "positions_slim",
          "reservoir", "reservoir_slim", "autoencoder"]  # fmt: skip
-"""Stored examples of format 4 that hold something that no other does."""
+"""Stored examples of format 5 that hold something that no other does."""
 
 OF_NO_KNOWN_LENGTH = {
     "scorer/map_maxima",  # of the images of the fit, which may be others than those stored
@@ -59,7 +59,7 @@ UNREAD = {"licence", "precision", "kind"}
 
 
 def stored(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    return read_model(DATA / f"format4_{name}.mahalad")
+    return read_model(DATA / f"format5_{name}.mahalad")
 
 
 def refusal(header: dict[str, Any], arrays: dict[str, Any]) -> str:
@@ -237,14 +237,17 @@ def test_numbers_that_are_none_are_refused(odd, tmp_path):
     [
         ("arrays", ("fit", "n_images"), 39, "fit.n_stored is 40, expected 0 to fit.n_images, 39"),
         ("arrays", ("fit", "n_stored"), -1, "fit.n_stored is -1"),
-        ("arrays", ("fit", "n_stored"), 39, r"fit/keys is uint64 of shape \(40,\), expected .*39"),
-        ("arrays", ("fit", "n_stored"), 0, "lacks 'moments/features/shift'"),
-        ("arrays_slim", ("fit", "n_stored"), 40, "lacks 'fit/keys'"),
+        ("arrays", ("fit", "n_stored"), 39, "fit.names has 40 names, expected fit.n_stored, 39"),
+        ("arrays", ("fit", "names"), ["a"], "fit.names has 1 names, expected fit.n_stored, 40"),
+        ("arrays", ("fit", "limit"), -1, "fit.limit is -1"),
+        ("arrays", ("held_out", "n_stored"), 3, "held_out.n_stored is 3, expected 0 to"),
+        ("arrays_slim", ("fit", "n_stored"), 40, "fit.names has 0 names"),
         ("arrays", ("fit", "levels"), {}, "fit.levels has shapes of none"),
         ("arrays", ("fit", "levels"), {"features": [7]}, r"\(40, 1, 6\), expected .*\(40, 1, 7\)"),
         ("arrays", ("fit", "levels"), {"features": [2, 3]}, "fit.levels has shapes"),
         ("arrays", ("fit", "groups"), ["a"], "fit/groups has values from 0 to 19, expected 0 to 0"),
-        ("arrays", ("calibration", "n"), 41, r"calibration scores: .*\(40,\), expected .*\(41\)"),
+        ("arrays", ("calibration", "n"), 41, "calibration.n_keys is 40, expected 0 or calib"),
+        ("arrays", ("calibration", "n_keys"), 0, r"calibration/keys .*\(40,\), expected .*\(0\)"),
         ("arrays", ("calibration", "method"), "guess", "calibration.method is 'guess', expected '"),
         ("arrays", ("class",), "Popen", "class is 'Popen', expected 'AnomalyDetector' or"),
         ("image", ("features", "region"), "abc", "lacks 'region'"),
@@ -395,8 +398,9 @@ def test_the_last_of_many_numbers_is_looked_at():
     """Long arrays are looked at in pieces."""
     n = (1 << 20) + 3
     header, arrays = stored("arrays")
-    header["calibration"]["n"] = n
-    arrays["calibration/scores"] = np.ones(n)
+    header["calibration"] |= {"n": n, "n_keys": 0}
+    arrays |= {f"calibration/{name}": np.ones(n) for name in ("scores", "weights")}
+    arrays["calibration/keys"] = np.empty(0, np.uint64)
     audit(header, arrays)
     arrays["calibration/scores"][-1] = np.nan
     with pytest.raises(ModelFileError, match=r"calibration scores: .* holds nan, expected finite"):

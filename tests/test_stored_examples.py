@@ -18,7 +18,14 @@ from mahalad.files.old.upgrade import STEPS, upgrade
 from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
 DATA = Path(__file__).parent / "data"
-EXPECTED = json.loads((DATA / "format4.json").read_text())
+NEWER = ("format4", "format5")
+EXPECTED = {stem: json.loads((DATA / f"{stem}.json").read_text()) for stem in NEWER}
+DETECTORS = [
+    (stem, name)
+    for stem in NEWER
+    for name in EXPECTED[stem]
+    if name not in ("classifier", "encoder")
+]
 TOLERANCE = 1e-9
 """Of everything that is summed in float64: other threads and kernels change the last digits."""
 OF_POSITIONS = 1e-5
@@ -34,17 +41,17 @@ def made() -> ModuleType:
     """The script that wrote the examples, for the images that it asked about."""
     sys.path.insert(0, str(DATA))
     try:
-        import make_format4
+        import make_format5
     finally:
         sys.path.remove(str(DATA))
-    return make_format4
+    return make_format5
 
 
 def images_of(name: str, made: ModuleType) -> tuple[object, float]:
     kind = name.removesuffix("_slim")
-    if kind in ("image", "positions", "autoencoder"):
+    if kind in ("image", "positions", "autoencoder", "region"):
         return made.squares(2, 6), OF_NETWORKS
-    if kind in ("whole", "reservoir", "shared"):
+    if kind in ("whole", "reservoir", "shared", "parts"):
         return made.maps(2, 6), OF_POSITIONS
     return made.rows(2, 6), TOLERANCE
 
@@ -62,24 +69,26 @@ def assert_close(found: object, wanted: object, tolerance: float) -> None:
         np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", [n for n in EXPECTED if n not in ("classifier", "encoder")])
-def test_a_detector_of_format_4_says_what_it_said(name, made):
-    path = DATA / f"format4_{name}.mahalad"
-    assert read_header(path)["format_version"] == 4
+@pytest.mark.parametrize(("stem", "name"), DETECTORS)
+def test_a_detector_says_what_it_said(stem, name, made):
+    path = DATA / f"{stem}_{name}.mahalad"
+    assert f"format{read_header(path)['format_version']}" == stem
     images, tolerance = images_of(name, made)
-    assert_close(made.answers_of(load(path), images), EXPECTED[name], tolerance)
+    assert_close(made.answers_of(load(path), images), EXPECTED[stem][name], tolerance)
 
 
-def test_a_classifier_of_format_4_says_what_it_said(made):
-    model = load(DATA / "format4_classifier.mahalad")
+@pytest.mark.parametrize("stem", NEWER)
+def test_a_classifier_says_what_it_said(stem, made):
+    model = load(DATA / f"{stem}_classifier.mahalad")
     answers = made.labelled_answers(model, made.rows(6, 6))
-    assert_close(answers, EXPECTED["classifier"], 1e-5)
+    assert_close(answers, EXPECTED[stem]["classifier"], 1e-5)
 
 
-def test_an_autoencoder_of_format_4_says_what_it_said(made):
-    learned = Autoencoder.load(DATA / "format4_encoder.mahalad")
+@pytest.mark.parametrize("stem", NEWER)
+def test_an_autoencoder_says_what_it_said(stem, made):
+    learned = Autoencoder.load(DATA / f"{stem}_encoder.mahalad")
     embeddings = learned.embed(made.squares(2, 6)).tolist()
-    assert_close({"embeddings": embeddings}, EXPECTED["encoder"], OF_NETWORKS)
+    assert_close({"embeddings": embeddings}, EXPECTED[stem]["encoder"], OF_NETWORKS)
 
 
 # -- older formats -------------------------------------------------------------------------
@@ -93,7 +102,7 @@ def raw(name: str) -> tuple[dict, dict]:
 def test_every_older_format_has_a_step_to_the_next():
     assert sorted(STEPS) == list(range(1, FORMAT_VERSION))
     stored = {path.name.split("_")[0] for path in DATA.glob("*.mahalad")}
-    assert stored == {f"format{version}" for version in STEPS}
+    assert stored == {f"format{version}" for version in (*STEPS, FORMAT_VERSION)}
 
 
 @pytest.mark.parametrize("name", OLD)

@@ -8,7 +8,7 @@ the one that was saved: that is what its checksum and its golden inputs are for.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from mahalad.files import layouts
 from mahalad.files.classes import PART_NAMES
 from mahalad.files.layouts import CONTEXT, Header, Row, Weights
 from mahalad.files.schema import AnyOf, ListOf, MapOf, Maybe, OneOf, Optional
+from mahalad.protocols import Floats
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -32,6 +33,16 @@ _WORDS = {
 }
 
 _CHUNK = 1 << 20  # numbers looked at together: a mask of a whole array would take memory
+_FITS: Mapping[str, Callable[[Floats], Any]] = {
+    "finite": np.isfinite,
+    "positive": lambda values: values > 0,
+    "shares": lambda values: (values > 0) & (values <= 1),
+}
+_VALUES = {
+    "finite": "finite numbers",
+    "positive": "positive numbers",
+    "shares": "numbers above 0 up to 1",
+}
 _KINDS = {"f": "floats", "i": "whole numbers", "u": "whole numbers from 0", "b": "true or false"}
 
 
@@ -216,10 +227,10 @@ def _check_values(row: Row, array: NDArray[Any]) -> None:
     flat = array.reshape(-1)
     for start in range(0, len(flat), _CHUNK):
         chunk = flat[start : start + _CHUNK]
-        fits = chunk > 0 if row.values == "positive" else np.isfinite(chunk)
+        fits = _FITS[row.values](chunk)
         if not fits.all():
             worst = chunk[~fits][0]
-            raise _damaged(f"{row.name} holds {worst}, expected {row.values} numbers", row)
+            raise _damaged(f"{row.name} holds {worst}, expected {_VALUES[row.values]}", row)
 
 
 def _described(name: str, array: NDArray[Any]) -> str:

@@ -145,8 +145,9 @@ class Row:
         Kinds of dtype that it may have: "f" float, "i" and "u" whole numbers.
     shape : tuple of int and str
         Each a number, or the name of one: the same name is the same number in all arrays.
-    values : {"finite", "positive"}
-        "positive" numbers may be infinite: a deviation is where a place is not judged.
+    values : {"finite", "positive", "shares"}
+        "positive" numbers may be infinite: a deviation is where a place is not judged. "shares" are
+        above 0, and 1 at most.
     below : int or None
         Codes: whole numbers from 0 to below this.
     first : tuple of int
@@ -192,7 +193,7 @@ def of_detector(header: Header) -> Layout:
     levels: Mapping[str, list[int]] = fit["levels"]
     n = calibration["n"]
     yield Row("calibration/scores", "f", (n,), what="calibration scores")
-    yield Row("calibration/weights", "f", (n,), "positive", what="calibration weights")
+    yield Row("calibration/weights", "f", (n,), "shares", what="calibration weights")
     yield Row("calibration/keys", "u", (calibration["n_keys"],))
     for name in ("fit", "held_out"):
         if header[name]["n_stored"]:
