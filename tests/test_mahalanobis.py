@@ -299,6 +299,8 @@ def test_a_reservoir_keeps_groups_whole():
         np.testing.assert_allclose(
             np.sort(other.calibration_scores_), np.sort(partly.calibration_scores_), rtol=1e-7
         )
+    with pytest.raises(CalibrationError, match="which is less than two groups: give a larger max_"):
+        array_detector(max_stored=30).fit(X, groups=np.arange(120) // 20)
     # Of the same scale: what is asked for is flagged, roughly, of fresh images.
     rate = np.mean(partly.predict(map_features(1000, seed=2)) == -1)
     assert rate == pytest.approx(0.1, abs=0.08)

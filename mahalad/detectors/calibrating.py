@@ -116,6 +116,12 @@ def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> C
             f"a fit needs at least 2 good images that can be read, and has {store.n_seen}"
             + (f"; {len(state.unreadable)} could not be read" if state.unreadable else "")
         )
+    if recipe.capacity is not None and store.limit is not None and len(np.unique(store.groups)) < 2:
+        raise CalibrationError(
+            f"groups are kept as a whole, and of {store.n_seen} images there is room for "
+            f"{recipe.capacity} (max_stored), which is less than two groups: give a larger "
+            "max_stored"
+        )
     scorer = _fit(state, recipe, make_scorer)
     levels = tuple(state.levels)
     given = state.held_out
