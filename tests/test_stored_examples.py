@@ -39,7 +39,7 @@ def made() -> ModuleType:
 
 def images_of(name: str, made: ModuleType) -> tuple[object, float]:
     kind = name.removesuffix("_slim")
-    if kind in ("image", "positions", "autoencoder"):
+    if kind in ("image", "positions", "region", "autoencoder"):
         return made.squares(2, 6), OF_NETWORKS
     return (made.maps if kind in ("whole", "reservoir", "shared") else made.rows)(2, 6), TOLERANCE
 
