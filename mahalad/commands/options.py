@@ -140,7 +140,7 @@ def fit_options(command: Any) -> Any:
                               "as well win."),
             click.option("--roi", metavar="FILE", default=None,
                          help="Region of interest: a picture of the whole image, white = inspect; "
-                              "nothing else is looked at."),
+                              "all else is overwritten before the network sees it."),
             click.option("--image-weight", type=click.FloatRange(min=0), default=0.2,
                          show_default=True,
                          help="Weight of the distance of the image as a whole, beside that of the "

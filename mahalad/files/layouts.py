@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mahalad.choices import OUTSIDE
 from mahalad.files.schema import AnyOf, ListOf, MapOf, Maybe, OneOf, Optional
 
 Header = dict[str, Any]
@@ -30,6 +31,7 @@ RECORD = {
     "levels": ListOf(str),
     "maps": ListOf(str),
     "region": Maybe(str),
+    "outside": Optional(OneOf(OUTSIDE)),
     "input_size": int,
     "mean": ListOf(float),
     "std": ListOf(float),
