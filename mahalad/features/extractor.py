@@ -51,10 +51,10 @@ class BackboneFeatures(BaseEstimator):
         Levels to keep as maps of local features; None or ``"auto"`` for those of strides 4, 8
         and 16.
     roi : str, Path, array or None, default=None
-        Region of interest: a picture (white = inspect), laid over the images as they are resized.
-        Nothing else counts: where it is black, an image's pixels are overwritten with the colour
-        that the network takes as 0, before the network, and before resizing, which would mix them
-        in (`mahalad.images.region` says exactly which pixels). Pooling and maps look inside only.
+        Region of interest: a picture (white = inspect), laid over the images. Nothing else counts:
+        pixels outside are overwritten with the colour that the network takes as 0, before it sees
+        them and before resizing, which would mix them in (`mahalad.images.region` says which
+        pixels these are). Pooling and maps look inside only.
     input_size : int or None, default=None
         Side of the network's square; None for its native size.
     resize : {"squash", "pad"}, default="squash"
@@ -293,7 +293,7 @@ class BackboneFeatures(BaseEstimator):
         """Make the squares that the network takes, (n, S, S, 3), and the regions to pool over."""
         if any(image.dtype != np.uint8 for image in prepared):
             prepared = [_as_float(image) for image in prepared]
-        # Augmented copies were moved and lit, and small pictures enlarged: outside is one colour.
+        # Once more: small pictures were enlarged, and augmented copies moved and lit.
         prepared = [self._overwritten(image, image.shape[:2]) for image in prepared]
         if self.resize == "squash":
             return np.stack(prepared), self.region_

@@ -1,11 +1,18 @@
 """The region of interest: which part of the images is inspected, and that nothing else counts.
 
-A region is kept on the network's square, and a pixel of the square is inside if all of it is: no
-part of it is black in the picture that was given. A pixel of an image, of any size, is inside if
-its centre lies in a pixel of the square that is. So a pixel whose centre is black in the picture of
-the region, laid over the image, is outside. All pixels outside are overwritten before an image is
-resized, since resizing mixes neighbours, and on the square once more, since a pixel of a small
-image covers several of its pixels.
+A region is kept on the network's square, and a pixel of the square is inside if no part of it is
+black in the picture that was given. A pixel of an image, of any size, is inside if its centre lies
+in a pixel of the square that is. So all pixels of an image whose centre is black in the picture of
+the region, laid over the image, are outside (padded: if both have the same shape on the square).
+White ones are outside as well where a pixel of the square covers them and black.
+
+All pixels outside get the network's mean colour, to 8 bits: before an image is resized, since
+resizing mixes neighbours, and on the square once more, since a pixel of a small image covers
+several of its pixels, and augmented copies are moved and lit. Such copies may have a rim of that
+colour inside, as wide as the shift; of what was outside nothing is left.
+
+Pixels are those of the decoded image. What a lossy compression has carried over an edge before that
+is in the image, and counts.
 """
 
 from __future__ import annotations
@@ -111,8 +118,10 @@ def overwrite_outside(
         (2 * np.arange(n) + 1) * size // (2 * n)
         for n, size in zip(pixels.shape[:2], inside.shape, strict=True)
     )
-    outside = ~inside[rows[:, None], columns]
-    pixels[outside] = colour if pixels.dtype == np.uint8 else colour / np.float32(255)
+    outside = (~inside)[:, columns][rows]  # whole rows are copied, in a fifth of the time
+    values = colour if pixels.dtype == np.uint8 else colour / np.float32(255)
+    for channel, value in enumerate(values):
+        np.copyto(pixels[:, :, channel], value, where=outside)
     return Image.fromarray(pixels) if isinstance(image, Image.Image) else pixels
 
 
