@@ -105,6 +105,7 @@ def restore_features(
     may_fetch = not embedded and weights == "hub"
     region, outside = region_in(arrays), record.get("outside")
     extractor.build(state=embedded or None, region=region, outside=outside, hub=may_fetch)
+    _check_region(extractor)
     now = extractor.record()
     differs = [key for key in _MUST_AGREE if key in record and now.get(key) != record[key]]
     if differs:
@@ -145,6 +146,16 @@ def _check_is_here(
         f"was saved without its weights (they came from {found} the file: "
         "weights='model.safetensors'"
     )
+
+
+def _check_region(extractor: RecordedFeatures) -> None:
+    """Refuse a region that does not lie on the network's square, or covers nothing of it."""
+    region, side = extractor.region_, extractor.backbone_.side
+    if region is not None and (region.shape != (side, side) or not region.any()):
+        raise ModelFileError(
+            f"the model file is damaged (region is of shape {region.shape} with {region.sum()} "
+            f"pixels inside, expected ({side}, {side}) and some)"
+        )
 
 
 def region_in(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_] | None:
