@@ -279,7 +279,7 @@ def test_a_classifier_sees_nothing_outside(small_weights, tmp_path):
     encoder = BackboneFeatures(**network(small_weights, roi=disc()))
     images = pictures(range(16))
     labels = ["good", "bad"] * 8
-    options = {"n_neighbors": 3, "projection": None}
+    options = {"n_neighbors": 3, "projection": None, "novelty_fpr": 0.2}
     model = MetricKNNClassifier(encoder, cache=tmp_path / "cache", **options).fit(images, labels)
     model.save(tmp_path / "m")
     test = pictures(range(50, 53))
