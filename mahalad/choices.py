@@ -17,6 +17,9 @@ SCORERS = ("gaussian", "l2", "sed", "ocsvm", "knn", "spade")
 RESIZE = ("squash", "pad")
 """How images become a square."""
 
+OUTSIDE = ("mean",)
+"""What a network sees outside a region of interest: the colour that it was trained to take as 0."""
+
 NEIGHBOURHOODS = (0, 1, 2, 3, 4, 5, "all")
 """Steps to the positions that share a Gaussian."""
 

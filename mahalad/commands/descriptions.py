@@ -21,8 +21,7 @@ def describe_detector(header: dict[str, Any]) -> dict[str, Any]:
         f"{'embedded' if features.get('weights_embedded') else 'not embedded'})",
         "input": features
         and f"{features['input_size']} px, {features['resize']}{_tiles(features)}",
-        "region": features.get("region")
-        and f"{header['params'].get('roi') or 'given'} (in the model file)",
+        "region": _region(features, header["params"].get("roi")),
         "autoencoder": _autoencoder(header.get("autoencoder")),
         "scope": _scope(header),
         "levels": _levels(header["fit"]["levels"]),
@@ -82,6 +81,14 @@ def _tiles(features: dict[str, Any]) -> str:
     return f", {k} x {k} tiles" if k > 1 else ""
 
 
+def _region(features: dict[str, Any], roi: Any) -> str | None:
+    """Say where the region of interest came from, and what the network sees outside it."""
+    if not features.get("region"):
+        return None
+    seen = "its mean colour" if features.get("outside") == "mean" else "what is"
+    return f"{roi or 'given'} (in the model file); the network sees {seen} outside"
+
+
 def _autoencoder(about: dict[str, Any] | None) -> str | None:
     if about is None:
         return None
@@ -110,6 +117,7 @@ def describe_classifier(header: dict[str, Any]) -> dict[str, Any]:
         "positive": header["params"]["positive"],
         "encoder": record.get("backbone") or encoder.get("class"),
         "input": record.get("input_size") and describe_input(record),
+        "region": _region(record, encoder.get("spec", {}).get("params", {}).get("roi")),
         "levels": ", ".join(f"{n} ({size})" for n, size in header["levels"].items()),
         "projection": projection
         and f"{projection['params']['loss']}, {projection['params']['n_components']} features",

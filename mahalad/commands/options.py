@@ -140,7 +140,7 @@ def fit_options(command: Any) -> Any:
                               "as well win."),
             click.option("--roi", metavar="FILE", default=None,
                          help="Region of interest: a picture of the whole image, white = inspect; "
-                              "nothing else is looked at."),
+                              "all else is overwritten before the network sees it."),
             click.option("--near-copies", type=click.Choice(NEAR_COPIES), default="group",
                          show_default=True,
                          help="Pictures that are another one saved again (another format or size, "

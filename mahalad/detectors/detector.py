@@ -279,7 +279,8 @@ class AnomalyDetector(BaseEstimator):
         other._check_updatable()
         mine, theirs = file.identity_of(self.features_), file.identity_of(other.features_)
         if mine != theirs:
-            raise InputError(f"cannot merge fits with different features: {mine} and {theirs}")
+            difference = file.describe_difference(mine, theirs)
+            raise InputError(f"cannot merge fits with different features: {difference}")
         mine, theirs = to_spec(self.unfitted_scorer()), to_spec(other.unfitted_scorer())
         if mine != theirs:
             raise InputError(f"cannot merge fits with different scorer: {mine} and {theirs}")

@@ -281,6 +281,14 @@ def identity_of(features: Any) -> Any:
     return to_spec(features)
 
 
+def describe_difference(mine: Any, theirs: Any) -> str:
+    """Say in what two identities differ."""
+    if not (isinstance(mine, dict) and isinstance(theirs, dict)):
+        return f"{mine} and {theirs}"
+    differs = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
+    return "; ".join(f"{n} is {mine.get(n)!r} and {theirs.get(n)!r}" for n in differs)
+
+
 def golden_scores(features: Any, state: FitState, scorer: Any) -> Floats:
     """Score the golden inputs: anomaly scores, shape (N_GOLDEN,)."""
     found = golden_features(features, state.levels)

@@ -62,7 +62,8 @@ class MahalanobisDetector(AnomalyDetector):
         ``"pca"`` or ``"npca"``, with ``":0.95"`` for another share of variance than 0.99; for
         ``scope="image"``.
     roi : str, Path, array or None, default=None
-        Region of interest: a picture (white = inspect), resized as the images are.
+        Region of interest: a picture (white = inspect), laid over the images. Nothing else counts:
+        pixels outside are overwritten before the network sees them (see `BackboneFeatures`).
     top_fraction, image_weight, smoothing, neighbourhood
         See `PatchScorer`; for ``scope="positions"``.
     fpr : float, default=0.05

@@ -17,11 +17,13 @@ from mahalad.images.geometry import (
     LIMITS,
     RECORDED,
     boxes_of,
+    cut_from_square,
     fit_to_square,
-    pad_to_square,
+    fitted_shape,
+    pad_to_squares,
     turn,
 )
-from mahalad.images.region import hash_region, read_region, region_on_grid
+from mahalad.images.region import hash_region, overwrite_outside, read_region, region_on_grid
 from mahalad.images.resizing import resize_square
 
 if TYPE_CHECKING:
@@ -49,8 +51,10 @@ class BackboneFeatures(BaseEstimator):
         Levels to keep as maps of local features; None or ``"auto"`` for those of strides 4, 8
         and 16.
     roi : str, Path, array or None, default=None
-        Region of interest: a picture (white = inspect), resized as the images are. Pooling and
-        maps look at nothing else.
+        Region of interest: a picture (white = inspect), laid over the images. Nothing else counts:
+        pixels outside are overwritten with the colour that the network takes as 0, before it sees
+        them and before resizing, which would mix them in (`mahalad.images.region` says which
+        pixels these are). Pooling and maps look inside only.
     input_size : int or None, default=None
         Side of the network's square; None for its native size.
     resize : {"squash", "pad"}, default="squash"
@@ -74,6 +78,11 @@ class BackboneFeatures(BaseEstimator):
     ----------
     backbone_ : Backbone
         The network, after `build`.
+    region_ : ndarray of bool, shape (S, S), or None
+        The region on the square that images become.
+    outside_ : {"mean", None}
+        What the network sees outside the region: its mean colour, or what is there. None also if
+        there is no region.
     """
 
     _limits: ClassVar[Mapping[str, Limit]] = {
@@ -110,7 +119,12 @@ class BackboneFeatures(BaseEstimator):
         self.device = device
 
     def build(
-        self, state: dict[str, Any] | None = None, region: Any = None, *, hub: bool = True
+        self,
+        state: dict[str, Any] | None = None,
+        region: Any = None,
+        *,
+        outside: str | None = "mean",
+        hub: bool = True,
     ) -> Self:
         """Make the network.
 
@@ -120,6 +134,8 @@ class BackboneFeatures(BaseEstimator):
             State dict to use instead of `weights`.
         region : ndarray of bool, shape (S, S), optional
             Region of interest to use instead of `roi`.
+        outside : {"mean", None}, default="mean"
+            What the network sees outside the region; None for models that were fitted so.
         hub : bool, default=True
             Whether weights may be fetched from timm's hub; where not, they are an error.
 
@@ -149,13 +165,14 @@ class BackboneFeatures(BaseEstimator):
         self.region_ = region
         if region is None and self.roi is not None:
             self.region_ = read_region(self.roi, self.backbone_.side, self.resize)
+        self.outside_ = None if self.region_ is None else outside
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle the weights, not the network, which is built again on the other side."""
         state: dict[str, Any] = dict(super().__getstate__())
         if "backbone_" in state:
-            state["backbone_"] = (self.backbone_.state(), self.backbone_.weights, self.region_)
+            state["backbone_"] = self.backbone_.state(), self.backbone_.weights
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -164,15 +181,16 @@ class BackboneFeatures(BaseEstimator):
         if built is not None:
             import torch
 
-            arrays, record, region = built
-            state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            self.build(state, region)
+            arrays, record = built
+            weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            self.build(weights, self.region_, outside=self.outside_)
             self.backbone_.weights = record
 
     def prepare(self, image: Any) -> NDArray[Any]:
         """Resize a decoded image: (S, S, 3), uint8 or float32 in [0, 1].
 
-        With ``resize="pad"``, only the longer side is S, and `transform` fills the square.
+        With ``resize="pad"``, only the longer side is S, and `transform` fills the square. Nothing
+        of what lies outside the region of interest is left in it.
 
         Raises
         ------
@@ -180,16 +198,22 @@ class BackboneFeatures(BaseEstimator):
             No part of the image lies in the region of interest.
         """
         side, interpolation = self.backbone_.side, self.backbone_.interpolation
-        if self.resize == "squash":
-            return resize_square(image, side, interpolation)
-        prepared = fit_to_square(image, side, interpolation)
-        if self.region_ is not None and not self._regions([prepared]).any():
-            height, width = prepared.shape[:2]
+        shape = fitted_shape(image, side, self.resize)
+        if self.region_ is not None and not cut_from_square(self.region_, shape).any():
             raise ImageValueError(
-                f"of its shape ({width} x {height} as resized), nothing lies in the region of "
+                f"of its shape ({shape[1]} x {shape[0]} as resized), nothing lies in the region of "
                 "interest: give a region for images of this shape"
             )
-        return prepared
+        image = self._overwritten(image, shape)
+        to_shape = fit_to_square if self.resize == "pad" else resize_square
+        return to_shape(image, side, interpolation)
+
+    def _overwritten(self, image: Any, shape: tuple[int, int]) -> Any:
+        """Overwrite what lies outside the region in an image that becomes (height, width)."""
+        if self.outside_ is None or self.region_ is None:
+            return image
+        colour = np.rint(np.array(self.backbone_.mean) * 255).astype(np.uint8)
+        return overwrite_outside(image, cut_from_square(self.region_, shape), colour)
 
     def transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
         """Extract features of prepared images.
@@ -269,21 +293,12 @@ class BackboneFeatures(BaseEstimator):
         """Make the squares that the network takes, (n, S, S, 3), and the regions to pool over."""
         if any(image.dtype != np.uint8 for image in prepared):
             prepared = [_as_float(image) for image in prepared]
+        # Once more: small pictures were enlarged, and augmented copies moved and lit.
+        prepared = [self._overwritten(image, image.shape[:2]) for image in prepared]
         if self.resize == "squash":
             return np.stack(prepared), self.region_
-        squares = [pad_to_square(image, self.backbone_.side) for image in prepared]
-        return np.stack(squares), self._regions(prepared)
-
-    def _regions(self, prepared: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
-        """Mark the part of each padded square that is picture, and of interest, (n, S, S)."""
-        side = self.backbone_.side
-        pictures = np.stack(
-            [
-                pad_to_square(np.ones(image.shape[:2], bool), side, mode="constant")
-                for image in prepared
-            ]
-        )
-        return pictures if self.region_ is None else pictures & self.region_
+        squares, pictures = pad_to_squares(prepared, self.backbone_.side)
+        return squares, pictures if self.region_ is None else pictures & self.region_
 
     @property
     def read_ahead(self) -> int:
@@ -305,11 +320,13 @@ class BackboneFeatures(BaseEstimator):
         # Only where there are several: records of models from before tiles stay what they were.
         several = {"tiles": b.tiles, "orientations": self.orientations}
         several = {name: number for name, number in several.items() if number > 1}
+        outside = {} if self.outside_ is None else {"outside": self.outside_}
         return {
             "backbone": b.name,
             "levels": list(b.level_names),
             "maps": list(b.map_names),
             "region": None if self.region_ is None else hash_region(self.region_),
+            **outside,
             "input_size": b.input_size,
             "mean": list(b.mean),
             "std": list(b.std),

@@ -14,7 +14,7 @@ from mahalad.errors import ModelFileError
 from mahalad.features.weights import PACKAGES
 
 _MUST_AGREE = (
-    "levels", "maps", "region", "input_size", "tiles", "orientations", "mean", "std",
+    "levels", "maps", "region", "outside", "input_size", "tiles", "orientations", "mean", "std",
     "interpolation", "resize", "weights_sha256",
 )  # fmt: skip
 
@@ -32,7 +32,12 @@ class RecordedFeatures(Protocol):
         ...
 
     def build(
-        self, state: dict[str, Any] | None = None, region: Any = None, *, hub: bool = True
+        self,
+        state: dict[str, Any] | None = None,
+        region: Any = None,
+        *,
+        outside: str | None = "mean",
+        hub: bool = True,
     ) -> Any:
         """Make the network, with weights and a region from elsewhere where they are given."""
         ...
@@ -98,7 +103,9 @@ def restore_features(
     if not embedded and weights is not None:
         extractor.set_params(weights=weights)
     may_fetch = not embedded and weights == "hub"
-    extractor.build(state=embedded or None, region=region_in(arrays), hub=may_fetch)
+    region, outside = region_in(arrays), record.get("outside")
+    extractor.build(state=embedded or None, region=region, outside=outside, hub=may_fetch)
+    _check_region(extractor)
     now = extractor.record()
     differs = [key for key in _MUST_AGREE if key in record and now.get(key) != record[key]]
     if differs:
@@ -139,6 +146,16 @@ def _check_is_here(
         f"was saved without its weights (they came from {found} the file: "
         "weights='model.safetensors'"
     )
+
+
+def _check_region(extractor: RecordedFeatures) -> None:
+    """Refuse a region that does not lie on the network's square, or covers nothing of it."""
+    region, side = extractor.region_, extractor.backbone_.side
+    if region is not None and (region.shape != (side, side) or not region.any()):
+        raise ModelFileError(
+            f"the model file is damaged (region is of shape {region.shape} with {region.sum()} "
+            f"pixels inside, expected ({side}, {side}) and some)"
+        )
 
 
 def region_in(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.bool_] | None:

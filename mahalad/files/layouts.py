@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mahalad.choices import VOTES
+from mahalad.choices import OUTSIDE, VOTES
 from mahalad.files.schema import AnyOf, ListOf, MapOf, Maybe, OneOf, Optional
 
 Header = dict[str, Any]
@@ -43,6 +43,7 @@ RECORD = {
     "levels": ListOf(str),
     "maps": ListOf(str),
     "region": Maybe(str),
+    "outside": Optional(OneOf(OUTSIDE)),
     "input_size": int,
     "mean": ListOf(float),
     "std": ListOf(float),

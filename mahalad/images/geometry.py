@@ -58,10 +58,17 @@ def fit_to_square(
     ndarray of shape (height, width, 3), the longer of both being `side`, the other at least 1
         uint8 or float32, as `resize_image` gives it.
     """
+    height, width = fitted_shape(image, side, "pad")
+    return resize_image(image, (width, height), interpolation)
+
+
+def fitted_shape(image: Image.Image | Prepared, side: int, resize: str) -> tuple[int, int]:
+    """Compute height and width at which a picture lies in its square."""
+    if resize == "squash":
+        return side, side
     width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
     longer = max(width, height)
-    size = (max(1, round(width * side / longer)), max(1, round(height * side / longer)))
-    return resize_image(image, size, interpolation)
+    return max(1, round(height * side / longer)), max(1, round(width * side / longer))
 
 
 def pad_to_square(prepared: Prepared, side: int, *, mode: Any = "edge") -> Prepared:
@@ -73,6 +80,21 @@ def pad_to_square(prepared: Prepared, side: int, *, mode: Any = "edge") -> Prepa
     below, right = side - prepared.shape[0] - above, side - prepared.shape[1] - left
     margins = ((above, below), (left, right), (0, 0))[: prepared.ndim]
     return prepared if prepared.shape[:2] == (side, side) else np.pad(prepared, margins, mode)
+
+
+def pad_to_squares(
+    prepared: Sequence[Prepared], side: int
+) -> tuple[Prepared, npt.NDArray[np.bool_]]:
+    """Put pictures into squares, (n, side, side, 3), and mark them there, (n, side, side)."""
+    squares = [pad_to_square(picture, side) for picture in prepared]
+    whole = (np.ones(picture.shape[:2], bool) for picture in prepared)
+    return np.stack(squares), np.stack([pad_to_square(w, side, mode="constant") for w in whole])
+
+
+def cut_from_square(square: Prepared, shape: tuple[int, int]) -> Prepared:
+    """Cut out the part of a square, (side, side), where a picture of (height, width) lies."""
+    above, left = ((len(square) - length) // 2 for length in shape)
+    return square[above : above + shape[0], left : left + shape[1]]
 
 
 def boxes_of(prepared: Sequence[Prepared], side: int) -> Boxes:

@@ -49,6 +49,13 @@ def squares(seed: int, n: int) -> list[np.ndarray]:
     return [picture.astype(np.uint8) for picture in found]
 
 
+def middle() -> np.ndarray:
+    """A region of interest: three of ten pixels."""
+    region = np.zeros((64, 64), bool)
+    region[12:48, 12:46] = True
+    return region
+
+
 def labels(F: np.ndarray) -> list[str]:
     return ["defect" if row[0] > 2 else "good" for row in F]
 
@@ -117,6 +124,14 @@ def detectors() -> dict[str, tuple[AnomalyDetector, Any, Any, dict[str, Any]]]:
         ),
         "image": (
             MahalanobisDetector(scope="image", levels=["stem", "blocks.0"], input_size=64, fpr=0.1),
+            squares(1, 40),
+            squares(2, 6),
+            {},
+        ),
+        "region": (
+            MahalanobisDetector(
+                scope="image", levels=["stem", "blocks.0"], input_size=64, roi=middle(), fpr=0.1
+            ),
             squares(1, 40),
             squares(2, 6),
             {},

@@ -16,20 +16,12 @@ from make_format4 import answers_of, labelled_answers, labels, maps, rows, squar
 
 from mahalad import (
     AnomalyDetector,
-    MahalanobisDetector,
     MetricKNNClassifier,
     TripletProjection,
     load,
 )
 from mahalad.files.container import FORMAT_VERSION
 from mahalad.scorers.positions.scorer import PatchScorer
-
-
-def region() -> np.ndarray:
-    """The left part of a picture."""
-    found = np.zeros((32, 32), dtype=bool)
-    found[:, :20] = True
-    return found
 
 
 def detectors() -> dict[str, tuple[AnomalyDetector, Any, Any, dict[str, Any]]]:
@@ -52,12 +44,6 @@ def detectors() -> dict[str, tuple[AnomalyDetector, Any, Any, dict[str, Any]]]:
             rows(1, 40),
             rows(2, 6),
             {"calibration": rows(3, 40), "calibration_groups": [i // 2 for i in range(40)]},
-        ),
-        "region": (
-            MahalanobisDetector(levels=["blocks.0"], input_size=32, roi=region(), fpr=0.1),
-            squares(1, 40),
-            squares(2, 6),
-            {},
         ),
     }
     return {**older.detectors(), **further}
