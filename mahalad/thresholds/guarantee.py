@@ -35,6 +35,7 @@ CONFIDENCE_LIMIT = Real("(0, 1)")
 """What a confidence may be."""
 
 _EPS = 1e-12  # so that 0.1 * 30 is 3
+_MANY = 1e15  # images: a rate of 1e-320 would need more than a float can say
 _NAME_OF = {
     "ConformalThreshold": "conformal",
     "ToleranceThreshold": "tolerance",
@@ -58,12 +59,12 @@ def upper_bounds(n: int, confidence: float = CONFIDENCE) -> Floats:
 
 def conformal_rank(n: int, fpr: float) -> int:
     """Rank k of the largest score that a conformal threshold may be at; 0 for too few scores."""
-    return math.floor(fpr * (n + 1) * (1 + _EPS))
+    return min(math.floor(fpr * (n + 1) * (1 + _EPS)), n)
 
 
 def conformal_needs(fpr: float) -> int:
-    """Fewest calibration images of a conformal threshold: 1 / fpr - 1."""
-    return math.ceil(1 / fpr * (1 - _EPS)) - 1
+    """Fewest calibration images of a conformal threshold: 1 / fpr - 1, or 1."""
+    return max(math.ceil(min(1 / fpr, _MANY) * (1 - _EPS)) - 1, 1)
 
 
 def tolerance_rank(n: int, fpr: float, confidence: float = CONFIDENCE) -> int:
@@ -74,7 +75,8 @@ def tolerance_rank(n: int, fpr: float, confidence: float = CONFIDENCE) -> int:
 
 def tolerance_needs(fpr: float, confidence: float = CONFIDENCE) -> int:
     """Fewest calibration images of a tolerance threshold: 1 - (1 - fpr)^n >= confidence."""
-    n = max(math.ceil(math.log1p(-confidence) / math.log1p(-fpr) * (1 - _EPS)), 1)
+    wanted = min(math.log1p(-confidence) / math.log1p(-fpr), _MANY)
+    n = max(math.ceil(wanted * (1 - _EPS)), 1)
     return n if special.betaincinv(1, n, confidence) <= fpr else n + 1
 
 
