@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from mahalad.detectors.given import check_columns
 from mahalad.detectors.maps import in_pixels, maps_of
 from mahalad.detectors.scoring import score, score_with_maps
-from mahalad.features.extraction import extract
+from mahalad.features.extraction import Batch, extract
 from mahalad.images.reading import ReadImage
 from mahalad.protocols import Features, Floats, Threshold
 from mahalad.result import Result, judge
@@ -30,12 +31,15 @@ class Fitted:
         Names of the levels, in the order of the fit.
     salt : int
         Salt of the images' content hashes.
+    columns : tuple of str
+        Names of the features at the fit, if it had a data frame.
     """
 
     features: Any
     scorer: Any
     levels: tuple[str, ...]
     salt: int
+    columns: tuple[str, ...] = ()
 
     def scores(self, X: Any) -> tuple[Floats, Floats | None]:
         """Return anomaly scores (n,), and scores per level (n, n_levels) or None without levels.
@@ -46,7 +50,7 @@ class Fitted:
             The first image that cannot be read.
         """
         parts = []
-        for images, features in extract(X, self.features, self.salt):
+        for images, features in self._extract(X):
             _raise_first_error(images)
             parts.append(score(self.scorer, features, self.levels))
         scores = np.concatenate([own for own, _ in parts])
@@ -61,7 +65,7 @@ class Fitted:
         ImageReadError, ImageValueError
             The first image that cannot be read.
         """
-        for images, features in extract(X, self.features, self.salt):
+        for images, features in self._extract(X):
             _raise_first_error(images)
             yield maps_of(self.features, self.scorer, images, features, self.levels)
 
@@ -70,7 +74,7 @@ class Fitted:
     ) -> Iterator[Result]:
         """Judge images in their order; one that cannot be read gives a result with an error."""
         names = score_names(self.scorer, self.levels)
-        for images, features in extract(X, self.features, self.salt):
+        for images, features in self._extract(X):
             readable = [image.source.name for image in images if image.error is None]
             good: Iterator[Result] = iter(())
             if readable:
@@ -81,6 +85,11 @@ class Fitted:
                     yield next(good)
                 else:
                     yield Result(image.source.name, error=str(image.error))
+
+    def _extract(self, X: Any) -> Iterator[Batch]:
+        if self.features is None:
+            check_columns(X, self.columns)
+        return extract(X, self.features, self.salt)
 
     def _scores_and_maps(
         self, images: list[ReadImage], features: Features, maps: bool

@@ -90,6 +90,7 @@ def describe(
             "n_stored": store.n_kept if include_features else 0,
             "levels": {name: list(shape) for name, shape in state.levels.items()},
             "groups": group_names(store) if state.grouped else None,
+            "columns": list(state.columns),
             "unreadable": [{"name": r.name, "error": r.error} for r in state.unreadable],
         },
         "calibration": {"method": calibrated.method, "n": len(calibrated.scores)},
@@ -194,6 +195,7 @@ def restore(
         levels=levels,
         grouped=fit["groups"] is not None,
         unreadable=tuple(Result(r["name"], error=r["error"]) for r in fit["unreadable"]),
+        columns=tuple(fit.get("columns", ())),
     )  # fmt: skip
     scorer = _restore_scorer(header, arrays, state, recipe, make_scorer)
     if recipe.streams and has_sums(scorer):

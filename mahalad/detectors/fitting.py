@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mahalad.arrays import as_input_of, in_order, rows
+from mahalad.detectors.given import column_names
 from mahalad.detectors.reservoir import FeatureStore, own_groups
 from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
 from mahalad.errors import InputError
@@ -77,4 +78,5 @@ def read(
         levels=shapes,
         grouped=groups is not None,
         unreadable=tuple(unreadable),
+        columns=column_names(X) if features is None else (),
     )

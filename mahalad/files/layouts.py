@@ -77,6 +77,7 @@ DETECTOR = {
         "n_stored": int,
         "levels": MapOf(ListOf(int)),
         "groups": Maybe(ListOf(str)),
+        "columns": Optional(ListOf(str)),
         "unreadable": _UNREADABLE,
     },
     "calibration": {
