@@ -53,7 +53,15 @@ OF_NO_KNOWN_LENGTH = {
     "golden/embeddings",  # compared with what the model gives
 }
 ANY_NUMBERS = ("fit/features/", "held_out/features/")
-OPTIONAL = {"boxed", "maps", "context_weight", "tiles", "orientations", "weights_embedded"}
+OPTIONAL = {
+    "boxed",
+    "maps",
+    "context_weight",
+    "tiles",
+    "orientations",
+    "weights_embedded",
+    "columns",
+}
 UNREAD = {"licence", "precision", "kind"}
 """Keys of records that nothing but `mahalad info` reads."""
 

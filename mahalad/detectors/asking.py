@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.detectors.given import check_columns
 from mahalad.detectors.maps import in_pixels, maps_of
 from mahalad.detectors.scoring import score, score_with_maps
-from mahalad.features.extraction import extract
+from mahalad.features.extraction import Batch, extract
 from mahalad.images.reading import ReadImage
 from mahalad.protocols import Features, Floats, Threshold
 from mahalad.result import Result, judge
@@ -35,6 +36,8 @@ class Fitted:
         Content hashes of images of the fit.
     left_out : ndarray of shape (n,)
         Scores of these images by fits without them; NaN where there is none.
+    columns : tuple of str
+        Names of the features at the fit, if it had a data frame.
     """
 
     features: Any
@@ -43,6 +46,7 @@ class Fitted:
     salt: int
     keys: NDArray[np.uint64]
     left_out: Floats
+    columns: tuple[str, ...] = ()
 
     def scores(self, X: Any) -> tuple[Floats, Floats | None]:
         """Return anomaly scores (n,), and scores per level (n, n_levels) or None without levels.
@@ -56,7 +60,7 @@ class Fitted:
             The first image that cannot be read.
         """
         parts = []
-        for images, features in extract(X, self.features, self.salt):
+        for images, features in self._extract(X):
             _raise_first_error(images)
             scores, own_levels = score(self.scorer, features, self.levels)
             parts.append((self._honest(images, scores)[0], own_levels))
@@ -72,7 +76,7 @@ class Fitted:
         ImageReadError, ImageValueError
             The first image that cannot be read.
         """
-        for images, features in extract(X, self.features, self.salt):
+        for images, features in self._extract(X):
             _raise_first_error(images)
             yield maps_of(self.features, self.scorer, images, features, self.levels)
 
@@ -81,7 +85,7 @@ class Fitted:
     ) -> Iterator[Result]:
         """Judge images in their order; one that cannot be read gives a result with an error."""
         names = score_names(self.scorer, self.levels)
-        for images, features in extract(X, self.features, self.salt):
+        for images, features in self._extract(X):
             readable = [image for image in images if image.error is None]
             good: Iterator[Result] = iter(())
             if readable:
@@ -108,6 +112,11 @@ class Fitted:
         known[in_fit] = self.left_out[np.concatenate([np.empty(0, np.intp), *places])]
         left_out = np.isfinite(known)
         return np.where(left_out, known, scores), in_fit, left_out
+
+    def _extract(self, X: Any) -> Iterator[Batch]:
+        if self.features is None:
+            check_columns(X, self.columns)
+        return extract(X, self.features, self.salt)
 
     def _scores_and_maps(
         self, images: list[ReadImage], features: Features, maps: bool

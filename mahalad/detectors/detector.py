@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, OutlierMixin, clone
 
 from mahalad.checks import (
     N_AUGMENT,
@@ -28,6 +28,7 @@ from mahalad.detectors.asking import Fitted
 from mahalad.detectors.calibrating import calibrate, copies_in, leaked
 from mahalad.detectors.copies import describe
 from mahalad.detectors.fitting import read
+from mahalad.detectors.given import check_columns, check_good
 from mahalad.detectors.maps import map_threshold
 from mahalad.detectors.removing import without
 from mahalad.detectors.state import LEFT_OUT, Calibrated, FitRecipe, FitState
@@ -75,7 +76,7 @@ _LIMITS: dict[str, Limit] = {
 }
 
 
-class AnomalyDetector(BaseEstimator):
+class AnomalyDetector(OutlierMixin, BaseEstimator):
     """Compose a feature extractor, a scorer and a threshold into a detector.
 
     Parameters
@@ -197,7 +198,8 @@ class AnomalyDetector(BaseEstimator):
         X : images
             A folder, a glob, a list of paths, PIL images or arrays, or an iterator of these
             (see `mahalad.images.iter_sources`); features where `features` is None.
-        y : ignored
+        y : array of shape (n_images,), optional
+            Only looked at for labels -1, abnormal, which are an `InputError`.
         groups : sequence of length n_images, optional
             What each image shows (a part's serial number, say). Images of one group are left
             out together and count as one, so that the rate holds for parts that were never seen.
@@ -226,30 +228,30 @@ class AnomalyDetector(BaseEstimator):
         DegenerateDataError
             All images are the same.
         """
-        self._check_parameters(calibration, calibration_groups)
-        for name in ("_state", "_calibrated", "features_"):
-            self.__dict__.pop(name, None)  # a failed fit leaves no half-fitted detector
-        features, _ = self.unfitted_parts()
-        if features is not None:
-            features.build()
-        elif self.n_augment:
-            raise InputError("n_augment changes images; it needs a feature extractor")
-        recipe = self._recipe()
-        state = read(X, features, self.unfitted_scorer, recipe, groups=groups)
-        if calibration is not None:
-            state = _holding_out(state, calibration, calibration_groups, features, recipe)
-        state = replace(state, params=self._params_of_fit())
-        calibrated = calibrate(state, recipe, self.unfitted_scorer)
-        self.features_, self._state, self._calibrated = features, state, calibrated
-        self._warn_of_copies()
-        self._warn_if_uncalibrated()
-        return self
+        check_good(y)
+        return self._begin(X, groups, calibration, calibration_groups)
+
+    def fit_predict(
+        self, X: Any, y: Any = None, *, groups: Sequence[Any] | None = None
+    ) -> NDArray[np.int64]:
+        """Fit to good images and judge them: +1 for good and -1 for abnormal ones, shape (n,).
+
+        Parameters are those of `fit`, and iterators are read into a list.
+        """
+        X = list(X) if isinstance(X, Iterator) else X
+        return self.fit(X, y, groups=groups).predict(X)
 
     def partial_fit(self, X: Any, y: Any = None, *, groups: Sequence[Any] | None = None) -> Self:
-        """Add good images; the result is that of one fit on all of them."""
+        """Add good images; the result is that of one fit on all of them.
+
+        The first call may be with a single image; questions need two.
+        """
+        check_good(y)
         if not self.__sklearn_is_fitted__():
-            return self.fit(X, groups=groups)
+            return self._begin(X, groups, fewest=1)
         self._check_updatable()
+        if self.features_ is None:
+            check_columns(X, self._state.columns)
         mine, recipe = self._with_sums(), self._recipe()
         added = read(
             X,
@@ -508,6 +510,23 @@ class AnomalyDetector(BaseEstimator):
         return self._state.store.n_seen
 
     @property
+    def n_features_in_(self) -> int:
+        """Number of features, of a fit to an array of features."""
+        self._check_fitted()
+        levels = self._state.levels
+        if self.features_ is not None or list(levels) != ["features"]:
+            raise AttributeError("n_features_in_ is for fits to an array of features")
+        return int(levels["features"][-1])
+
+    @property
+    def feature_names_in_(self) -> NDArray[np.object_]:
+        """Names of the features, shape (n_features_in_,), of a fit to a data frame."""
+        self._check_fitted()
+        if not self._state.columns:
+            raise AttributeError("feature_names_in_ is for fits to a data frame")
+        return np.array(self._state.columns, dtype=object)
+
+    @property
     def unreadable_(self) -> list[Result]:
         """Images that were left out of the fit, with the reasons."""
         self._check_fitted()
@@ -635,6 +654,38 @@ class AnomalyDetector(BaseEstimator):
 
     # -- inside ----------------------------------------------------------------------------
 
+    def _begin(
+        self,
+        X: Any,
+        groups: Any,
+        calibration: Any = None,
+        calibration_groups: Any = None,
+        *,
+        fewest: int = 2,
+    ) -> Self:
+        """Fit to good images; of fewer than two, if so few will do, wait for the next ones."""
+        self._check_parameters(calibration, calibration_groups)
+        for name in ("_state", "_calibrated", "features_"):
+            self.__dict__.pop(name, None)  # a failed fit leaves no half-fitted detector
+        features, _ = self.unfitted_parts()
+        if features is not None:
+            features.build()
+        elif self.n_augment:
+            raise InputError("n_augment changes images; it needs a feature extractor")
+        recipe = self._recipe()
+        state = read(X, features, self.unfitted_scorer, recipe, groups=groups, stacklevel=4)
+        if calibration is not None:
+            state = _holding_out(state, calibration, calibration_groups, features, recipe)
+        state = replace(state, params=self._params_of_fit())
+        calibrated = None
+        if not fewest <= state.store.n_seen < 2:
+            calibrated = calibrate(state, recipe, self.unfitted_scorer)
+        self.features_, self._state, self._calibrated = features, state, calibrated
+        if calibrated is not None:
+            self._warn_of_copies()
+            self._warn_if_uncalibrated()
+        return self
+
     def unfitted_parts(self) -> tuple[Any, Any]:
         """Fresh feature extractor (None where features are given) and scorer, unfitted."""
         return copy_extractor(self.features), self.unfitted_scorer()
@@ -693,10 +744,11 @@ class AnomalyDetector(BaseEstimator):
         return self._calibrated
 
     def _fitted(self) -> Fitted:
-        fitted = self._up_to_date()
-        levels = tuple(self._state.levels)
-        keys, scores = self._state.left_out(fitted)
-        return Fitted(self.features_, fitted.scorer, levels, self._salt(), keys, scores)
+        state, fitted = self._state, self._up_to_date()
+        levels, known = tuple(state.levels), state.left_out(fitted)
+        return Fitted(
+            self.features_, fitted.scorer, levels, self._salt(), *known, columns=state.columns
+        )
 
     def _fitted_threshold(self) -> Threshold:
         self._check_fitted()
@@ -717,17 +769,17 @@ class AnomalyDetector(BaseEstimator):
             warnings.warn(
                 f"{ignored} of {self._state.held_out.n_kept} calibration images show parts that "
                 "are in the fit as well, and do not count",
-                stacklevel=3,
+                stacklevel=4,
             )
         together = self.copies_ if self.near_copies == "group" else []
         if together:
-            warnings.warn(describe(together), stacklevel=3)
+            warnings.warn(describe(together), stacklevel=4)
 
     def _warn_if_uncalibrated(self) -> None:
         try:
             self._fitted_threshold().critical_value(self.fpr)
         except CalibrationError as error:
-            warnings.warn(f"images can be scored but not judged: {error}", stacklevel=3)
+            warnings.warn(f"images can be scored but not judged: {error}", stacklevel=4)
 
     def _check_values(self) -> None:
         """Refuse parameters that are out of their limits, of a file's model as well."""
@@ -790,7 +842,7 @@ def _holding_out(
     """The state with further images that only set the threshold."""
     all_kept = replace(recipe, capacity=None, n_augment=0)
     names = tuple(state.levels)
-    given = read(X, features, lambda: None, all_kept, groups=groups, levels=names, stacklevel=4)
+    given = read(X, features, lambda: None, all_kept, groups=groups, levels=names, stacklevel=5)
     if not given.store.n_seen:
         raise InputError("none of the calibration images could be read")
     unreadable = (*state.unreadable, *given.unreadable)

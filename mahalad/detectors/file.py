@@ -93,6 +93,7 @@ def describe(
             **_describe_store(store, include_features),
             "levels": {name: list(shape) for name, shape in state.levels.items()},
             "grouped": state.grouped,
+            "columns": list(state.columns),
             "unreadable": [{"name": r.name, "error": r.error} for r in state.unreadable],
         },
         "held_out": _describe_store(state.held_out, include_features),
@@ -209,6 +210,7 @@ def restore(
         levels=levels,
         grouped=fit["grouped"],
         unreadable=tuple(Result(r["name"], error=r["error"]) for r in fit["unreadable"]),
+        columns=tuple(fit.get("columns", ())),
     )
     scorer = _restore_scorer(header, arrays, state, recipe, make_scorer)
     if recipe.streams and has_sums(scorer):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mahalad.arrays import as_input_of, in_order, rows
 from mahalad.detectors.copies import thumbnail
+from mahalad.detectors.given import column_names
 from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
 from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
 from mahalad.errors import InputError
@@ -91,6 +92,7 @@ def read(
         levels=shapes,
         grouped=groups is not None,
         unreadable=tuple(unreadable),
+        columns=column_names(X) if features is None else (),
     )
 
 

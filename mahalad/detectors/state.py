@@ -87,6 +87,8 @@ class FitState:
         True if the user gave groups; False if every image, with its exact copies, is its own.
     unreadable : tuple of Result
         The images that could not be read.
+    columns : tuple of str
+        Names of the features, if these were given as a data frame.
     params : dict
         Parameters of the fit by name, in a form that can be compared. A detector whose parameters
         differ cannot go on with it.
@@ -98,6 +100,7 @@ class FitState:
     levels: Mapping[str, Sequence[int]] = field(default_factory=dict)
     grouped: bool = False
     unreadable: tuple[Result, ...] = ()
+    columns: tuple[str, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def merge(self, other: FitState) -> FitState:
@@ -124,6 +127,7 @@ class FitState:
             levels=self.levels or other.levels,
             grouped=self.grouped or other.grouped,
             unreadable=(*self.unreadable, *other.unreadable),
+            columns=self.columns or other.columns,
             params=self.params or other.params,
         )
 

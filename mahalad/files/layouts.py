@@ -85,7 +85,13 @@ DETECTOR = {
             "context_weight": Optional(float),
         }
     ),
-    "fit": {**_STORE, "levels": MapOf(ListOf(int)), "grouped": bool, "unreadable": _UNREADABLE},
+    "fit": {
+        **_STORE,
+        "levels": MapOf(ListOf(int)),
+        "grouped": bool,
+        "columns": Optional(ListOf(str)),
+        "unreadable": _UNREADABLE,
+    },
     "held_out": _STORE,
     "calibration": {
         "method": OneOf(("leave-one-out", "cross-fit", "holdout", "none")),

@@ -35,6 +35,7 @@ CONFIDENCE_LIMIT = Real("(0, 1)")
 """What a confidence may be."""
 
 _EPS = 1e-12  # so that 0.1 * 30 is 3
+_MANY = 1e15  # images: a rate of 1e-320 would need more than a float can say
 _NAME_OF = {
     "ConformalThreshold": "conformal",
     "ToleranceThreshold": "tolerance",
@@ -84,7 +85,7 @@ def conformal_weight(n: float, fpr: float) -> float:
 
 def conformal_rank(n: int, fpr: float) -> int:
     """Rank k of the largest score that a conformal threshold may be at; 0 for too few scores."""
-    return math.floor(conformal_weight(n, fpr))
+    return min(math.floor(conformal_weight(n, fpr)), n)
 
 
 def counted(n_images: int, n_independent: float) -> str:
@@ -94,8 +95,8 @@ def counted(n_images: int, n_independent: float) -> str:
 
 
 def conformal_needs(fpr: float) -> int:
-    """Fewest calibration images of a conformal threshold: 1 / fpr - 1."""
-    return math.ceil(1 / fpr * (1 - _EPS)) - 1
+    """Fewest calibration images of a conformal threshold: 1 / fpr - 1, or 1."""
+    return max(math.ceil(min(1 / fpr, _MANY) * (1 - _EPS)) - 1, 1)
 
 
 def tolerance_rank(n: int, fpr: float, confidence: float = CONFIDENCE) -> int:
@@ -106,7 +107,8 @@ def tolerance_rank(n: int, fpr: float, confidence: float = CONFIDENCE) -> int:
 
 def tolerance_needs(fpr: float, confidence: float = CONFIDENCE) -> int:
     """Fewest calibration images of a tolerance threshold: 1 - (1 - fpr)^n >= confidence."""
-    n = max(math.ceil(math.log1p(-confidence) / math.log1p(-fpr) * (1 - _EPS)), 1)
+    wanted = min(math.log1p(-confidence) / math.log1p(-fpr), _MANY)
+    n = max(math.ceil(wanted * (1 - _EPS)), 1)
     return n if special.betaincinv(1, n, confidence) <= fpr else n + 1
 
 
