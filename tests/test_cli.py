@@ -54,7 +54,7 @@ def test_rows_equal_the_library(run, model, picture_folder):
     result = run("score", picture_folder / "test", "-m", model, "--format", "jsonl")
     assert result.exit_code == 0
     rows = rows_of(result)
-    assert {"path", "score", "threshold", "p_value", "anomaly"} == set(rows[0])
+    assert {"path", "score", "threshold", "p_value", "anomaly", "in_fit"} == set(rows[0])
     scores = detector.anomaly_score(picture_folder / "test")
     np.testing.assert_allclose([r["score"] for r in rows], scores, rtol=1e-6)
     assert [r["anomaly"] for r in rows] == (scores > detector.threshold_).tolist()
@@ -143,6 +143,9 @@ def test_every_fit_option_is_used(run, picture_folder, tmp_path):
     left = Image.new("L", (64, 64))
     left.paste(255, (0, 0, 32, 64))
     left.save(roi)
+    pairs = tmp_path / "pairs.csv"
+    names = sorted(str(path) for path in good.iterdir())
+    pairs.write_text("path,group\n" + "".join(f"{n},{i // 2}\n" for i, n in enumerate(names)))
     assert run("fit", good, "-o", base, *TINY).exit_code == 0
     reference = load(base)
     cases = {
@@ -154,7 +157,7 @@ def test_every_fit_option_is_used(run, picture_folder, tmp_path):
         "fpr": ["--fpr", "0.2"],
         "levels": ["--levels", "blocks.2"],
         "size": ["--size", "48"],
-        "group": ["--group", r"(\d)\.png"],
+        "group": ["--group", pairs],
         "roi": ["--roi", roi],
         "image-weight": ["--image-weight", "1"],
         "top-fraction": ["--top-fraction", "0.5"],
@@ -176,6 +179,7 @@ def test_every_fit_option_is_used(run, picture_folder, tmp_path):
         "batch": ["--batch-size", "3"],
         "seed": ["--seed", "5"],
         "cpu": ["--device", "cpu"],
+        "near-copies": ["--near-copies", "separate"],
     }.items():
         assert run("fit", good, "-o", tmp_path / name, *TINY, *options).exit_code == 0
         assert load(tmp_path / name).get_params() != reference.get_params(), name

@@ -325,7 +325,7 @@ def test_chi2_nominal_over_levels_is_about_another_statistic(detector, picture_f
 
 def test_groups_are_left_out_together(rng):
     parts = np.repeat(np.arange(25), 4)
-    new, apart, alone = rng.normal(size=(2000, 8)), [], []
+    new, apart, alone = rng.normal(size=(2000, 8)) * np.sqrt(1.09), [], []
     for _ in range(40):
         X = rng.normal(size=(25, 8))[parts] + 0.3 * rng.normal(size=(100, 8))
         detector = AnomalyDetector(fpr=0.1).fit(X, groups=parts)
@@ -335,7 +335,8 @@ def test_groups_are_left_out_together(rng):
     assert detector.calibration_method_ == "leave-one-out"
     # Siblings in the fit make leaving one image out too easy, and the threshold too low.
     assert np.mean(alone) > 0.17
-    assert np.mean(apart) == pytest.approx(0.1, abs=0.025)  # a standard error is 0.009
+    # Of 25 parts with one score each, 2 / 26 is possible; a standard error is 0.009.
+    assert np.mean(apart) == pytest.approx(2 / 26, abs=0.025)
     with pytest.raises(InputError, match="groups has 3 entries, but X has more images"):
         AnomalyDetector().fit(X, groups=[1, 2, 3])
 
@@ -366,7 +367,8 @@ def test_reservoir_keeps_a_sample_and_the_scorer_all(rng):
         small.partial_fit(part)
     assert small._state.store.n_kept == 60
     assert small.n_images_ == 500
-    np.testing.assert_allclose(small.anomaly_score(X), whole.anomaly_score(X), rtol=1e-10)
+    new = rng.normal(size=(50, 4))
+    np.testing.assert_allclose(small.anomaly_score(new), whole.anomaly_score(new), rtol=1e-10)
     assert set(small.calibration_scores_.round(8)) < set(whole.calibration_scores_.round(8))
     other_way = AnomalyDetector(max_stored=60).fit(X[250:])
     other_way.merge(AnomalyDetector(max_stored=60).fit(X[:250]))
@@ -484,7 +486,7 @@ def test_before_fit(detector, method):
 
 def test_other_sizes_and_modes_than_at_fit_are_squashed_and_converted(detector, picture_folder):
     detector.fit(picture_folder / "good")
-    picture = make_picture(1)
+    picture = make_picture(900)  # not one of the fit, which is scored without itself
     wide = picture.resize((128, 64), Image.Resampling.BICUBIC)
     a, b = detector.anomaly_score([picture, wide])
     assert a == pytest.approx(b, rel=0.2)
@@ -605,9 +607,10 @@ def test_the_order_of_levels_is_that_of_the_fit(rng):
     np.testing.assert_array_equal(forest.anomaly_score(turned), forest.anomaly_score(F))
     detector = AnomalyDetector(fpr=0.1).fit(F)
     np.testing.assert_array_equal(detector.level_scores(turned), detector.level_scores(F))
-    first = next(detector.inspect(turned))
+    new = {"a": rng.normal(size=(1, 2)), "b": rng.normal(size=(1, 3))}
+    first = next(detector.inspect(new))
     assert list(first.level_scores) == ["b", "a"]
-    assert list(first.level_scores.values()) == detector.level_scores(F)[0].tolist()
+    assert list(first.level_scores.values()) == detector.level_scores(new)[0].tolist()
 
 
 @ignore_unreadable
@@ -624,8 +627,9 @@ def test_a_core_as_scorer_is_streamed_too(rng):
     X = {"a": rng.normal(size=(60, 3)), "b": rng.normal(size=(60, 2))}
     detector = AnomalyDetector(scorer=LedoitWolfGaussian(), fpr=0.1).fit(X)
     side_by_side = LedoitWolfGaussian().fit(np.hstack([X["a"], X["b"]]))
+    new = {"a": rng.normal(size=(9, 3)), "b": rng.normal(size=(9, 2))}
     np.testing.assert_allclose(
-        detector.score_samples(X), side_by_side.score_samples(np.hstack([X["a"], X["b"]]))
+        detector.score_samples(new), side_by_side.score_samples(np.hstack([new["a"], new["b"]]))
     )
 
 

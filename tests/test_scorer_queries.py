@@ -265,7 +265,7 @@ ALL = dict.fromkeys(Capabilities.__dataclass_fields__, False)
         (make_pipeline(PCA(2), IsolationForest()), ()),
         (
             make_scorer("gaussian"),
-            ("mergeable", "leaves_one_out", "has_levels", "keeps_sums", "smooth"),
+            ("mergeable", "unmergeable", "leaves_one_out", "has_levels", "keeps_sums", "smooth"),
         ),
         (make_scorer("gaussian", "npca"), ("has_levels", "smooth")),
         (make_scorer("knn"), ("leaves_one_out", "has_levels", "smooth")),
@@ -273,11 +273,12 @@ ALL = dict.fromkeys(Capabilities.__dataclass_fields__, False)
         (make_scorer("l2"), ("has_levels", "smooth")),
         (LevelSum(IsolationForest()), ("has_levels",)),
         (LevelSum(make_pipeline(PCA(2), IsolationForest())), ("has_levels",)),
-        (LedoitWolfGaussian(), ("mergeable",)),
+        (LedoitWolfGaussian(), ("mergeable", "unmergeable")),
         (
             PatchScorer(),
             (
                 "mergeable",
+                "unmergeable",
                 "leaves_one_out",
                 "has_levels",
                 "has_maps",

@@ -79,7 +79,7 @@ def from_arrays(X: Any, salt: int) -> tuple[list[ReadImage], dict[str, NDArray[A
     images = []
     for i, values in enumerate(next(iter(arrays.values()))):
         # Hashed as float64 whatever is given; not kept, since maps have 200,000 numbers an image.
-        row = np.concatenate([array[i].astype(np.float64).ravel() for array in arrays.values()])
+        row = np.concatenate([arrays[n][i].astype(np.float64).ravel() for n in sorted(arrays)])
         source = ImageSource(f"X[{i}]", None, values)
         images.append(ReadImage(source, values, content_key(row, salt), None))
     return images, {name: array[:, None] for name, array in arrays.items()}

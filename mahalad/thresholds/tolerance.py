@@ -51,7 +51,8 @@ class ToleranceThreshold(BaseEstimator):
 
     Examples
     --------
-    >>>     >>> threshold = ToleranceThreshold().fit(np.arange(1, 94.0))
+    >>> import numpy as np
+    >>> threshold = ToleranceThreshold().fit(np.arange(1, 94.0))
     >>> threshold.critical_value(0.05), threshold.p_values(np.array([93.5, 92.5])).round(3).tolist()
     (92.0, [0.032, 0.05])
     """
