@@ -33,7 +33,7 @@ SIDE, DEPTH = 8, 96
 
 
 def amplitudes(rng: np.random.Generator, kind: str, shape: tuple[int, ...], share: float) -> Floats:
-    """Factors of feature vectors (n, ...): 1, those of Student's t3 by image, or 4 for a `share`."""
+    """Factors of feature vectors (n, ...): 1; Student's t3, by image; or 4 for a `share`."""
     if kind == "tails":
         return np.sqrt(3 / rng.chisquare(3, (shape[0], *[1] * (len(shape) - 1)))) * np.ones(shape)
     return np.where(rng.random(shape) < share, 4.0, 1.0) if kind == "oddities" else np.ones(shape)

@@ -22,6 +22,7 @@ NOT_IN_FIT = (
 _LOST = 1e-8  # |C|^2 of the rest, as a share of that of all, below which rounding is all there is
 PAIRS = 2**12
 """Pairs of samples left out together, at most, unless another number is given."""
+_SMALL = 4  # samples left out together whose matrices are solved by hand
 _CHUNK = 2**20  # numbers held at once, per working array
 
 
@@ -71,9 +72,8 @@ class Refit(Value):
         """
         n, D, g = self.n_samples, self.n_features, y.shape[-2]
         rest, values = n - g, self.eigenvalues[..., None, :]
-        gram = y @ np.swapaxes(y, -1, -2)
-        product = gram + gram.sum(axis=-2, keepdims=True) / rest  # M Y Y'
         t = y.sum(axis=-2) / rest
+        product = self._removed(y) if g > y.shape[-1] else _product(y, rest)
         trace_all = self.eigenvalues.sum(axis=-1)[..., None]
         squared_all = (self.eigenvalues**2).sum(axis=-1)[..., None]
         trace = (n * trace_all - np.einsum("...ii->...", product)) / rest
@@ -82,7 +82,7 @@ class Refit(Value):
         squared = n**2 * squared_all - 2 * n * (along + rest * t_c_t)
         squared = (squared + np.einsum("...ij,...ji->...", product, product)) / rest**2
         t2 = (t**2).sum(axis=-1)
-        own = np.einsum("...ii->...i", gram) + 2 * (y @ t[..., None])[..., 0] + t2[..., None]
+        own = (y**2).sum(axis=-1) + 2 * (y @ t[..., None])[..., 0] + t2[..., None]
         third_t = (self.third[..., None, :] * t).sum(axis=-1)
         fourth = self.fourth[..., None] + 4 * n * t_c_t + n * t2**2 + 4 * third_t
         fourth = fourth + 2 * n * t2 * trace_all - (own**2).sum(axis=-1)
@@ -115,7 +115,8 @@ class Refit(Value):
         -----
         With A = (1 - rho) n / n' C + (rho m + floor) I and kappa = n' / (1 - rho), by the Woodbury
         identity (M^-1 = I - 11' / n),
-        Sigma'^-1 = A^-1 + A^-1 Y' (kappa M^-1 - Y A^-1 Y')^-1 Y A^-1.
+        Sigma'^-1 = A^-1 + A^-1 Y' (kappa M^-1 - Y A^-1 Y')^-1 Y A^-1. For more samples than axes
+        Sigma' = A - (1 - rho) / n' Y' M Y is solved for instead.
         For a single sample it is (n / n')^2 q / (1 - q / kappa n / n') with q = y' A^-1 y.
         """
         n, g = self.n_samples, y.shape[-2]
@@ -124,20 +125,24 @@ class Refit(Value):
         rho, m = self.shrunk(y)
         kept = (1 - rho)[..., None, None]
         ridge = (rho * m + self.floor[..., None])[..., None]
+        scale = (1 - rho)[..., None] * n / rest * self.eigenvalues[..., None, :] + ridge
+        if g > y.shape[-1]:
+            sigma = np.eye(y.shape[-1]) * scale[..., None] - kept / rest * self._removed(y)
+            z = np.swapaxes(y + y.sum(axis=-2, keepdims=True) / rest, -1, -2)
+            return np.asarray((z * _solved(sigma, z)).sum(axis=-2))
         with np.errstate(divide="ignore", invalid="ignore"):
-            scale = (1 - rho)[..., None] * n / rest * self.eigenvalues[..., None, :] + ridge
             b = y / np.sqrt(scale)[..., None, :]
             z = b + b.sum(axis=-2, keepdims=True) / rest  # from the mean without the set
             middle = rest * (np.eye(g) - 1 / n) - kept * (b @ np.swapaxes(b, -1, -2))
-        if not np.isfinite(middle).all():
-            raise ValueError(NOT_IN_FIT)
-        try:
-            np.linalg.cholesky(middle)
-        except np.linalg.LinAlgError as error:
-            raise ValueError(NOT_IN_FIT) from error
         bz = b @ np.swapaxes(z, -1, -2)
-        half = kept * bz * np.linalg.solve(middle, bz)
+        half = kept * bz * _solved(middle, bz)
         return np.asarray((z**2).sum(axis=-1) + half.sum(axis=-2))
+
+    def _removed(self, y: Floats) -> Floats:
+        """Compute Y' M Y, by which n C is more than n' C', (..., n_sets, rank, rank)."""
+        total = y.sum(axis=-2)[..., None, :]
+        rest = self.n_samples - y.shape[-2]
+        return np.asarray(np.swapaxes(y, -1, -2) @ y + np.swapaxes(total, -1, -2) * total / rest)
 
     def distances(self, y: Floats, labels: NDArray[np.intp]) -> Floats:
         """Distances (..., n) of samples y (..., n, rank), those of one label left out together."""
@@ -164,8 +169,8 @@ class Refit(Value):
         distances : ndarray of shape (..., n)
             `distances` of the same samples.
         n_pairs : int, optional
-            At most about so many (`PAIRS` if not given) pairs of sets are left out; with more sets than its root only some
-            others stand for new samples, evenly spaced by their distances.
+            At most about so many pairs of samples are left out, `PAIRS` if not given. So with many
+            sets only some others stand for new samples, evenly spaced by label.
 
         Returns
         -------
@@ -173,7 +178,7 @@ class Refit(Value):
             The same for all samples of a set; 0 where leaving out both leaves too few.
         """
         sums, counts = np.zeros((*distances.shape[:-1], labels.max() + 1)), np.zeros(len(labels))
-        for ones, others, index in _pairs(labels, distances, n_pairs or PAIRS):
+        for ones, others, index in _pairs(labels, n_pairs or PAIRS):
             g, both = ones.shape[1], np.hstack([ones, others])
             if self.n_samples - both.shape[1] < fewest(self.n_features):
                 continue
@@ -181,7 +186,7 @@ class Refit(Value):
             for rows in self._parts(both):
                 d = np.sqrt(self.squared_distances(y[..., both[rows], :]))[..., g:]
                 change = (d - distances[..., others[rows]]).mean(axis=-1)
-                np.add.at(sums, (..., index[rows]), change)
+                np.add.at(sums.T, index[rows], change.T)
         return np.asarray((sums / np.maximum(counts[: sums.shape[-1]], 1))[..., labels])
 
     def _parts(self, sets: NDArray[np.intp]) -> Iterator[slice]:
@@ -191,6 +196,42 @@ class Refit(Value):
         step = max(1, _CHUNK // per_set)
         for start in range(0, len(sets), step):
             yield slice(start, start + step)
+
+
+def _product(y: Floats, rest: int) -> Floats:
+    """Compute M Y Y', (..., n_sets, g, g)."""
+    gram = y @ np.swapaxes(y, -1, -2)
+    return np.asarray(gram + gram.sum(axis=-2, keepdims=True) / rest)
+
+
+def _solved(matrix: Floats, right: Floats) -> Floats:
+    """Solve for symmetric matrices, which are positive definite for samples of the fit."""
+    if not np.isfinite(matrix).all():
+        raise ValueError(NOT_IN_FIT)
+    if matrix.shape[-1] <= _SMALL:
+        return _eliminated(matrix.copy(), right.copy())
+    try:
+        np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError as error:
+        raise ValueError(NOT_IN_FIT) from error
+    return np.asarray(np.linalg.solve(matrix, right))
+
+
+def _eliminated(a: Floats, x: Floats) -> Floats:
+    """Solve for many small matrices at once, in place: a call of LAPACK for each takes longer."""
+    size = a.shape[-1]
+    for k in range(size):
+        if not (a[..., k, k] > 0).all():
+            raise ValueError(NOT_IN_FIT)
+        for i in range(k + 1, size):
+            factor = (a[..., i, k] / a[..., k, k])[..., None]
+            a[..., i, k:] -= factor * a[..., k, k:]
+            x[..., i, :] -= factor * x[..., k, :]
+    for k in reversed(range(size)):
+        for i in range(k + 1, size):
+            x[..., k, :] -= a[..., k, i, None] * x[..., i, :]
+        x[..., k, :] /= a[..., k, k, None]
+    return x
 
 
 def fewest(n_features: int) -> int:
@@ -217,14 +258,13 @@ def sets_by_size(labels: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
 
 
 def _pairs(
-    labels: NDArray[np.intp], distances: Floats, n_pairs: int
+    labels: NDArray[np.intp], n_pairs: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
     """Sets, others that stand for new samples, and the labels of the sets, by sizes of both."""
     n_sets = labels.max() + 1
-    typical = distances.reshape(-1, len(labels)).mean(axis=0)
-    order = np.argsort(np.bincount(labels, typical) / np.bincount(labels), kind="stable")
-    n_others = min(max(n_pairs // n_sets, 1), n_sets - 1)
-    chosen = order[np.linspace(0, n_sets - 1, n_others + 1).round().astype(int)]
+    n_others = max(n_pairs // (n_sets * np.bincount(labels).max()), 1)
+    spaced = np.linspace(0, n_sets - 1, n_others + 2)[1:-1].round()
+    chosen = spaced if n_others < n_sets - 1 else np.arange(n_sets)
     sized = [(sets, labels[sets[:, 0]]) for sets in sets_by_size(labels)]
     for ones, of_ones in sized:
         for others, of_others in sized:
