@@ -61,16 +61,12 @@ def test_low_rank_scoring_equals_the_full_inverse(n, D):
     np.testing.assert_array_equal(gaussian.score_samples(new), -gaussian.distances(new))
 
 
-def brute_force(X: np.ndarray, groups: np.ndarray, gaussian: LedoitWolfGaussian) -> np.ndarray:
-    """Refit mean and covariance without each sample's group; shrinkage and m held fixed."""
-    rho, D = gaussian.shrinkage_, X.shape[1]
-    m = np.trace(np.cov(X.T, bias=True)) / D
+def brute_force(X: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Distance of each sample by scikit-learn's fit without the sample's group."""
     distances = []
     for x, group in zip(X, groups, strict=True):
-        rest = X[groups != group]
-        sigma = (1 - rho) * np.cov(rest.T, bias=True) + rho * m * np.eye(D)
-        z = x - rest.mean(axis=0)
-        distances.append(np.sqrt(z @ np.linalg.solve(sigma, z)))
+        rest = LedoitWolf().fit(X[groups != group])
+        distances.append(np.sqrt(rest.mahalanobis(x[None])[0]))
     return np.array(distances)
 
 
@@ -78,8 +74,8 @@ def brute_force(X: np.ndarray, groups: np.ndarray, gaussian: LedoitWolfGaussian)
 def test_leave_one_out_equals_brute_force(n, D):
     X = samples(n, D)
     gaussian = LedoitWolfGaussian().fit(X)
-    wanted = brute_force(X, np.arange(n), gaussian)
-    np.testing.assert_allclose(gaussian.leave_one_out_distances(X), wanted, rtol=1e-10)
+    wanted = brute_force(X, np.arange(n))
+    np.testing.assert_allclose(gaussian.leave_one_out_distances(X), wanted, rtol=1e-9)
     some = gaussian.leave_one_out_distances(X[3:7])
     np.testing.assert_allclose(some, wanted[3:7], rtol=1e-10)
 
@@ -90,7 +86,7 @@ def test_leave_group_out_equals_brute_force(n, D, rng):
     gaussian = LedoitWolfGaussian().fit(X)
     groups = rng.integers(0, 8, n)
     np.testing.assert_allclose(
-        gaussian.leave_one_out_distances(X, groups), brute_force(X, groups, gaussian), rtol=1e-10
+        gaussian.leave_one_out_distances(X, groups), brute_force(X, groups), rtol=1e-9
     )
     np.testing.assert_allclose(
         gaussian.leave_one_out_distances(X, np.arange(n)),
@@ -99,10 +95,62 @@ def test_leave_group_out_equals_brute_force(n, D, rng):
     )
 
 
-def test_leaving_out_all_but_one_is_refused():
+@pytest.mark.parametrize(("n", "D"), [(40, 6), (25, 60)])
+def test_calibration_distances_leave_out_what_a_sample_does_to_others(n, D, rng):
+    X, groups = samples(n, D), rng.integers(0, 8, n)
+    gaussian = LedoitWolfGaussian().fit(X)
+    alone = brute_force(X, groups)
+    influence = np.empty(n)
+    for one in np.unique(groups):
+        changes = []
+        for other in np.unique(groups[groups != one]):
+            new = groups == other
+            rest = LedoitWolf().fit(X[~new & (groups != one)])
+            changes.append((np.sqrt(rest.mahalanobis(X[new])) - alone[new]).mean())
+        influence[groups == one] = np.mean(changes)
+    found = gaussian.calibration_distances(X, groups)
+    np.testing.assert_allclose(found, alone - influence, rtol=1e-9)
+
+
+def test_influences_by_some_of_many_others_are_about_those_by_all(monkeypatch):
+    X = samples(120, 30)
+    gaussian = LedoitWolfGaussian().fit(X)
+    left = gaussian.leave_one_out_distances(X)
+    some = left - gaussian.calibration_distances(X)
+    monkeypatch.setattr("mahalad.scorers.left_out.PAIRS", 120**2)
+    every = left - gaussian.calibration_distances(X)
+    assert not np.array_equal(some, every)
+    assert np.abs(some - every).max() < 0.01 * left.mean()
+
+
+def test_one_sample_that_outweighs_all_others_can_be_left_out():
+    X = samples(30, 60)
+    X[0] *= 1e6
+    found = LedoitWolfGaussian().fit(X).leave_one_out_distances(X)
+    assert np.isfinite(found).all()
+    assert found[0] > 1e4 * found[1:].max()
+
+
+@pytest.mark.parametrize(("n", "D"), [(2, 2), (2, 50)])
+def test_two_samples_are_no_gaussian_of_several_features(n, D):
+    X = samples(n, D)
+    message = f"n_samples=2: a Gaussian of {D} features needs at least 3 samples"
+    with pytest.raises(DegenerateDataError, match=message):
+        LedoitWolfGaussian().fit(X)
+    streamed = LedoitWolfGaussian().partial_fit(X[:1]).partial_fit(X[1:])
+    with pytest.raises(DegenerateDataError, match=message):
+        streamed.distances(X)
+    assert LedoitWolfGaussian().fit(X[:, :1]).distances(X[:, :1]).shape == (2,)
+
+
+def test_leaving_out_all_but_two_is_refused():
     X = samples(6, 3)
-    with pytest.raises(ValueError, match="leaves 1 of 6 samples: no Gaussian"):
-        LedoitWolfGaussian().fit(X).leave_one_out_distances(X, [0, 0, 0, 0, 0, 1])
+    gaussian = LedoitWolfGaussian().fit(X)
+    message = r"leaving out 4 of 6 samples .* leaves 2: a Gaussian of 3 features needs 3"
+    with pytest.raises(DegenerateDataError, match=message):
+        gaussian.leave_one_out_distances(X, [0, 0, 0, 0, 1, 2])
+    with pytest.raises(DegenerateDataError, match="leaving out 1 of 3 samples"):
+        LedoitWolfGaussian().fit(X[:3]).leave_one_out_distances(X[:3])
 
 
 def test_leave_one_out_of_a_stranger_is_refused():
@@ -159,7 +207,9 @@ def test_two_samples_of_many_features_are_refused():
 
 
 def test_one_sample_is_refused():
-    with pytest.raises(DegenerateDataError, match="n_samples=1: a covariance needs at least 2"):
+    with pytest.raises(
+        DegenerateDataError, match="n_samples=1: a Gaussian of 5 features needs at least 3"
+    ):
         LedoitWolfGaussian().partial_fit(samples(1, 5)).distances(samples(1, 5))
 
 

@@ -260,11 +260,11 @@ def test_pictures_of_one_shape_score_as_their_positions_alone():
     scorer = PatchScorer(top_fraction=0.25).fit(X)
     assert scorer.n_active_ == 8
     d = -np.inf * np.ones((40, 16))
-    left = scorer.patch_gaussians_["a"].leave_one_out_distances(X["a"].reshape(40, 16, 2))
+    left, growth = scorer.patch_gaussians_["a"].leave_one_out(X["a"].reshape(40, 16, 2))
     d[:, 4:12] = left[:, 4:12]
     want = []
     for i in range(40):
-        rest = np.delete(left[:, 4:12], i, axis=0)
+        rest = np.delete(left[:, 4:12], i, axis=0) * growth[i, 4:12]
         variance = rest.var(axis=0)
         scale = np.sqrt((39 * variance + 10 * variance.mean()) / 49)
         z = (left[i, 4:12] - rest.mean(axis=0)) / scale
@@ -529,7 +529,8 @@ def test_a_small_defect_of_a_large_image_is_found_by_tiles():
 
     scorer = PatchScorer(image_weight=0.0, top_fraction=0).fit(by_hand(normals))
     want = -scorer.score_samples(by_hand([odd]))
-    np.testing.assert_allclose(tiled.anomaly_score([odd]), want, rtol=1e-3)
+    # Others of the images stand for new ones where the growth of distances is found.
+    np.testing.assert_allclose(tiled.anomaly_score([odd]), want, rtol=2e-2)
 
 
 def test_the_memory_for_features_does_not_grow_with_tiles():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 from sklearn.base import clone
-from sklearn.covariance import LedoitWolf
+from sklearn.covariance import LedoitWolf, ledoit_wolf_shrinkage
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
@@ -44,10 +44,16 @@ def without_context(scorer: PatchScorer) -> PatchScorer:
 # -- the slow oracle: loops over positions and images --------------------------------------
 
 
+@pytest.fixture
+def every_pair(monkeypatch):
+    """All images stand for new ones, not some."""
+    monkeypatch.setattr("mahalad.scorers.positions.scorer.PAIRS", (2**12, 2**12))
+
+
 class Slow:
     """Distances, standardization, score and map of the scorer, written out.
 
-    `ridge` and rho of every Gaussian are those of the whole fit, as the scorer holds them.
+    What the floor adds to the ridge is that of the whole fit, as the scorer holds it.
     """
 
     def __init__(self, X, grids, pooled, *, top=0.03, weight=0.2, floor=0.01, groups=None):
@@ -57,20 +63,44 @@ class Slow:
         groups = np.arange(n) if groups is None else np.asarray(groups)
         left = [self.distances(take(X, [i]), groups != groups[i]) for i in range(n)]
         self.left = {key: np.concatenate([one[key] for one in left]) for key in left[0]}
+        self.influences = self.influences_on_others(groups)
+        self.left["image"] = self.left["image"] - self.influences["image"]
         raw, self.maxima = np.empty((n, 2)), np.empty(n)
         for i in range(n):  # standardized by the others alone
-            self.standardize(groups != groups[i])
+            self.standardize(groups != groups[i], self.growth(i))
             raw[i] = self.raw_parts(take(self.left, [i]))[0]
-            self.maxima[i] = self.maps(take(self.left, [i])).max()
+            self.maxima[i] = self.maps(self.as_by_all(i)).max()
         self.standardize(np.ones(n, bool))  # new images: by all
         self.spread = np.where(raw.std(axis=0) > 0, raw.std(axis=0), 1)  # 1: no pooled level
         self.left_out_parts = self.weighted(raw)
 
-    def standardize(self, rows):
+    def influences_on_others(self, groups):
+        """Mean over other groups of distances without both groups, less those without one."""
+        sums = {key: np.zeros_like(values) for key, values in self.left.items()}
+        names = np.unique(groups)
+        for one in names:
+            for other in names[names != one]:
+                new = groups == other
+                found = self.distances(take(self.X, new), ~new & (groups != one))
+                for key, values in found.items():
+                    change = (values - self.left[key][new]).mean(axis=0)
+                    sums[key][groups == one] += change / (len(names) - 1)
+        return sums
+
+    def growth(self, i):
+        """How much distances of others grow where image i is not in the fit, by grid."""
+        grids = [key for key in self.left if key != "image"]
+        return {key: 1 + self.influences[key][i] / self.left[key].mean(axis=0) for key in grids}
+
+    def as_by_all(self, i):
+        growth = {"image": 1.0} | self.growth(i)
+        return {key: values[[i]] / growth[key] for key, values in self.left.items()}
+
+    def standardize(self, rows, growth=None):
         self.location, self.scale, self.logarithm = {}, {}, {}
         for key, values in self.left.items():
             if key != "image":
-                d = values[rows]
+                d = values[rows] * (1 if growth is None else growth[key])
                 own = [np.mean((d[:, p] - d[:, p].mean()) ** 2) for p in range(d.shape[1])]
                 drawn = [(len(d) * v + PRIOR * np.mean(own)) / (len(d) + PRIOR) for v in own]
                 self.location[key], self.scale[key] = d.mean(axis=0), np.sqrt(drawn)
@@ -88,12 +118,10 @@ class Slow:
 
     def gaussian(self, values, rest, ridge_of_all):
         """Mean and covariance of the rows `rest`."""
-        D = values.shape[1]
-        fit = LedoitWolf().fit(values)
-        ridge = fit.shrinkage_ * values.var(axis=0).mean() + ridge_of_all
         kept = values[rest]
-        sigma = (1 - fit.shrinkage_) * np.cov(kept.T, bias=True) + ridge * np.eye(D)
-        return kept.mean(axis=0), sigma
+        rho, C = ledoit_wolf_shrinkage(kept), np.cov(kept.T, bias=True)
+        ridge = rho * np.trace(C) / len(C) + ridge_of_all
+        return kept.mean(axis=0), (1 - rho) * C + ridge * np.eye(len(C))
 
     def distances(self, new, rest=slice(None)):
         """By a fit to the rows `rest`: of each grid, by its first level, and the pooled sum."""
@@ -171,7 +199,7 @@ GRIDS = [("fine",), ("a", "b")]
         (0.75, 0.5, np.arange(24) % 5),
     ],
 )
-def test_scores_and_maps_equal_the_slow_loops(top, weight, groups):
+def test_scores_and_maps_equal_the_slow_loops(top, weight, groups, every_pair):
     X, new = maps(24), maps(5, seed=1)
     slow = Slow(X, GRIDS, ["whole"], top=top, weight=weight, groups=groups)
     scorer = PatchScorer(top_fraction=top, image_weight=weight).partial_fit(X)
@@ -216,7 +244,7 @@ def means_of_squares(values):
     return found
 
 
-def test_the_context_of_a_map_equals_the_slow_loops():
+def test_the_context_of_a_map_equals_the_slow_loops(every_pair):
     levels = {"m": (9, 9, 3)}
     X, new = maps(24, levels=levels), maps(5, seed=1, levels=levels)
     X["m"] += np.random.default_rng(3).normal(size=(9, 9, 3))  # in part explained by position
@@ -242,7 +270,7 @@ def test_the_context_of_a_map_equals_the_slow_loops():
     for i in range(24):  # standardized by the others alone
         for slow in (grid, context):
             slow.standardize(np.arange(24) != i)
-        one = combined(take(grid.left, [i]), take(context.left, [i]))
+        one = combined(grid.as_by_all(i), context.as_by_all(i))
         assert scorer.map_maxima_[i] == pytest.approx(one.max(), rel=1e-8)
 
 
@@ -329,10 +357,10 @@ def test_positions_that_never_vary_are_not_counted():
     inside = {"m": X[:, 2:6, 2:6].copy()}  # 4 x 4, of which 12 vary
     scorer, alone = PatchScorer(top_fraction=0.25).fit({"m": X}), PatchScorer().fit(inside)
     assert (scorer.n_active_, alone.n_active_) == (12, 12)
-    d = scorer.patch_gaussians_["m"].leave_one_out_distances(X.reshape(30, 64, 3))
+    d, growth = scorer.patch_gaussians_["m"].leave_one_out(X.reshape(30, 64, 3))
     z = np.empty((30, 64))
     for i in range(30):  # the standardization by the other images
-        others = np.delete(d, i, axis=0)
+        others = np.delete(d, i, axis=0) * growth[i]
         variance = others.var(axis=0)
         z[i] = (d[i] - others.mean(axis=0)) / np.sqrt((29 * variance + 10 * variance.mean()) / 39)
     z = np.sort(z, axis=1)[:, -3:].mean(axis=1)  # 3 = 25 % of 12, not of 64
@@ -366,11 +394,11 @@ def test_neighbours_share_their_samples(reach):
         sigma = fit.covariance_ + ridge * np.eye(3)
         z = new[:, p[0], p[1]] - fit.location_
         asked[:, j] = np.sqrt(np.einsum("ij,ij->i", z, np.linalg.solve(sigma, z.T).T))
-        diagonal = fit.shrinkage_ * values.var(axis=0).mean() + ridge
         for i in range(14):
             rest = np.concatenate([np.delete(own, i, axis=0) for own in fits[p]])
-            sigma = (1 - fit.shrinkage_) * np.cov(rest.T, bias=True) + diagonal * np.eye(3)
-            z = X[i, p[0], p[1]] - rest.mean(axis=0)
+            fit = LedoitWolf().fit(rest)
+            sigma = fit.covariance_ + ridge * np.eye(3)
+            z = X[i, p[0], p[1]] - fit.location_
             left[i, j] = np.sqrt(z @ np.linalg.solve(sigma, z))
     mean, variance = left.mean(axis=0), left.var(axis=0)
     scale = np.sqrt((14 * variance + PRIOR * variance.mean()) / (14 + PRIOR))

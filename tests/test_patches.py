@@ -44,15 +44,15 @@ def mahalanobis(x: np.ndarray, location: np.ndarray, covariance: np.ndarray) -> 
 
 
 def brute_force(X: np.ndarray, groups: np.ndarray, floor: float = 0.01) -> np.ndarray:
-    """Mean and covariance without each sample's group; rho and ridge those of the whole fit."""
+    """Fits without each sample's group; what the floor adds is that of the whole fit."""
     n, P, D = X.shape
+    ridge = floor * X.var(axis=0).mean()
     found = np.empty((n, P))
-    for p, (_, _, ridge) in enumerate(gaussians(X, floor)):
-        rho = LedoitWolf().fit(X[:, p]).shrinkage_
+    for p in range(P):
         for i in range(n):
-            rest = X[groups != groups[i], p]
-            sigma = (1 - rho) * np.cov(rest.T, bias=True) + ridge * np.eye(D)
-            found[i, p] = mahalanobis(X[i, p], rest.mean(axis=0), sigma)
+            rest = LedoitWolf().fit(X[groups != groups[i], p])
+            covariance = rest.covariance_ + ridge * np.eye(D)
+            found[i, p] = mahalanobis(X[i, p], rest.location_, covariance)
     return found
 
 
@@ -92,6 +92,22 @@ def test_leave_group_out_equals_brute_force(n, P, D, rng):
     np.testing.assert_allclose(alone, gaussian.leave_one_out_distances(X), rtol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_how_much_distances_grow_without_a_group_equals_brute_force(size):
+    X = samples(12, 3, 20)
+    groups = np.arange(12) // size
+    distances, growth = PatchGaussian().fit(X).leave_one_out(X, groups)
+    np.testing.assert_allclose(distances, brute_force(X, groups), rtol=1e-9)
+    for one in np.unique(groups):
+        changes = []
+        for other in np.setdiff1d(groups, one):
+            merged = np.where(groups == one, other, groups)
+            new = brute_force(X, merged)[groups == other]
+            changes.append((new - distances[groups == other]).mean(axis=0))
+        want = 1 + np.mean(changes, axis=0) / distances.mean(axis=0)
+        np.testing.assert_allclose(growth[groups == one], np.tile(want, (size, 1)), rtol=1e-9)
+
+
 def test_samples_are_left_as_they_are():
     X = samples(20, 4, 3)
     gaussian, before = PatchGaussian().fit(X), X.copy()
@@ -117,7 +133,7 @@ def test_leave_one_out_where_shrinkage_is_total(rng):
 def test_leave_one_out_refusals():
     X = samples(12, 2, 3)
     gaussian = PatchGaussian().fit(X)
-    with pytest.raises(DegenerateDataError, match=r"a group of 11 .* leaves 1 of 12 samples"):
+    with pytest.raises(DegenerateDataError, match=r"leaving out 11 of 12 samples .* leaves 1: "):
         gaussian.leave_one_out_distances(X, [0] * 11 + [1])
     far = np.full((1, 2, 3), 1e4)
     with pytest.raises(ValueError, match="part of the fit: at least one sample of X was not"):

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from scipy import linalg
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mahalad.errors import DegenerateDataError
 from mahalad.protocols import Floats, Value
+from mahalad.scorers.left_out import Refit, fewest
 from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage, principal_axes
 
 
@@ -58,47 +59,12 @@ class Spectrum(Value):
         return np.asarray(distances)
 
 
-_NOT_IN_FIT = (
-    "leave_one_out_distances is for samples that were part of the fit: at least one row of X was "
-    "not, or leaving it out makes the covariance singular"
-)
-
-
-def leave_group_out(y: Floats, spectrum: Spectrum) -> Floats:
-    """Squared distances of g fitted samples to the Gaussian fitted without all of them.
-
-    `y` of shape (g, rank) are the samples on the spectrum's axes, relative to the mean. Leaving
-    them out moves the mean by -s / n' (s their sum, n' = n - g) and gives
-    n' C' = n C - Y' M Y with M = I + 11' / n', so that with A = (1 - rho) n / n' C + rho m I
-    and kappa = n' / (1 - rho), by the Woodbury identity (M^-1 = I - 11' / n),
-    Sigma'^-1 = A^-1 + A^-1 Y' (kappa M^-1 - Y A^-1 Y')^-1 Y A^-1.
-    """
-    n, g, rho = spectrum.n_samples, len(y), spectrum.shrinkage
-    rest = n - g
-    if rest < 2:
-        raise DegenerateDataError(
-            f"leaving out a group of {g} (images of one part, or copies of one picture) leaves "
-            f"{rest} of {n} samples: no Gaussian"
-        )
-    ridge = rho * spectrum.mean_variance
-    b = y / np.sqrt((1 - rho) * n / rest * spectrum.eigenvalues + ridge)  # Y A^-1/2, (g, rank)
-    z = b + b.sum(axis=0) / rest  # deviations from the mean without the group
-    d2 = np.einsum("ij,ij->i", z, z)
-    if rho < 1:
-        middle = rest / (1 - rho) * (np.eye(g) - 1 / n) - b @ b.T
-        bz = b @ z.T
-        try:
-            half = linalg.solve_triangular(linalg.cholesky(middle, lower=True), bz, lower=True)
-        except linalg.LinAlgError as error:
-            raise ValueError(_NOT_IN_FIT) from error
-        d2 += np.einsum("ij,ij->j", half, half)
-    return np.asarray(d2)
-
-
 def _check_spread(moments: Moments, mean_variance: float) -> None:
-    n = moments.n_samples
-    if n < 2:
-        raise DegenerateDataError(f"n_samples={n}: a covariance needs at least 2 samples")
+    n, D = moments.n_samples, moments.n_features
+    if n < fewest(D):
+        raise DegenerateDataError(
+            f"n_samples={n}: a Gaussian of {D} features needs at least {fewest(D)} samples"
+        )
     rounding = 8 * np.finfo(float).eps * float(np.abs(moments.shift).max())
     if mean_variance <= rounding**2:
         raise DegenerateDataError(f"all {n} samples are identical: there is no spread to measure")
@@ -239,28 +205,48 @@ class LedoitWolfGaussian(BaseEstimator):
 
         Notes
         -----
-        With rho and m held fixed this is exact. For single samples, by a rank-one update of the
-        inverse: with A = (1 - rho) n/(n-1) C + rho m I, q = (x - mu)' A^-1 (x - mu) and
-        k = (1 - rho) n / (n-1)^2, the squared distance is (n/(n-1))^2 q / (1 - k q).
-        For groups see `leave_group_out`.
+        It is that of a refit to the other samples, mean, covariance, rho and m, in closed form;
+        see `mahalad.scorers.left_out.Refit`.
         """
+        refit, y, labels = self._refit(X, groups)
+        return refit.distances(y, labels)
+
+    def calibration_distances(self, X: Any, groups: Any = None) -> Floats:
+        """Distances with which those of new samples can be ranked.
+
+        The distance of a new sample is one to the fit to all n samples, and each of these pulls
+        the fit towards itself. So the sample that is left out has to be compared with the new one
+        as it were without it, too: d(x; all without i) against d(x_i; all without i). The first is
+        about d(x; all) + e_i, with e_i the mean influence of i on the others, so x is ranked among
+        d(x_i; all without i) - e_i. This is the jackknife+ with a mean in it.
+
+        Parameters and errors are those of `leave_one_out_distances`.
+
+        References
+        ----------
+        R. Barber et al., "Predictive inference with the jackknife+", Annals of Statistics 2021.
+        """
+        refit, y, labels = self._refit(X, groups)
+        distances = refit.distances(y, labels)
+        return distances - refit.influences(y, labels, distances)
+
+    def _refit(self, X: Any, groups: Any) -> tuple[Refit, Floats, NDArray[np.intp]]:
+        """What refits need, samples on the axes of C, and their labels as numbers."""
+        check_is_fitted(self, "moments_")
         spectrum = self._fitted_spectrum()
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        n, rho = spectrum.n_samples, spectrum.shrinkage
-        ridge = rho * spectrum.mean_variance
-        if groups is None:
-            q = spectrum.squared_distances(X, (1 - rho) * n / (n - 1), ridge)
-            k = (1 - rho) * n / (n - 1) ** 2
-            if np.any(k * q >= 1):
-                raise ValueError(_NOT_IN_FIT)
-            return np.asarray(np.sqrt((n / (n - 1)) ** 2 * q / (1 - k * q)))
-        d2 = np.empty(len(X))
-        _, labels, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-        y = (X - spectrum.location) @ spectrum.basis
-        order = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
-        for members in order:
-            d2[members] = leave_group_out(y[members], spectrum)
-        return np.asarray(np.sqrt(d2))
+        labels = np.arange(len(X)) if groups is None else np.unique(groups, return_inverse=True)[1]
+        centred = self.moments_.reshift(spectrum.location)
+        refit = Refit(
+            spectrum.n_samples,
+            len(spectrum.location),
+            spectrum.eigenvalues,
+            centred.q1 @ spectrum.basis,
+            centred.q4,
+            np.asarray(spectrum.shrinkage),
+            np.zeros(()),
+        )
+        return refit, (X - spectrum.location) @ spectrum.basis, labels
 
     def scoring_state(self) -> dict[str, Floats]:
         """All that scoring needs, as named arrays."""

@@ -109,18 +109,20 @@ class LevelSum(BaseEstimator):
         """Sum over levels, shape (n_samples,), up = normal."""
         return np.asarray(self.level_score_samples(X).sum(axis=1))
 
-    @_estimator_has("leave_one_out_distances")
+    @_estimator_has("calibration_distances")
     def leave_one_out_level_scores(self, X: Features, groups: Any = None) -> Floats:
-        """Scores of fitted samples under a fit without them (or without their group).
+        """Scores of fitted samples that those of new ones can be ranked among.
 
-        Shape (n_samples, n_levels), up = normal.
+        Shape (n_samples, n_levels), up = normal: under the fit without the sample (or its group),
+        less what the sample does to the scores of others. See
+        `LedoitWolfGaussian.calibration_distances`.
         """
         check_is_fitted(self)
         check_levels(X, self.estimators_)
         columns = []
         for name, estimator in self.estimators_.items():
             with _naming(name):
-                columns.append(-estimator.leave_one_out_distances(X[name], groups))
+                columns.append(-estimator.calibration_distances(X[name], groups))
         return np.column_stack(columns)
 
     @property

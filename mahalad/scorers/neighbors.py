@@ -176,6 +176,13 @@ class KthNeighborDistance(BaseEstimator):
         self._check_groups(labels)
         return self._left_out(Z, labels)
 
+    def calibration_distances(self, X: Any, groups: Any = None) -> Floats:
+        """Distances that those of new samples can be ranked among: `leave_one_out_distances`.
+
+        A sample more is the nearest one of few others, so its influence on them is left out.
+        """
+        return self.leave_one_out_distances(X, groups)
+
     def _left_out(self, Z: Floats, labels: NDArray[np.intp]) -> Floats:
         """`leave_one_out_distances` of standardized samples."""
         squares = Z**2

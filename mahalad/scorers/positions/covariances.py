@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mahalad.errors import DegenerateDataError, InputError
 from mahalad.protocols import Floats, Value
+from mahalad.scorers.left_out import Refit
 from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage
-from mahalad.scorers.positions.chunks import centred, for_each_chunk, squared_norms
+from mahalad.scorers.positions.chunks import centred, for_each_chunk
 from mahalad.scorers.positions.standards import MIN_SAMPLES
 
 
@@ -46,11 +48,14 @@ class Covariances(Value):
         One set of sums per position.
     shrinkage, ridge : ndarray of shape (n_positions,)
         The covariance of a position is (1 - rho) C + ridge I.
+    floor : float
+        What of the ridge is the same at all positions.
     """
 
     moments: Moments
     shrinkage: Floats
     ridge: Floats
+    floor: float
 
     @classmethod
     def from_moments(cls, moments: Moments, floor: float) -> Covariances:
@@ -83,7 +88,7 @@ class Covariances(Value):
         if overall <= rounding**2:
             raise DegenerateDataError(f"all {n} samples are identical: no spread to measure")
         ridge = shrinkage * np.maximum(mean_variance, 0) + floor * overall
-        return cls(moments, shrinkage, ridge)
+        return cls(moments, shrinkage, ridge, floor * overall)
 
     def factor(self, rows: slice, scale: float) -> Tensor:
         """Factorise scale (1 - rho) C + ridge I = L L' of some positions: L, (p, D, D)."""
@@ -114,55 +119,37 @@ class Covariances(Value):
         for_each_chunk(whiten, P, D**2)
         return Whitening(self.moments.mean(), matrices)
 
-    def left_out_distances(self, X: Any, g: int) -> Floats:
-        """Distances (n, P) of fitted samples (n, P, D), each `g` in a row left out together."""
-        n = self.moments.n_samples
-        rest, location = n - g, self.moments.mean()
-        if rest < 2:
-            raise DegenerateDataError(
-                f"leaving out a group of {g} (images of one part, or copies of one picture) "
-                f"leaves {rest} of {n} samples: no Gaussian"
-            )
-        found = np.empty(X.shape[:2])
+    def left_out(self, X: Any, labels: NDArray[np.intp], n_pairs: int) -> tuple[Floats, Floats]:
+        """Leave-one-out distances of fitted samples (n, P, D), and how much those of others grow.
+
+        Samples of one label are left out together. Both have the shape (n, P). The growth is a
+        factor, found by `n_pairs` pairs at most; see `Refit.influences`. It is 1 for no pairs.
+        """
+        n, D = self.moments.n_samples, self.moments.n_features
+        location, rank = self.moments.mean(), min(n, D)
+        found, growth = np.ones((2, *X.shape[:2]))
 
         def leave_out(rows: slice) -> None:
-            kept = 1 - self.shrinkage[rows, None]  # 1 - rho, (p, 1)
-            z = centred(X, rows, location)
-            L = self.factor(rows, n / rest)
-            # z.mT is in the order that the solver wants: no copy
-            y = torch.linalg.solve_triangular(L, z.mT, upper=False)  # (p, D, n)
-            if g == 1:
-                q = squared_norms(y.mT.numpy())  # (p, n)
-                with np.errstate(divide="ignore"):
-                    d2 = (n / rest) ** 2 * q / (1 - kept * n / rest**2 * q)
-            else:
-                d2 = _without_groups(y, g, n, torch.from_numpy(kept)).numpy()
-            if not (np.isfinite(d2) & (d2 >= 0)).all():
-                raise ValueError(
-                    "leave-one-out is for samples that were part of the fit: at least one "
-                    "sample of X was not"
-                )
-            found[:, rows] = np.sqrt(d2).T
+            own = self.moments.at(rows)
+            C = torch.from_numpy(own.covariance())
+            eigenvalues, axes = (part[..., -rank:] for part in torch.linalg.eigh(C))
+            centred_sums = own.reshift(location[rows])
+            refit = Refit(
+                n,
+                D,
+                np.maximum(eigenvalues.numpy(), 0),
+                (torch.from_numpy(centred_sums.q1)[:, None] @ axes)[:, 0].numpy(),
+                centred_sums.q4,
+                self.shrinkage[rows],
+                np.broadcast_to(self.floor, own.q4.shape),
+            )
+            y = (centred(X, rows, location) @ axes).numpy()  # (p, n, rank)
+            distances = refit.distances(y, labels)
+            found[:, rows] = distances.T
+            if n_pairs:
+                more = refit.influences(y, labels, distances, n_pairs)
+                mean = distances.mean(axis=-1)  # 0 where nothing ever varied
+                growth[:, rows] += more.T / np.where(mean > 0, mean, 1.0)
 
         for_each_chunk(leave_out, X.shape[1], max(len(X), X.shape[2]) * X.shape[2])
-        return found
-
-
-def _without_groups(b: Tensor, g: int, n: int, kept: Tensor) -> Tensor:
-    """Squared distances of whitened samples b (p, D, n_samples), consecutive `g` left out.
-
-    The identity is that of `leave_group_out` in `mahalad.scorers.gaussian`, at p positions at
-    once, with its middle matrix times 1 - rho: that may be 0.
-    """
-    rest = n - g
-    found = torch.empty(b.shape[0], b.shape[2], dtype=b.dtype)
-    fixed = rest * (torch.eye(g, dtype=b.dtype) - 1 / n)
-    for start in range(0, b.shape[2], g):
-        c = b[:, :, start : start + g]  # (p, D, g)
-        z = c + c.sum(2, keepdim=True) / rest
-        L, failed = torch.linalg.cholesky_ex(fixed - kept[:, :, None] * (c.mT @ c))
-        half = torch.linalg.solve_triangular(L, c.mT @ z, upper=False)
-        d2 = (z**2).sum(1) + kept * (half**2).sum(1)
-        d2[failed != 0] = -1.0
-        found[:, start : start + g] = d2
-    return found
+        return found, growth

@@ -23,6 +23,7 @@ from mahalad.scorers.positions.chunks import centred, chunks, for_each_chunk, sq
 from mahalad.scorers.positions.covariances import Covariances, Whitening
 
 _BUFFERED = 256  # samples summed at once: one pass over the large sums instead of one per batch
+_PAIRS = 2**11
 _NO_SUMS = "this fit was read from a file without its sums: it can only score"
 
 
@@ -167,23 +168,36 @@ class PatchGaussian(BaseEstimator):
         ValueError
             A sample was not part of the fit.
         DegenerateDataError
-            Leaving out a group leaves fewer than 2 samples.
+            Leaving out a group leaves fewer than 3 samples.
 
         Notes
         -----
-        rho and the ridge are held fixed; with that it is exact, as in
-        `LedoitWolfGaussian.leave_one_out_distances`, where the formulas are.
+        It is that of a refit to the other samples, in closed form, but for what `floor` adds,
+        which is held fixed; see `mahalad.scorers.left_out.Refit`.
         """
+        return self._left_out(X, groups, 0)[0]
+
+    def leave_one_out(
+        self, X: Any, groups: Any = None, n_pairs: int = _PAIRS
+    ) -> tuple[Floats, Floats]:
+        """Measure `leave_one_out_distances`, and how much the distances of others grow with it.
+
+        Parameters and errors are those of `leave_one_out_distances`; at most about `n_pairs` pairs
+        of samples are left out together to find the growth.
+
+        Returns
+        -------
+        distances, growth : ndarrays of shape (n_samples, n_positions)
+            The growth is the mean distance of others to the fit without them and without the
+            sample, as a multiple of that to the fit without them.
+        """
+        return self._left_out(X, groups, n_pairs)
+
+    def _left_out(self, X: Any, groups: Any, n_pairs: int) -> tuple[Floats, Floats]:
         covariances = self._fitted_covariances()
         X = self._checked(X)
         labels = np.arange(len(X)) if groups is None else np.unique(groups, return_inverse=True)[1]
-        counts = np.bincount(labels)[labels]
-        found = np.empty(X.shape[:2])
-        for g in np.unique(counts):
-            members = np.flatnonzero(counts == g)
-            members = members[np.argsort(labels[members], kind="stable")]
-            found[members] = covariances.left_out_distances(X[members], int(g))
-        return found
+        return covariances.left_out(X, labels, n_pairs)
 
     def scoring_state(self) -> dict[str, NDArray[Any]]:
         """Give all that scoring needs, as named arrays.

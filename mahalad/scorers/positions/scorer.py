@@ -26,6 +26,9 @@ from mahalad.scorers.positions.standards import Standardized, Standards, unexpla
 
 _CONTEXT_WEIGHT = 0.6  # in the map, as a share of all other weights, where position tells nothing
 
+PAIRS = (2**8, 2**11)
+"""Pairs of images that are left out together: for maps, and for the score."""
+
 
 class PatchScorer(Standardized, BaseEstimator):
     """Score by Gaussians per position, with the image-level distance as further evidence.
@@ -242,18 +245,18 @@ class PatchScorer(Standardized, BaseEstimator):
         self.check_parameters()
         check_is_fitted(self, "groups_")
         features, inside = self._grids(X), self._inside(X)
-        distances = {
-            name: sharing.left_out_distances(
-                self.patch_gaussians_[name], values, inside[name], self.neighbourhood, groups
-            )
-            for name, values in features.items()
-        }
-        image = sum(
-            g.leave_one_out_distances(X[name], groups) for name, g in self._used_image_gaussians()
-        )
         coarsest = self.groups_[-1][0]
+        distances, growth = {}, {}
+        for name, values in features.items():
+            gaussian, n_pairs = self.patch_gaussians_[name], PAIRS[name == coarsest]
+            distances[name], growth[name] = sharing.leave_one_out(
+                gaussian, values, inside[name], self.neighbourhood, groups, n_pairs
+            )
+        image = sum(
+            g.calibration_distances(X[name], groups) for name, g in self._used_image_gaussians()
+        )
         weight = self._context_weight(varying(distances[coarsest], inside[coarsest]))
-        return self._scoring().leave_one_out(distances, inside, image, groups, weight)
+        return self._scoring().leave_one_out(distances, growth, inside, image, groups, weight)
 
     def standardized_by(self, standards: Standards) -> Self:
         """Make a fitted scorer of the same images, in other units; this one stays as it is.

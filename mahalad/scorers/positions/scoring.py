@@ -71,6 +71,7 @@ class Scoring:
     def leave_one_out(
         self,
         distances: Mapping[str, Floats],
+        growth: Mapping[str, Floats],
         inside: Mapping[str, Inside],
         image: Any,
         labels: Any,
@@ -78,18 +79,20 @@ class Scoring:
     ) -> tuple[Floats, Standards]:
         """Score good images by leave-one-out distances, and find the standards that these set.
 
-        Each image is standardized by those that are not of its group (`labels`, or None).
+        Each image is standardized by those that are not of its group (`labels`, or None), whose
+        distances are then those to fits without the image, too: by the factor `growth` (n, P).
         """
         d, own = distances[self.coarsest], inside[self.coarsest]
         n_active = int(varying(d, own).sum())
-        by_others = standardization_by_others(d, own, labels)
+        by_others = standardization_by_others(d, own, labels, growth[self.coarsest])
         parts = self._parts(distances, inside, image, by_others, n_active)
         scales = [max(float(part.std()), np.finfo(float).tiny) for part in parts.T]
         maps_by_others = {
             name: map_standard_by_others(values, inside[name], labels)
             for name, values in distances.items()
         }
-        maps = self.maps(distances, inside, maps_by_others, context_weight)
+        as_by_all = {name: values / growth[name] for name, values in distances.items()}
+        maps = self.maps(as_by_all, inside, maps_by_others, context_weight)
         standards = Standards(
             scale=(scales[0], scales[-1] / self.image_weight if self.image_weight else 1.0),
             standard=standardization(d, own),

@@ -64,24 +64,26 @@ def distances_of(gaussian: PatchGaussian, values: NDArray[Any], neighbourhood: i
     return gaussian.distances(values).reshape(n, P)
 
 
-def left_out_distances(
+def leave_one_out(
     gaussian: PatchGaussian,
     values: NDArray[Any],
     inside: NDArray[np.bool_],
     neighbourhood: int | str,
     groups: Any,
-) -> Floats:
-    """Measure leave-one-out distances (n, P); an image is left out with all its samples."""
+    n_pairs: int,
+) -> tuple[Floats, Floats]:
+    """`PatchGaussian.leave_one_out`, (n, P) each; an image is left out with all its samples."""
     n, P, _ = values.shape
     if not neighbourhood:
-        return gaussian.leave_one_out_distances(values, groups)
+        return gaussian.leave_one_out(values, groups, n_pairs)
     shared = samples_of(values, inside, neighbourhood)
     own = np.arange(n) if groups is None else np.asarray(groups)
     if neighbourhood == "all":
-        distances = np.zeros((n, P))
+        distances, growth = np.zeros((n, P)), np.ones((n, P))
         labels = np.repeat(own, inside.sum(axis=1))
-        distances[inside] = gaussian.leave_one_out_distances(shared, labels)[:, 0]
-        return distances
+        found = gaussian.leave_one_out(shared, labels, n_pairs)
+        distances[inside], growth[inside] = found[0][:, 0], found[1][:, 0]
+        return distances, growth
     per_image = len(shared) // n
-    found = gaussian.leave_one_out_distances(shared, np.repeat(own, per_image))
-    return found.reshape(n, per_image, P)[:, 0]
+    d, g = gaussian.leave_one_out(shared, np.repeat(own, per_image), n_pairs)
+    return d.reshape(n, per_image, P)[:, 0], g.reshape(n, per_image, P)[:, 0]

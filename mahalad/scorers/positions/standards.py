@@ -160,12 +160,13 @@ def standardization(distances: Floats, inside: NDArray[np.bool_]) -> tuple[Float
 
 
 def standardization_by_others(
-    distances: Floats, inside: NDArray[np.bool_], groups: Any
+    distances: Floats, inside: NDArray[np.bool_], groups: Any, growth: Any = 1.0
 ) -> tuple[Floats, Floats]:
     """Find the `standardization` of each image by the images that are not of its group.
 
-    `groups` (n,) has the label of each image; with None each image is its own group. Mean and
-    standard deviation have the shape (n, P).
+    `groups` (n,) has the label of each image; with None each image is its own group. `growth`
+    (n, P), the same for all images of a group, is the factor by which the distances of the others
+    are larger in a fit without the image. Mean and standard deviation have the shape (n, P).
     """
     n, mean = len(distances), _mean(distances, inside)
     centred = np.where(inside, distances - mean, 0.0)
@@ -178,11 +179,13 @@ def standardization_by_others(
     seen = rest >= np.minimum(MIN_SAMPLES, n - np.bincount(labels))[:, None]
     divisor = np.maximum(rest, 1)
     shift = -sums / divisor
-    variance = np.maximum((squares.sum(axis=0) - squares) / divisor - shift**2, 0)
+    by_label = np.ones_like(sums)
+    by_label[labels] = growth
+    variance = by_label**2 * ((squares.sum(axis=0) - squares) / divisor - shift**2).clip(0)
     overall = np.where(seen, variance, 0.0).sum(axis=1) / seen.sum(axis=1)
     shrunk = (rest * variance + _PRIOR * overall[:, None]) / (rest + _PRIOR)
     scale = np.where(seen, np.sqrt(np.maximum(shrunk, np.finfo(float).tiny)), np.inf)
-    return (mean + shift)[labels], scale[labels]
+    return (by_label * (mean + shift))[labels], scale[labels]
 
 
 def _mean(values: Floats, inside: NDArray[np.bool_]) -> Floats:
