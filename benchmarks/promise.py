@@ -17,11 +17,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import small_fits
+from numpy.typing import NDArray
+from PIL import Image
 
-from mahalad import AnomalyDetector
+from mahalad import AnomalyDetector, MahalanobisDetector
 from mahalad.errors import CalibrationError
 from mahalad.protocols import Floats
 from mahalad.report.tables import format_table
+from mahalad.thresholds.guarantee import conformal_rank
 
 ASKED = (0.01, 0.05, 0.1)
 D = 12
@@ -120,18 +124,78 @@ def rates(make: Make, n_draws: int, n_new: int = 1000) -> Floats:
     return found
 
 
+def picture(rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A part, 96 x 96 pixels: smooth light with grain."""
+    coarse = rng.integers(90, 166, (8, 8, 3)).astype(np.uint8)
+    smooth = np.asarray(Image.fromarray(coarse).resize((96, 96), Image.Resampling.BICUBIC))
+    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def region_rates(scope: str, n_draws: int, n_new: int = 60) -> Floats:
+    """Share of new good pictures flagged that have something else outside the region."""
+    inside = np.zeros((96, 96), dtype=bool)
+    inside[16:80, 16:80] = True
+    found = np.full((n_draws, len(ASKED)), np.nan)
+    for seed in range(n_draws):
+        rng = np.random.default_rng(seed)
+        detector = MahalanobisDetector(scope=scope, input_size=64, roi=inside)
+        detector.fit([picture(rng) for _ in range(60)])
+        new = [picture(rng) for _ in range(n_new)]
+        for one in new:
+            one[~inside] = rng.integers(0, 256, (int((~inside).sum()), 3))
+        scores = detector.anomaly_score(new)
+        for column, fpr in enumerate(ASKED):
+            with contextlib.suppress(CalibrationError):
+                found[seed, column] = np.mean(scores > detector.set_fpr(fpr).threshold_)
+    return found
+
+
+def small_fit_rates(name: str, kind: str, n: int, n_draws: int) -> Floats:
+    """The same for one of the cells of `small_fits`."""
+    scorer, draw, n_copies = small_fits.CELLS[name]
+    return small_fits.rates(scorer, draw, kind, n, n_draws, n_copies, asked=ASKED)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="cells whose name has this text")
     parser.add_argument("--draws", type=int, default=100)
+    parser.add_argument("--n", type=int, nargs="+", default=[20, 30, 50, 100])
     options = parser.parse_args()
     table = []
+
+    def add(name: str, n: int, make: Callable[[], Floats], before: str = "") -> None:
+        if options.only not in name:
+            return
+        found = 100 * make()
+        possible = [f"{100 * conformal_rank(n, fpr) / (n + 1):.1f}" for fpr in ASKED[1:]]
+        table.append([name, str(n), ", ".join(possible), *map(shown, found.T), before])
+        print(*table[-1], sep="  ", flush=True)
+
     for name, cell in PARTS.items():
-        if options.only in name:
-            found = 100 * rates(cell.make, options.draws)
-            table.append([name, str(cell.n_parts), *map(shown, found.T), cell.before])
-            print(*table[-1], sep="  ", flush=True)
-    print(format_table(["cell", "parts", "1 %", "5 %", "10 %", "before (5, 10 %)"], table))
+        add(name, cell.n_parts, lambda cell=cell: rates(cell.make, options.draws), cell.before)
+    for scope in ("image", "positions"):
+        draws = max(options.draws // 10, 2)
+        add(f"region, {scope}", 60, lambda: region_rates(scope, draws), "100, 100")  # noqa: B023
+    for name in small_fits.CELLS:
+        for kind in small_fits.KINDS:
+            for n in options.n:
+                make = lambda: small_fit_rates(name, kind, n, options.draws)  # noqa: B023, E731
+                add(f"{name}, {kind}", n, make, BEFORE.get((name, kind, n), ""))
+    print(format_table(HEADER, table))
+
+
+HEADER = ["cell", "n", "possible", *(f"{100 * fpr:g} %" for fpr in ASKED), "before (5, 10 %)"]
+BEFORE = {
+    ("levels", "oddities", 30): "-, 15.4",
+    ("levels", "oddities", 50): "-, 13.6",
+    ("levels", "oddities", 100): "-, 11.9",
+    ("positions", "oddities", 50): "-, 17.3",
+    ("positions", "clean", 20): "2.6, 5.7",
+    ("levels, npca", "clean", 30): "-, 12.8",
+    ("levels, npca", "clean", 100): "3.4, 8.1",
+}
+"""Rates of small fits that were measured with the version before."""
 
 
 def shown(found: Floats) -> str:
