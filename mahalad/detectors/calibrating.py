@@ -11,6 +11,7 @@ from mahalad.arrays import as_input_of, rows, take
 from mahalad.detectors.scoring import score
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState, MakeScorer
 from mahalad.errors import InputError
+from mahalad.possible import more_images
 from mahalad.protocols import Features, Floats
 from mahalad.scorers.capabilities import capabilities_of
 from mahalad.thresholds.calibration import choose_holdout, cross_fit_scores, leave_one_out_scores
@@ -48,6 +49,7 @@ def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> C
         raise InputError(
             f"a fit needs at least 2 good images that can be read, and has {store.n_seen}"
             + (f"; {len(state.unreadable)} could not be read" if state.unreadable else "")
+            + f": {more_images(store.n_seen)}"
         )
     scorer = fit_scorer(state, recipe, make_scorer)
     if recipe.holds_out:

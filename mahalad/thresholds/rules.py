@@ -15,6 +15,7 @@ from scipy import stats
 from sklearn.base import clone
 
 from mahalad.errors import CalibrationError, InputError
+from mahalad.possible import lowest_fpr, other_rules
 from mahalad.protocols import Floats, Threshold
 from mahalad.thresholds.guarantee import CHI2_NEEDS, conformal_needs, conformal_rank
 from mahalad.thresholds.tolerance import ToleranceThreshold
@@ -28,6 +29,13 @@ def check_fpr(fpr: float) -> float:
             "good images that may be flagged, for example 0.05"
         )
     return float(fpr)
+
+
+def can_match(scores: Floats) -> bool:
+    """Whether a chi-square can be matched to calibration scores: distances, not all the same."""
+    squares = scores**2
+    spread = len(scores) > 1 and np.var(squares, ddof=1) > (1e-12 * np.mean(squares)) ** 2
+    return bool(spread and scores.min() >= 0)
 
 
 class ConformalThreshold:
@@ -85,8 +93,8 @@ class ConformalThreshold:
         if not rank:
             raise CalibrationError(
                 f"a conformal threshold at fpr={fpr:g} needs at least {conformal_needs(fpr)} "
-                f"calibration images and has {n}: give more good images, ask for fpr >= "
-                f"{1 / (n + 1):.3g}, or use threshold='chi2', which extrapolates"
+                f"calibration images and has {n}: "
+                + other_rules(n, ranked=conformal_needs(fpr), matches=can_match(self.scores_))
             )
         return float(self.scores_[n - rank])
 
@@ -116,15 +124,16 @@ class ChiSquareThreshold:
         if len(scores) < self.MIN_SCORES:
             raise CalibrationError(
                 f"threshold='chi2' needs at least {self.MIN_SCORES} calibration images and has "
-                f"{len(scores)}: give more good images"
+                f"{len(scores)}: {other_rules(len(scores), ranked=self.MIN_SCORES)}"
             )
         if scores.min() < 0:
             raise CalibrationError(
                 "threshold='chi2' needs scores that are distances (not negative); the lowest "
-                f"calibration score is {scores.min():.4g}: use threshold='conformal'"
+                f"calibration score is {scores.min():.4g}: use threshold='conformal', which with "
+                f"{len(scores)} of them has rates from {lowest_fpr(len(scores)):g}"
             )
         mean, variance = float(np.mean(scores**2)), float(np.var(scores**2, ddof=1))
-        if variance <= (1e-12 * mean) ** 2:
+        if not can_match(scores):
             raise CalibrationError(
                 f"all {len(scores)} calibration scores are the same: no threshold can be matched"
             )
