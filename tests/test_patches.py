@@ -257,7 +257,7 @@ def test_identical_samples_are_refused(value):
 
 def test_fewer_than_five_samples_are_refused():
     X = samples(5, 3, 2)
-    message = r"at least 5 good images, and has 4: give more, .*scope='image'.*, which needs 2"
+    message = r"at least 5 good images, and has 4: give more, .*scope='image'.*, which needs 4"
     with pytest.raises(InputError, match=message):
         PatchGaussian().fit(X[:4])
     waiting = PatchGaussian().partial_fit(X[:4])

@@ -14,6 +14,7 @@ from mahalad.detectors.reservoir import FeatureStore, Kept, are_own
 from mahalad.detectors.scoring import score
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState, MakeScorer
 from mahalad.errors import CalibrationError, InputError
+from mahalad.possible import more_images
 from mahalad.protocols import Features, Floats
 from mahalad.scorers.capabilities import capabilities_of
 from mahalad.thresholds.calibration import choose_holdout, cross_fit_scores, leave_one_out_scores
@@ -115,6 +116,7 @@ def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> C
         raise InputError(
             f"a fit needs at least 2 good images that can be read, and has {store.n_seen}"
             + (f"; {len(state.unreadable)} could not be read" if state.unreadable else "")
+            + f": {more_images(store.n_seen)}"
         )
     if recipe.capacity is not None and store.limit is not None and len(np.unique(store.groups)) < 2:
         raise CalibrationError(

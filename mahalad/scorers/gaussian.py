@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mahalad.errors import DegenerateDataError
 from mahalad.protocols import Floats, Value
-from mahalad.scorers.left_out import Refit, fewest
+from mahalad.scorers.left_out import Refit, fewest, numbered
 from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage, principal_axes
 
 
@@ -63,7 +63,8 @@ def _check_spread(moments: Moments, mean_variance: float) -> None:
     n, D = moments.n_samples, moments.n_features
     if n < fewest(D):
         raise DegenerateDataError(
-            f"n_samples={n}: a Gaussian of {D} features needs at least {fewest(D)} samples"
+            f"n_samples={n}: a Gaussian of {D} features needs {fewest(D)} samples, one more where "
+            f"each is left out for a threshold: give at least {fewest(D) + 1}"
         )
     rounding = 8 * np.finfo(float).eps * float(np.abs(moments.shift).max())
     if mean_variance <= rounding**2:
@@ -235,7 +236,7 @@ class LedoitWolfGaussian(BaseEstimator):
         check_is_fitted(self, "moments_")
         spectrum = self._fitted_spectrum()
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        labels = np.arange(len(X)) if groups is None else np.unique(groups, return_inverse=True)[1]
+        labels = numbered(X.sum(axis=1), groups)
         centred = self.moments_.reshift(spectrum.location)
         refit = Refit(
             spectrum.n_samples,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import DegenerateDataError
+from mahalad.possible import GAUSSIAN
 from mahalad.protocols import Floats, Value
 
 NOT_IN_FIT = (
@@ -234,9 +236,24 @@ def _eliminated(a: Floats, x: Floats) -> Floats:
     return x
 
 
+def numbered(content: Floats, groups: Any) -> NDArray[np.intp]:
+    """Number groups of samples, or the samples (n,), in an order that is not that of the rows.
+
+    So it does not depend on that order which of many others stand for new samples. `content` (n,)
+    is any number made of each sample; a group has the least of its samples.
+    """
+    n = len(content)
+    labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
+    least = np.full(labels.max() + 1, np.inf)
+    np.minimum.at(least, labels, content)
+    rank = np.empty(len(least), dtype=np.intp)
+    rank[np.argsort(least, kind="stable")] = np.arange(len(least))
+    return np.asarray(rank[labels])
+
+
 def fewest(n_features: int) -> int:
     """Fewest samples of a Gaussian: of two the shrinkage is 0, which leaves directions without."""
-    return 3 if n_features > 1 else 2
+    return GAUSSIAN if n_features > 1 else 2
 
 
 def check_number(n_samples: int, n_features: int, of: int) -> None:
@@ -245,7 +262,7 @@ def check_number(n_samples: int, n_features: int, of: int) -> None:
         raise DegenerateDataError(
             f"leaving out {of - n_samples} of {of} samples (an image, its copies, or all images of "
             f"a part) leaves {n_samples}: a Gaussian of {n_features} features needs "
-            f"{fewest(n_features)}"
+            f"{fewest(n_features)}, so give at least {of - n_samples + fewest(n_features)}"
         )
 
 

@@ -45,7 +45,9 @@ def leave_one_out_scores(
         those of the images themselves.
     """
     n_images, n_copies = next(iter(features.values())).shape[:2]
-    labels = np.repeat(_numbered(features, groups), n_copies)
+    if groups is None and n_copies > 1:
+        groups = np.arange(n_images)
+    labels = None if groups is None else np.repeat(groups, n_copies)
     standards: Standards | None = None
     if capabilities_of(scorer).standardizes:
         levels, found = scorer.leave_one_out(rows(features), labels)
@@ -54,21 +56,6 @@ def leave_one_out_scores(
         levels = scorer.leave_one_out_level_scores(rows(features), labels)
     scores = -levels.sum(axis=1)
     return np.asarray(scores.reshape(n_images, n_copies)[:, 0]), standards
-
-
-def _numbered(features: Features, groups: NDArray[Any] | None) -> NDArray[np.intp]:
-    """Number the groups of images, or the images, in an order that is not that of their arrival.
-
-    Scorers may take some images for all of them, by their labels.
-    """
-    first = next(iter(originals(features).values()))
-    content = first.reshape(len(first), -1).sum(axis=1, dtype=np.float64)
-    labels = np.arange(len(first)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    least = np.full(labels.max() + 1, np.inf)
-    np.minimum.at(least, labels, content)
-    rank = np.empty(len(least), dtype=np.intp)
-    rank[np.argsort(least, kind="stable")] = np.arange(len(least))
-    return np.asarray(rank[labels])
 
 
 def cross_fit_scores(

@@ -26,6 +26,7 @@ import numpy as np
 from scipy import special
 
 from mahalad.checks import FPR, Real, check_parameters
+from mahalad.possible import CHI2
 from mahalad.protocols import Floats
 
 CONFIDENCE = 0.95
@@ -306,7 +307,7 @@ def _bounds_of(n: int, fpr: float, confidence: float) -> dict[str, float | int |
     return {"n_images": n, **found}
 
 
-CHI2_NEEDS = 5
+CHI2_NEEDS = CHI2
 """Fewest calibration images that a chi-square is matched to."""
 
 

@@ -16,6 +16,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import has_fit_parameter
 
 from mahalad.errors import CalibrationError, InputError
+from mahalad.possible import lowest_fpr, other_rules
 from mahalad.protocols import Floats, Threshold
 from mahalad.thresholds.guarantee import CHI2_NEEDS, conformal_needs, conformal_weight, counted
 from mahalad.thresholds.ranking import Ranking
@@ -30,6 +31,13 @@ def check_fpr(fpr: float) -> float:
             "good images that may be flagged, for example 0.05"
         )
     return float(fpr)
+
+
+def can_match(scores: Floats) -> bool:
+    """Whether a chi-square can be matched to calibration scores: distances, not all the same."""
+    squares = scores**2
+    spread = len(scores) > 1 and np.var(squares, ddof=1) > (1e-12 * np.mean(squares)) ** 2
+    return bool(spread and scores.min() >= 0)
 
 
 class ConformalThreshold:
@@ -105,8 +113,10 @@ class ConformalThreshold:
         if weight < 1:
             raise CalibrationError(
                 f"a conformal threshold at fpr={fpr:g} needs at least {conformal_needs(fpr)} "
-                f"calibration images and has {counted(n, total)}: give more good images, ask for "
-                f"fpr >= {1 / (total + 1):.3g}, or use threshold='chi2', which extrapolates"
+                f"calibration images and has {counted(n, total)}: "
+                + other_rules(
+                    total, ranked=conformal_needs(fpr), matches=can_match(self.ranking_.scores)
+                )
             )
         return self.ranking_.lowest_below(weight - 1)
 
@@ -151,18 +161,19 @@ class ChiSquareThreshold:
         if round(total, 6) < self.MIN_SCORES:
             raise CalibrationError(
                 f"threshold='chi2' needs at least {self.MIN_SCORES} calibration images and has "
-                f"{counted(n, total)}: give more good images"
+                f"{counted(n, total)}: {other_rules(total, ranked=self.MIN_SCORES)}"
             )
         if scores.min() < 0:
             raise CalibrationError(
                 "threshold='chi2' needs scores that are distances (not negative); the lowest "
-                f"calibration score is {scores.min():.4g}: use threshold='conformal'"
+                f"calibration score is {scores.min():.4g}: use threshold='conformal', which with "
+                f"{counted(n, total)} of them has rates from {lowest_fpr(total):g}"
             )
         relative = weights * n / total
         mean = float(np.mean(relative * scores**2))
         deviations = relative * (scores**2 - mean) ** 2
         variance = float(np.sum(deviations)) / (n * (total - 1) / total)
-        if variance <= (1e-12 * mean) ** 2:
+        if not can_match(scores):
             raise CalibrationError(
                 f"all {len(scores)} calibration scores are the same: no threshold can be matched"
             )

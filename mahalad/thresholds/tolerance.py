@@ -8,6 +8,7 @@ from sklearn.base import BaseEstimator
 
 from mahalad.checks import check_parameters
 from mahalad.errors import CalibrationError
+from mahalad.possible import other_rules
 from mahalad.protocols import Floats
 from mahalad.thresholds.guarantee import (
     CONFIDENCE,
@@ -112,8 +113,7 @@ class ToleranceThreshold(BaseEstimator):
             raise CalibrationError(
                 f"a tolerance threshold at fpr={fpr:g} with confidence {self.confidence:g} needs "
                 f"at least {tolerance_needs(fpr, self.confidence)} calibration images and has {n}: "
-                f"give more good images, or use threshold='conformal', which needs "
-                f"{conformal_needs(fpr)} and promises the rate on average over fits"
+                + other_rules(n, ranked=conformal_needs(fpr))
             )
         return ranking.lowest_below(float(allowed[0]))
 

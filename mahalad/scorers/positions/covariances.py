@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mahalad.errors import DegenerateDataError, InputError
+from mahalad.possible import more_images
 from mahalad.protocols import Floats, Value
 from mahalad.scorers.left_out import Refit
 from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage
@@ -72,7 +73,7 @@ class Covariances(Value):
         if n < MIN_SAMPLES:
             raise InputError(
                 f"a Gaussian per position needs at least {MIN_SAMPLES} good images, and has {n}: "
-                "give more, or use the image-level detector (scope='image'), which needs 2"
+                + more_images(n)
             )
         shrinkage, mean_variance = np.empty((2, len(moments.shift)))
 

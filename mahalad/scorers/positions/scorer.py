@@ -18,6 +18,7 @@ from mahalad.images.geometry import BOX
 from mahalad.protocols import Features, Floats
 from mahalad.scorers.file import restore_sums, sums_of
 from mahalad.scorers.gaussian import LedoitWolfGaussian
+from mahalad.scorers.left_out import numbered
 from mahalad.scorers.positions import file, grids, sharing
 from mahalad.scorers.positions.gaussians import PatchGaussian
 from mahalad.scorers.positions.grids import CONTEXT, CONTEXT_STEPS
@@ -246,6 +247,8 @@ class PatchScorer(Standardized, BaseEstimator):
         check_is_fitted(self, "groups_")
         features, inside = self._grids(X), self._inside(X)
         coarsest = self.groups_[-1][0]
+        content = np.where(inside[coarsest], features[coarsest].sum(axis=2), 0.0).sum(axis=1)
+        groups = numbered(content, groups)
         distances, growth = {}, {}
         for name, values in features.items():
             gaussian, n_pairs = self.patch_gaussians_[name], PAIRS[name == coarsest]

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from mahalad.errors import InputError
+from mahalad.possible import POSITIONS
 from mahalad.protocols import Floats, Value
 from mahalad.scorers.moments import Moments
 
-MIN_SAMPLES = 5
+MIN_SAMPLES = POSITIONS
 """Good images that a position needs, for its Gaussian and for its standards."""
 
 _PRIOR = 10  # images' worth of the mean variance in the variance of one position's distances
