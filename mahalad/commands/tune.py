@@ -67,6 +67,10 @@ def _learning_options(command: Any) -> Any:
               metavar="SHARE",
               help="Images of --unlabelled with this share of their neighbours' votes for one "
                    "label, 0.95 say, train the projection too.")  # fmt: skip
+@click.option("--group", metavar="REGEX|FILE.csv", default=None,
+              help="Images whose path gives the same match (its first group, if any), or that have "
+                   "the same group in a file with the columns path and group, show the same part, "
+                   "and are held out together, as copies of a picture always are.")  # fmt: skip
 @click.option("--positive", metavar="LABEL", default=None,
               help="The label that is to be found, the defect.")  # fmt: skip
 @click.option("--precision", type=click.FloatRange(0, 1, min_open=True), default=None,
@@ -107,12 +111,17 @@ def tune(labelled: str, output: str, **options: Any) -> None:
     if options["labels"] is not None:
         rows = draw(labels, options["labels"], options["seed"])
         paths, labels = [paths[i] for i in rows], [labels[i] for i in rows]
+    groups = None
+    if options["group"] is not None:
+        from mahalad.images.mvtec import grouping
+
+        groups = list(map(grouping(options["group"]), paths))
     with TemporaryDirectory() as folder:
         if options["search"] is not None:
             if classifier.cache is None:  # so that nothing is computed twice
                 classifier.set_params(cache=folder)
-            _search(classifier, paths, labels, options)
-        classifier.fit(paths, labels, unlabelled=options["unlabelled"])
+            _search(classifier, paths, labels, groups, options)
+        classifier.fit(paths, labels, groups=groups, unlabelled=options["unlabelled"])
     with closing(classifier.index_):
         failure = _set_point(classifier, wanted)
         classifier.save(output)  # in any case: the training may have taken long
@@ -127,7 +136,11 @@ def tune(labelled: str, output: str, **options: Any) -> None:
 
 
 def _search(
-    classifier: MetricKNNClassifier, paths: list[str], labels: list[str], options: dict[str, Any]
+    classifier: MetricKNNClassifier,
+    paths: list[str],
+    labels: list[str],
+    groups: list[str] | None,
+    options: dict[str, Any],
 ) -> None:
     """Choose the parameters that were not given, and say so."""
     from mahalad.metric.search import SEARCHED, search_parameters
@@ -140,6 +153,7 @@ def _search(
         labels,
         n_candidates=options["search"],
         over=over,
+        groups=groups,
         unlabelled=options["unlabelled"],
     )
     values = ", ".join(

@@ -173,7 +173,9 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
 
     # -- fitting and correcting ------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any, *, unlabelled: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any, *, groups: Sequence[Any] | None = None, unlabelled: Any = None
+    ) -> Self:
         """Fit to labelled images, forgetting earlier ones.
 
         Parameters
@@ -181,6 +183,10 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         X : images
             As everywhere (see `mahalad.images.iter_sources`); features where `encoder` is None.
         y : sequence of str or int, shape (n_images,)
+        groups : sequence of length n_images, optional
+            What each image shows (a part's serial number, say). Images of one group, and copies
+            of one picture, are held out together, so that the operating point and `novelty_fpr`
+            hold for parts that were never seen.
         unlabelled : images, optional
             Further images whose mean and deviation standardise the features, instead of those of
             the labelled ones; and that train the projection, with `self_training`.
@@ -219,7 +225,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         # What was fitted before goes, with the index that it holds open.
         self._fitted = self._counts = self._held_out = None
         search, self._searched = self._searched, None
-        fitted = fitting.fit(recipe, X, labels, unlabelled)
+        fitted = fitting.fit(recipe, X, labels, groups, unlabelled)
         self._fitted = replace(fitted, search=search, params=self._params_of_fit())
         self.operating_point_ = None
         self.use_index(fitted.index)
@@ -375,23 +381,24 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         """Give answers to stored images by votes that had not seen them, and their labels (n,).
 
         Images of the fit keep the votes that fits without them cast at `fit`. All others are
-        voted on by leave-one-out among all images that are stored now; so are those to which
-        another program that changed the same store gave the id of an image of the fit.
+        voted on by leave-one-out, without copies of them, among all images that are stored now; so
+        are those to which another program that changed the same store gave the id of an image of
+        the fit.
 
         Raises
         ------
         CalibrationError
             No more images are stored than there are neighbours.
         InputError
-            After a cross-fit, `n_neighbors` or `weights` were changed by set_params.
+            After a cross-fit, or a fit with groups, `n_neighbors` or `weights` were changed.
         """
         fitted, asked = self._as_asked(), self._voting()
         cast = fitted.calibration
         then, now = (cast.n_neighbors, cast.weights), (self.n_neighbors, self.weights)
         if len(cast.votes.ids) and now != then:
             raise InputError(
-                f"n_neighbors and weights were {then} in the cross-fit and are {now} now: set "
-                "them back, or fit again"
+                f"n_neighbors and weights were {then} when the fit cast its votes and are {now} "
+                "now: set them back, or fit again"
             )
         known = self._held_out
         if known is None or known[0] is not fitted or known[1] != asked:

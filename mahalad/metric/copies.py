@@ -9,12 +9,8 @@ from numpy.typing import NDArray
 
 from mahalad.index.checks import some
 from mahalad.index.contract import VectorIndex
+from mahalad.metric.parts import SAME
 from mahalad.metric.votes import leave_one_out_neighbors
-
-SAME = 1e-3
-"""Largest difference of two embeddings of one image, as a share of their length. Other images in
-the same pass through the network change it by up to 9e-4, where few images standardise features
-that hardly vary."""
 
 
 def find_copies(

@@ -6,6 +6,7 @@ Functions over values: a recipe and images come in, the fitted state comes out.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from mahalad.metric.embedding import Embedding, about, check_some
 from mahalad.metric.held_out import cross_fit, draw_folds, train
 from mahalad.metric.label_arrays import labels_array, positive_code
 from mahalad.metric.labelled import check_labels
+from mahalad.metric.parts import checked_groups, number_parts
 from mahalad.metric.state import Calibration, Fitted
-from mahalad.metric.votes import HeldOut, Voting, label_codes
+from mahalad.metric.votes import HeldOut, Voting, label_codes, leave_one_out_votes
 from mahalad.protocols import Floats
 
 CHEAP_FOLDS = 20
@@ -59,7 +61,9 @@ class Recipe:
     random_state: int
 
 
-def fit(recipe: Recipe, X: Any, y: Any, unlabelled: Any = None) -> Fitted:
+def fit(
+    recipe: Recipe, X: Any, y: Any, groups: Sequence[Any] | None = None, unlabelled: Any = None
+) -> Fitted:
     """Fit to labelled images; see `MetricKNNClassifier.fit`, also for warnings and errors.
 
     `y` is what `checked_labels` gave.
@@ -70,6 +74,7 @@ def fit(recipe: Recipe, X: Any, y: Any, unlabelled: Any = None) -> Fitted:
     unreadable = left_out(images, stacklevel=4)
     check_some(F)
     labels = _labels_of(images, y, recipe.voting.k)
+    known = checked_groups(groups, [image.error is None for image in images])
     names, classes = labels.astype(str), np.unique(labels)
     positive_code(recipe.positive, classes)
     further = _standardize(recipe, embedding, F, unlabelled, images)
@@ -80,10 +85,16 @@ def fit(recipe: Recipe, X: Any, y: Any, unlabelled: Any = None) -> Fitted:
             recipe.projection, Z, names, further, recipe.self_training, recipe.voting.class_weight
         )
     own = recipe.standardize and unlabelled is None
+    parts, texts = number_parts(Z, groups=known), classes.astype(str).tolist()
     method, probabilities, distances = _cross_fit(
-        recipe, embedding, F, names, classes.astype(str).tolist(), own=own, further=further
+        recipe, embedding, F, names, texts, parts, own=own, further=further
     )
     E = embedding.project(Z)
+    if method == "leave-one-out" and known is not None:  # now, since nothing stored tells groups
+        k, weights = recipe.voting.k, recipe.voting.weights
+        probabilities, distances = leave_one_out_votes(
+            E, names, texts, k, weights, recipe.distance, parts=parts
+        )
     index = _new_index(recipe, embedding, E.shape[1])
     paths = [image.source.name for image in images if image.error is None]
     ids = index.add(E, names.tolist(), paths)
@@ -143,6 +154,7 @@ def _cross_fit(
     F: Floats,
     names: NDArray[Any],
     classes: list[str],
+    parts: NDArray[np.intp],
     *,
     own: bool,
     further: NDArray[np.float32] | None,
@@ -158,11 +170,11 @@ def _cross_fit(
         return none
     n_folds = recipe.calibration_folds if trains else max(recipe.calibration_folds, CHEAP_FOLDS)
     codes = label_codes(names, classes)
-    folds = draw_folds(codes, n_folds, k, recipe.random_state, trains=trains)
+    folds = draw_folds(codes, parts, n_folds, k, recipe.random_state, trains=trains)
     if not folds:
         if trains:
             warnings.warn(
-                f"{len(names)} labelled images are too few to train without a part of them: "
+                f"{parts.max() + 1} labelled images are too few to train without a part of them: "
                 "operating point and novelty come from leave-one-out among images that the "
                 "projection was trained on, and are far too optimistic",
                 stacklevel=4,

@@ -13,6 +13,7 @@ from mahalad.errors import CalibrationError
 from mahalad.files.checksum import hash_rows
 from mahalad.index.contract import VectorIndex
 from mahalad.metric.embedding import Embedding
+from mahalad.metric.parts import number_parts, rows_of
 from mahalad.metric.triplets.self_training import fit_with_unlabelled
 from mahalad.metric.votes import (
     HeldOut,
@@ -33,34 +34,43 @@ Folds = list[tuple[NDArray[np.intp], NDArray[np.intp]]]
 
 
 def draw_folds(
-    codes: NDArray[np.intp], wanted: int, k: int, seed: int, *, trains: bool = True
+    codes: NDArray[np.intp],
+    parts: NDArray[np.intp],
+    wanted: int,
+    k: int,
+    seed: int,
+    *,
+    trains: bool = True,
 ) -> Folds:
-    """Split labelled rows into folds.
+    """Split labelled rows into folds, all rows of a part into one.
 
     Parameters
     ----------
     codes : ndarray of int, shape (n,)
-        The class of each row.
+        The class of each row. A part counts for that of its first row.
+    parts : ndarray of int, shape (n,)
+        See `mahalad.metric.parts.number_parts`.
     wanted : int
         At most that many folds.
     k : int
         Neighbours that every fit must leave to choose from.
     trains : bool, default=True
         Whether something is trained with the labels: then folds are stratified, and a fit needs 3
-        rows of every class, a pair to train with and one to validate with.
+        parts of every class, a pair to train with and one to validate with.
 
     Returns
     -------
     list of (rows to fit to, rows held out); empty if there are too few rows
     """
-    n, smallest = len(codes), int(np.bincount(codes).min())
+    kinds = codes[np.unique(parts, return_index=True)[1]]
+    n, smallest = len(kinds), int(np.bincount(kinds, minlength=codes.max() + 1).min())
     n_folds = min(wanted, smallest if trains else n)
-    if n_folds < 2 or n - -(-n // n_folds) < k:
-        return []
-    if trains and smallest - -(-smallest // n_folds) < 3:
+    if n_folds < 2 or (trains and smallest - -(-smallest // n_folds) < 3):
         return []
     kind = StratifiedKFold if trains else KFold
-    return list(kind(n_folds, shuffle=True, random_state=seed).split(codes, codes))
+    splits = kind(n_folds, shuffle=True, random_state=seed).split(kinds, kinds)
+    folds = [(rows_of(parts, inner), rows_of(parts, outer)) for inner, outer in splits]
+    return folds if min(len(rows) for rows, _ in folds) >= k else []
 
 
 def cross_fit(
@@ -153,21 +163,17 @@ def held_out_votes(
 
     Those that are known from `cross_fitted` are taken from there, where the stored vector has the
     checksum of the one that was voted on: another may have come under its id. All others are left
-    out of the index one at a time. Distances are the same there and here up to training: see
-    `cross_fit`.
+    out of the index one at a time, with all copies of them. Distances are the same there and here
+    up to training: see `cross_fit`.
     Votes are balanced by what is stored now, the image itself as well, as they are for new images:
     a threshold must mean the same for both.
 
     Raises
     ------
     CalibrationError
-        The index holds no more than k images.
+        The index holds no more than k images besides an image and its copies.
     """
-    if len(index) <= voting.k:
-        raise CalibrationError(
-            f"{voting.k} neighbours besides the image itself are needed, and {len(index)} images "
-            "are stored: label more images, or take a smaller n_neighbors"
-        )
+    _check_enough(len(index) - 1, voting.k)
     records = list(index.records())
     ids = np.concatenate([r.ids for r in records])
     labels = np.concatenate([r.labels for r in records])
@@ -184,8 +190,20 @@ def held_out_votes(
     shares[done, : cross_fitted.probabilities.shape[1]] = cross_fitted.probabilities[known[done]]
     distances[done] = cross_fitted.distances[known[done]]
     if not done.all():
+        parts, asked = number_parts(vectors, index.distance), rows[~done]
+        n_others = len(vectors) - int(np.bincount(parts)[parts[asked]].max())
+        _check_enough(n_others, voting.k)
         shares[~done], distances[~done] = leave_one_out_votes(
-            vectors, labels, classes, voting.k, voting.weights, index.distance, rows[~done]
+            vectors, labels, classes, voting.k, voting.weights, index.distance, asked, parts
         )
     counts = np.bincount(label_codes(labels, classes), minlength=len(classes))
     return HeldOut(ids[rows], voting.balanced(shares, counts), distances), labels[rows]
+
+
+def _check_enough(n_others: int, k: int) -> None:
+    """Raise `CalibrationError` unless k neighbours can be found among so many others."""
+    if n_others < k:
+        raise CalibrationError(
+            f"{k} neighbours besides the image itself and its copies are needed, and {n_others} "
+            "others are stored: label more images, or take a smaller n_neighbors"
+        )

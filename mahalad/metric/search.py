@@ -19,7 +19,9 @@ from mahalad.errors import CollapseError, InputError
 from mahalad.features.copying import copy_extractor
 from mahalad.metric.classifier import MetricKNNClassifier
 from mahalad.metric.embedding import Embedding, check_some, embedding_distance
+from mahalad.metric.held_out import Folds
 from mahalad.metric.labelled import check_labels
+from mahalad.metric.parts import checked_groups, number_parts, rows_of
 from mahalad.metric.search_record import OF_VOTES, Search, values_of
 from mahalad.metric.votes import Voting, nearest_neighbors, winners
 
@@ -45,13 +47,14 @@ def search_parameters(
     *,
     n_candidates: int = 20,
     over: Sequence[str] = SEARCHED,
+    groups: Sequence[Any] | None = None,
     unlabelled: Any = None,
 ) -> Search:
     """Choose parameters of an unfitted classifier and of its projection, and set them.
 
     Every candidate is standardised, trained and asked on the same random splits of the labelled
-    images, `N_SPLITS` times with `HELD_OUT` of each label held out. The values that the classifier
-    came with are a candidate as well, and stay where none is better.
+    images, `N_SPLITS` times with `HELD_OUT` of each label held out, copies and groups together. The
+    values that the classifier came with are a candidate as well, and stay where none is better.
 
     Parameters
     ----------
@@ -63,8 +66,8 @@ def search_parameters(
         Drawn at random, besides the values that the classifier came with.
     over : sequence of str
         Which parameters are chosen: of `SEARCHED`. Without a projection those of the votes alone.
-    unlabelled : images, optional
-        As for `fit`: these standardise the features.
+    groups, unlabelled : optional
+        As for `fit`; unlabelled images standardise the features.
 
     Returns
     -------
@@ -99,17 +102,21 @@ def search_parameters(
             f"{', '.join(SEARCHED)} (without a projection the last two alone); got {n_candidates} "
             f"and {', '.join(over)}"
         )
-    F, names, own = _features(classifier, X, y, unlabelled)
-    counts = np.unique(names, return_counts=True)
+    F, names, parts, own = _features(classifier, X, y, groups, unlabelled)
+    first = np.unique(parts, return_index=True)[1]
+    counts = np.unique(names[first], return_counts=True)
     if counts[1].min() < FEWEST:
         few = {str(name): int(n) for name, n in zip(*counts, strict=True) if n < FEWEST}
         raise InputError(
             f"a search holds out a part of every label, and needs {FEWEST} images of each; of "
-            f"{few} there are fewer: label more, or leave the search out"
+            f"{few} there are fewer, copies and groups counted once: label more, or leave the "
+            "search out"
         )
     seed = classifier.random_state or 0
-    splits = StratifiedShuffleSplit(N_SPLITS, test_size=HELD_OUT, random_state=seed)
-    n_train = min(len(inner) for inner, _ in splits.split(F, names))
+    drawn = StratifiedShuffleSplit(N_SPLITS, test_size=HELD_OUT, random_state=seed)
+    kinds = names[first]
+    splits = [(rows_of(parts, i), rows_of(parts, o)) for i, o in drawn.split(kinds, kinds)]
+    n_train = min(len(inner) for inner, _ in splits)
     candidates = _candidates(classifier, over, n_candidates, n_train, seed)
     scores = _scores(_pipeline(classifier, own), candidates, F, names, splits)
     if not np.isfinite(scores).any():
@@ -130,21 +137,24 @@ def search_parameters(
 
 
 def _features(
-    classifier: MetricKNNClassifier, X: Any, y: Any, unlabelled: Any
-) -> tuple[NDArray[Any], NDArray[Any], bool]:
-    """Features of readable images, their labels, and whether splits standardise themselves."""
+    classifier: MetricKNNClassifier, X: Any, y: Any, groups: Sequence[Any] | None, unlabelled: Any
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.intp], bool]:
+    """Features of readable images, their labels and parts, and whether splits standardise."""
     encoder = copy_extractor(classifier.encoder)
     embedding = Embedding(None if encoder is None else encoder.build(), None, classifier.cache)
     images, F = embedding.read_all(X)  # `fit` will name those that cannot be read
     check_some(F)
     if len(images) != len(y):
         raise InputError(f"{len(y)} labels given for {len(images)} images")
-    names = np.asarray(y)[[image.error is None for image in images]].astype(str)
+    readable = [image.error is None for image in images]
+    names = np.asarray(y)[readable].astype(str)
     check_labels(names.tolist(), "labels of the images")
+    embedding.standardize_as([F])
+    parts = number_parts(embedding.standardized(F), groups=checked_groups(groups, readable))
     if not classifier.standardize or unlabelled is None:
-        return F, names, classifier.standardize
+        return F, names, parts, classifier.standardize
     embedding.standardize_as(part for _, part in embedding.read(unlabelled) if len(part))
-    return embedding.standardized(F), names, False
+    return embedding.standardized(F), names, parts, False
 
 
 def _candidates(
@@ -213,14 +223,14 @@ def _scores(
     candidates: list[dict[str, Any]],
     F: NDArray[Any],
     names: NDArray[Any],
-    splits: StratifiedShuffleSplit,
+    splits: Folds,
 ) -> NDArray[np.float64]:
     """Mean macro F1 of each candidate over the splits, NaN where one of them failed."""
-    scores = np.full((len(candidates), splits.get_n_splits()), np.nan)
+    scores = np.full((len(candidates), len(splits)), np.nan)
     for row, candidate in zip(scores, candidates, strict=True):
         trial = clone(pipeline).set_params(**_in_pipeline(pipeline, candidate))
         try:
-            for i, (inner, outer) in enumerate(splits.split(F, names)):
+            for i, (inner, outer) in enumerate(splits):
                 predicted = trial.fit(F[inner], names[inner]).predict(F[outer])
                 row[i] = f1_score(names[outer], predicted, average="macro", zero_division=0)
         except CollapseError:  # recorded as None; any other error is one of all candidates

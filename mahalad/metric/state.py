@@ -23,7 +23,8 @@ class Calibration:
     Attributes
     ----------
     method : {"cross-fit", "leave-one-out"}
-        With "leave-one-out" there are no votes: they are cast when they are asked for.
+        With "leave-one-out" there are no votes: they are cast when they are asked for. Only votes
+        that leave out groups are cast by the fit, which alone knows these.
     votes : HeldOut
         Those of images that were removed meanwhile are gone.
     checksums : ndarray of uint64, shape (n,)

@@ -169,7 +169,7 @@ def nearest_neighbors(
     queries: NDArray[Any],
     k: int,
     distance: str = "cosine",
-    own: NDArray[np.intp] | None = None,
+    parts: tuple[NDArray[np.intp], NDArray[np.intp]] | None = None,
 ) -> tuple[NDArray[np.intp], Floats]:
     """Find the k nearest of the stored vectors, exactly, in float64.
 
@@ -180,8 +180,9 @@ def nearest_neighbors(
     k : int
     distance : {"cosine", "euclidean"}
         (1 - cos) / 2 in [0, 1], or the Euclidean distance, not squared.
-    own : array of int, shape (n,), optional
-        The place of each query among the stored vectors; it is not its own neighbour.
+    parts : two arrays of int, shapes (n_stored,) and (n,), optional
+        Numbers of what the stored vectors, and the queries, are of: vectors of one part are not
+        each other's neighbours.
 
     Returns
     -------
@@ -192,10 +193,12 @@ def nearest_neighbors(
     Raises
     ------
     InputError
-        Fewer than k others, an unknown distance, values that are not finite, or vectors of
-        length 0 where the distance is the cosine's.
+        Fewer than k vectors of other parts, an unknown distance, values that are not finite, or
+        vectors of length 0 where the distance is the cosine's.
     """
-    n_others = len(stored) - (own is not None)
+    n_others = len(stored)
+    if parts is not None:
+        n_others -= int(np.bincount(parts[0])[parts[1]].max(initial=0))
     if not 1 <= k <= n_others:
         raise InputError(f"{k} neighbours asked for; there are {n_others} vectors to choose from")
     S, Q = _comparable(stored, distance), _comparable(queries, distance)
@@ -207,8 +210,8 @@ def nearest_neighbors(
         block = slice(start, start + step)
         # The query's own square is the same for all: the order does not need it.
         d2 = squares - 2 * (Q[block] @ S.T)  # (step, n_stored)
-        if own is not None:
-            d2[np.arange(len(d2)), own[block]] = np.inf
+        if parts is not None:
+            d2[parts[1][block, None] == parts[0]] = np.inf
         found = np.sort(np.argpartition(d2, k - 1, axis=1)[:, :k], axis=1)
         # Differences, not the expanded square: the distance to an equal vector is exactly 0.
         exact = np.sqrt(np.square(S[found] - Q[block, None]).sum(axis=2))
@@ -221,14 +224,21 @@ def nearest_neighbors(
 
 
 def leave_one_out_neighbors(
-    vectors: NDArray[Any], k: int, distance: str = "cosine", rows: NDArray[np.intp] | None = None
+    vectors: NDArray[Any],
+    k: int,
+    distance: str = "cosine",
+    rows: NDArray[np.intp] | None = None,
+    parts: NDArray[np.intp] | None = None,
 ) -> tuple[NDArray[np.intp], Floats]:
     """Find the k nearest others of every vector (n, d), or of those in `rows` alone.
+
+    With `parts`, numbers of shape (n,), only vectors of other parts are others.
 
     Returns indices and distances (n, k) and raises errors as `nearest_neighbors` does.
     """
     rows = np.arange(len(vectors)) if rows is None else rows
-    return nearest_neighbors(vectors, vectors[rows], k, distance, own=rows)
+    parts = np.arange(len(vectors)) if parts is None else parts
+    return nearest_neighbors(vectors, vectors[rows], k, distance, (parts, parts[rows]))
 
 
 def leave_one_out_votes(
@@ -239,8 +249,11 @@ def leave_one_out_votes(
     weights: str = "uniform",
     distance: str = "cosine",
     rows: NDArray[np.intp] | None = None,
+    parts: NDArray[np.intp] | None = None,
 ) -> tuple[Floats, Floats]:
     """Answer vectors (n, d), or those in `rows` alone, by the votes of all others.
+
+    With `parts`, numbers of shape (n,), only vectors of other parts are others.
 
     Returns
     -------
@@ -249,7 +262,7 @@ def leave_one_out_votes(
     distances : ndarray of shape (n,)
         To the k-th of them.
     """
-    indices, distances = leave_one_out_neighbors(vectors, k, distance, rows)
+    indices, distances = leave_one_out_neighbors(vectors, k, distance, rows, parts)
     near = np.asarray(labels, dtype=object)[indices]
     return vote(near, distances, classes, weights), distances[:, -1]
 

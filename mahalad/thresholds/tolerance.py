@@ -113,7 +113,7 @@ class ToleranceThreshold(BaseEstimator):
             raise CalibrationError(
                 f"a tolerance threshold at fpr={fpr:g} with confidence {self.confidence:g} needs "
                 f"at least {tolerance_needs(fpr, self.confidence)} calibration images and has {n}: "
-                + other_rules(n, ranked=conformal_needs(fpr))
+                + other_rules(ranking.total, ranked=conformal_needs(fpr))
             )
         return ranking.lowest_below(float(allowed[0]))
 
