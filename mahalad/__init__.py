@@ -18,7 +18,7 @@ _HOME_OF = {
     "AnomalyDetector": "mahalad.detectors.detector",
     "Autoencoder": "mahalad.metric.autoencoder.autoencoder",
     "BackboneFeatures": "mahalad.features.extractor",
-    "ChiSquareThreshold": "mahalad.thresholds.rules",
+    "ChiSquareThreshold": "mahalad.thresholds.chi_square",
     "CollapseError": "mahalad.errors",
     "ConformalThreshold": "mahalad.thresholds.rules",
     "FineTuner": "mahalad.metric.finetuning.finetuning",
@@ -30,7 +30,7 @@ _HOME_OF = {
     "MeanDistance": "mahalad.scorers.baselines",
     "MetricKNNClassifier": "mahalad.metric.classifier",
     "NearestNeighborDistance": "mahalad.scorers.baselines",
-    "NominalChiSquareThreshold": "mahalad.thresholds.rules",
+    "NominalChiSquareThreshold": "mahalad.thresholds.chi_square",
     "PatchGaussian": "mahalad.scorers.positions.gaussians",
     "PatchScorer": "mahalad.scorers.positions.scorer",
     "PrincipalComponents": "mahalad.scorers.reduction",
@@ -97,11 +97,8 @@ if TYPE_CHECKING:
     from mahalad.scorers.positions.gaussians import PatchGaussian
     from mahalad.scorers.positions.scorer import PatchScorer
     from mahalad.scorers.reduction import PrincipalComponents
-    from mahalad.thresholds.rules import (
-        ChiSquareThreshold,
-        ConformalThreshold,
-        NominalChiSquareThreshold,
-    )
+    from mahalad.thresholds.chi_square import ChiSquareThreshold, NominalChiSquareThreshold
+    from mahalad.thresholds.rules import ConformalThreshold
     from mahalad.thresholds.tolerance import ToleranceThreshold
 
 

@@ -75,15 +75,24 @@ class Slow:
         self.left_out_parts = self.weighted(raw)
 
     def influences_on_others(self, groups):
-        """Mean over other groups of distances without both groups, less those without one."""
+        """Mean over other groups of distances without both groups, less those without one.
+
+        For images that are left out one by one, shrinkage and mean variance are those of the fit
+        without the first alone, and of all: to first order the same.
+        """
         sums = {key: np.zeros_like(values) for key, values in self.left.items()}
         names = np.unique(groups)
+        single, every = len(names) == len(groups), np.ones(len(groups), bool)
         for one in names:
             for other in names[names != one]:
-                new = groups == other
-                found = self.distances(take(self.X, new), ~new & (groups != one))
+                new, rest = groups == other, groups != one
+                images = take(self.X, new)
+                found = self.distances(images, ~new & rest, rest if single else None)
+                alone = {key: values[new] for key, values in self.left.items()}
+                if single:
+                    alone = self.distances(images, ~new, every)
                 for key, values in found.items():
-                    change = (values - self.left[key][new]).mean(axis=0)
+                    change = (values - alone[key]).mean(axis=0)
                     sums[key][groups == one] += change / (len(names) - 1)
         return sums
 
@@ -116,14 +125,14 @@ class Slow:
         around = gaussian_filter(means.reshape(side, side), 0.1 * side, mode="nearest").ravel()
         return logs.mean(), logs.std() * np.maximum((around / overall) ** (1 / 8), 0.1)
 
-    def gaussian(self, values, rest, ridge_of_all):
-        """Mean and covariance of the rows `rest`."""
-        kept = values[rest]
-        rho, C = ledoit_wolf_shrinkage(kept), np.cov(kept.T, bias=True)
-        ridge = rho * np.trace(C) / len(C) + ridge_of_all
+    def gaussian(self, values, rest, ridge_of_all, like=None):
+        """Mean and covariance of the rows `rest`, shrunk as those of the rows `like`."""
+        kept, model = values[rest], values[rest if like is None else like]
+        rho, C = ledoit_wolf_shrinkage(model), np.cov(kept.T, bias=True)
+        ridge = rho * np.var(model, axis=0).mean() + ridge_of_all
         return kept.mean(axis=0), (1 - rho) * C + ridge * np.eye(len(C))
 
-    def distances(self, new, rest=slice(None)):
+    def distances(self, new, rest=slice(None), like=None):
         """By a fit to the rows `rest`: of each grid, by its first level, and the pooled sum."""
         found = {}
         for grid in self.grids:
@@ -134,13 +143,13 @@ class Slow:
             overall = np.mean([values[:, p].var(axis=0).mean() for p in range(values.shape[1])])
             found[grid[0]] = np.empty(asked.shape[:2])
             for p in range(values.shape[1]):
-                mean, sigma = self.gaussian(values[:, p], rest, self.floor * overall)
+                mean, sigma = self.gaussian(values[:, p], rest, self.floor * overall, like)
                 z = asked[:, p] - mean
                 d2 = np.einsum("ij,ij->i", z, np.linalg.solve(sigma, z.T).T)
                 found[grid[0]][:, p] = np.sqrt(d2)
         found["image"] = np.zeros(len(asked))
         for name in self.pooled:
-            mean, sigma = self.gaussian(self.X[name], rest, 0.0)
+            mean, sigma = self.gaussian(self.X[name], rest, 0.0, like)
             z = new[name] - mean
             found["image"] += np.sqrt(np.einsum("ij,ij->i", z, np.linalg.solve(sigma, z.T).T))
         return found

@@ -179,6 +179,8 @@ class Refit(Value):
         ndarray of shape (..., n)
             The same for all samples of a set; 0 where leaving out both leaves too few.
         """
+        if len(np.unique(labels)) == len(labels):
+            return self._influences_of_singles(y, np.argsort(labels), n_pairs or PAIRS)
         sums, counts = np.zeros((*distances.shape[:-1], labels.max() + 1)), np.zeros(len(labels))
         for ones, others, index in _pairs(labels, n_pairs or PAIRS):
             g, both = ones.shape[1], np.hstack([ones, others])
@@ -190,6 +192,46 @@ class Refit(Value):
                 change = (d - distances[..., others[rows]]).mean(axis=-1)
                 np.add.at(sums.T, index[rows], change.T)
         return np.asarray((sums / np.maximum(counts[: sums.shape[-1]], 1))[..., labels])
+
+    def _influences_of_singles(self, y: Floats, order: NDArray[np.intp], n_pairs: int) -> Floats:
+        """The same for samples that are left out one by one, of all pairs with some others at once.
+
+        To first order: what a sample does to rho and m it does to all the others alike, so these
+        are those of the fit without it alone, or of all, rather than without both. Then a pair
+        needs no more than its products by one diagonal matrix for each sample, which are products
+        of whole matrices.
+        """
+        n, rest, n_given = self.n_samples, self.n_samples - 2, y.shape[-2]
+        if rest < fewest(self.n_features):
+            return np.zeros(y.shape[:-1])
+        chosen = order[_spaced(n_given, max(n_pairs // n_given, 1))]
+        others = y[..., chosen, :]
+        rho, m = self.shrunk(y[..., None, :])
+        values, floor = self.eigenvalues[..., None, :], self.floor[..., None, None]
+        mean_variance = self.eigenvalues.sum(axis=-1, keepdims=True) / self.n_features
+        scale = (1 - rho[..., None]) * (n / rest) * values + (rho * m)[..., None] + floor
+        rho_all = self.shrinkage[..., None]
+        scale_all = (1 - rho_all[..., None]) * (n / (n - 1)) * values
+        scale_all = scale_all + (rho_all * mean_variance)[..., None] + floor
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inverse, weighted = 1 / scale, y / scale
+            own = (y * weighted).sum(axis=-1)[..., None]  # (..., n, 1)
+            q = inverse @ np.swapaxes(others**2, -1, -2)  # (..., n, n_others)
+            cross = weighted @ np.swapaxes(others, -1, -2)
+            near, far = 1 / rest, 1 + 1 / rest  # z = far y_j + near y_i, from the mean without both
+            squared = far**2 * q + 2 * far * near * cross + near**2 * own
+            kappa = (rest / (1 - rho))[..., None]
+            first, second = near * own + far * cross, near * cross + far * q
+            a, b, c = kappa * (1 - 1 / n) - own, kappa * (1 - 1 / n) - q, kappa / n + cross
+            squared += (b * first**2 + 2 * c * first * second + a * second**2) / (a * b - c**2)
+            q_all = (others**2 / scale_all).sum(axis=-1)
+            kappa_all = (n - 1) / (1 - rho_all)
+            alone = (n / (n - 1)) ** 2 * q_all / (1 - q_all / kappa_all * n / (n - 1))
+        change = np.sqrt(np.maximum(squared, 0)) - np.sqrt(np.maximum(alone, 0))[..., None, :]
+        counts = np.ones((n_given, len(chosen)))
+        counts[chosen, np.arange(len(chosen))] = 0  # itself is no other
+        change = np.where(np.isfinite(change) & (counts > 0), change, 0.0)
+        return np.asarray(change.sum(axis=-1) / np.maximum(counts.sum(axis=-1), 1))
 
     def _parts(self, sets: NDArray[np.intp]) -> Iterator[slice]:
         """Rows of sets of one size, so many at a time that working arrays stay small."""
@@ -279,9 +321,7 @@ def _pairs(
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
     """Sets, others that stand for new samples, and the labels of the sets, by sizes of both."""
     n_sets = labels.max() + 1
-    n_others = max(n_pairs // (n_sets * np.bincount(labels).max()), 1)
-    spaced = np.linspace(0, n_sets - 1, n_others + 2)[1:-1].round()
-    chosen = spaced if n_others < n_sets - 1 else np.arange(n_sets)
+    chosen = _spaced(n_sets, max(n_pairs // (n_sets * np.bincount(labels).max()), 1))
     sized = [(sets, labels[sets[:, 0]]) for sets in sets_by_size(labels)]
     for ones, of_ones in sized:
         for others, of_others in sized:
@@ -289,3 +329,10 @@ def _pairs(
             a, b = np.nonzero(of_ones[:, None] != of_others[some][None])
             if len(a):
                 yield ones[a], others[some][b], of_ones[a]
+
+
+def _spaced(n: int, n_chosen: int) -> NDArray[np.intp]:
+    """Places among n, evenly spaced: all of them unless there are more others than are wanted."""
+    if n_chosen >= n - 1:
+        return np.arange(n)
+    return np.linspace(0, n - 1, n_chosen + 2)[1:-1].round().astype(np.intp)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from mahalad.lazy import hand_on
 
 _HOME_OF = {
-    "ChiSquareThreshold": "mahalad.thresholds.rules",
+    "ChiSquareThreshold": "mahalad.thresholds.chi_square",
     "ConformalThreshold": "mahalad.thresholds.rules",
-    "NominalChiSquareThreshold": "mahalad.thresholds.rules",
+    "NominalChiSquareThreshold": "mahalad.thresholds.chi_square",
     "Guarantee": "mahalad.thresholds.guarantee",
     "RULES": "mahalad.thresholds.rules",
     "ToleranceThreshold": "mahalad.thresholds.tolerance",
@@ -33,12 +33,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from mahalad.thresholds.chi_square import ChiSquareThreshold, NominalChiSquareThreshold
     from mahalad.thresholds.guarantee import Guarantee, plan
     from mahalad.thresholds.rules import (
         RULES,
-        ChiSquareThreshold,
         ConformalThreshold,
-        NominalChiSquareThreshold,
         check_fpr,
         check_threshold,
         fit_threshold,
