@@ -538,5 +538,5 @@ def test_nominal_rule_and_missing_maps_are_refused_for_arrays(rng):
 
 
 def test_one_group_is_not_enough():
-    with pytest.raises(DegenerateDataError, match="leaving out a group of 30"):
+    with pytest.raises(DegenerateDataError, match="leaving out 30 of 30"):
         array_detector().fit(map_features(30), groups=["a"] * 30)

@@ -63,6 +63,7 @@ class Slow:
         groups = np.arange(n) if groups is None else np.asarray(groups)
         left = [self.distances(take(X, [i]), groups != groups[i]) for i in range(n)]
         self.left = {key: np.concatenate([one[key] for one in left]) for key in left[0]}
+        self.n_groups = len(np.unique(groups))
         self.influences = self.influences_on_others(groups)
         self.left["image"] = self.left["image"] - self.influences["image"]
         raw, self.maxima = np.empty((n, 2)), np.empty(n)
@@ -102,8 +103,8 @@ class Slow:
         return {key: 1 + self.influences[key][i] / self.left[key].mean(axis=0) for key in grids}
 
     def as_by_all(self, i):
-        growth = {"image": 1.0} | self.growth(i)
-        return {key: values[[i]] / growth[key] for key, values in self.left.items()}
+        growth, power = {"image": 1.0} | self.growth(i), 1 - 2 / self.n_groups
+        return {key: values[[i]] / growth[key] ** power for key, values in self.left.items()}
 
     def standardize(self, rows, growth=None):
         self.location, self.scale, self.logarithm = {}, {}, {}

@@ -91,7 +91,10 @@ class Scoring:
             name: map_standard_by_others(values, inside[name], labels)
             for name, values in distances.items()
         }
-        as_by_all = {name: values / growth[name] for name, values in distances.items()}
+        # As by the fit to all images. Growth is from n - 1 to n - 2 of these, a larger step
+        # than from n to n - 1: about n / (n - 2) times, as errors of a fit go with 1 / n.
+        power = 1 - 2 / (len(d) if labels is None else len(np.unique(labels)))
+        as_by_all = {name: values / growth[name] ** power for name, values in distances.items()}
         maps = self.maps(as_by_all, inside, maps_by_others, context_weight)
         standards = Standards(
             scale=(scales[0], scales[-1] / self.image_weight if self.image_weight else 1.0),
