@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mahalad.commands.paths import check_output
+from mahalad.commands.paths import check_folder
 from mahalad.errors import ModelFileError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @contextmanager
 def edited(path: str) -> Iterator[MetricKNNClassifier]:
     """Read a model and save it again at the end, unless another process changed it meanwhile."""
-    check_output(path)
+    check_folder(path, "MODEL")
     with _alone(path):
         yield from _edit(path)
 

@@ -14,7 +14,7 @@ from mahalad.commands.embedding_options import (
     seed_option,
 )
 from mahalad.commands.options import parse_levels
-from mahalad.commands.paths import check_output
+from mahalad.commands.paths import check_output, force_option
 from mahalad.commands.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
                    "tells them best; 0: the last stage.")  # fmt: skip
 @labels_option
 @seed_option
-def finetune(labelled: str, output: str, **options: Any) -> None:
+@force_option
+def finetune(labelled: str, output: str, force: bool, **options: Any) -> None:
     """Train the top of a network on LABELLED images, and write its weights.
 
     LABELLED is as for `mahalad tune`. The file is for --weights of `tune`, `fit` and `bench`, with
@@ -53,9 +54,9 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
     from mahalad.metric.finetuning.finetuning import FineTuner, check_suffix
     from mahalad.metric.labelled import draw, read_labelled
 
-    check_output(output)
     check_suffix(output)
     paths, labels = read_labelled(labelled)
+    check_output(output, "weights", [*paths, labelled, options["weights"]], force=force)
     if options["labels"] is not None:
         rows = draw(labels, options["labels"], options["seed"])
         paths, labels = [paths[i] for i in rows], [labels[i] for i in rows]

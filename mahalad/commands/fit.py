@@ -19,7 +19,7 @@ from mahalad.commands.options import (
     settle,
     threshold_option,
 )
-from mahalad.commands.paths import check_output, names_of
+from mahalad.commands.paths import check_output, force_option, names_in, names_of
 from mahalad.commands.progress import with_progress
 from mahalad.errors import CalibrationError
 
@@ -56,9 +56,11 @@ if TYPE_CHECKING:
 @click.option("--without-weights", is_flag=True, help="Do not embed weights from a file or hub.")
 @click.option("--without-features", is_flag=True,
               help="Leave the images' features out: a model that can only score.")  # fmt: skip
+@force_option
 def fit(
     images: tuple[str, ...],
     output: str,
+    force: bool,
     calibration: str | None,
     group: str | None,
     left_out: tuple[str, ...],
@@ -73,7 +75,8 @@ def fit(
     last line says what the false-positive rate is worth: the rate asked for holds on average over
     fits, and that of this fit is bounded.
     """
-    check_output(output)
+    read = [options["weights"], options["roi"], group, *left_out]
+    check_output(output, "detector", [*names_in(list(images), calibration), *read], force=force)
     detector = make_detector(settle(options), fpr)
     chosen: Any = list(images)
     if left_out:

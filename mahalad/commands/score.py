@@ -13,7 +13,7 @@ import click
 from mahalad.choices import MAP_FORMATS, ROW_STYLES
 from mahalad.commands.judging import check_source, read_detector, say_summary, shift_of
 from mahalad.commands.options import Fpr, model_options
-from mahalad.commands.paths import check_output, names_of
+from mahalad.commands.paths import check_output, force_option, names_in, names_of
 from mahalad.commands.progress import with_progress
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     "flagged ones is good, on average over lots, e.g. 0.1; instead of --fpr.",
 )
 @click.option("--fail-on-anomaly", is_flag=True, help="Exit with 4 when anything is flagged.")
+@force_option
 def score(
     images: tuple[str, ...],
     style: str,
@@ -74,6 +75,7 @@ def score(
     map_format: str,
     fdr: float | None,
     fail_on_anomaly: bool,
+    force: bool,
     **options: Any,
 ) -> None:
     """Score IMAGES (folders, globs, files) and flag those that are not good.
@@ -96,14 +98,19 @@ def score(
     check_source(options)
     if fdr is not None:
         _check_lot(options, maps)
-    if output is not None:
-        check_output(output)
     X: Any = list(images)
+    own = [options["model"], options["weights"]]
+    if output is not None:
+        inputs = [*names_in(X, options["normals"]), *own]
+        check_output(output, "rows", inputs, force=force)
     if maps is not None:
         X = names_of(X)
         _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
     detector, unreadable_normals = read_detector(options, maps is None)
-    folder = None if maps is None else _map_folder(detector, Path(maps), map_format, images, X)
+    folder = None
+    if maps is not None:
+        folder = _map_folder(detector, Path(maps), map_format, images, X)
+        folder.prepare(detector.fpr, [*own, output, *names_in(options["normals"])], force=force)
     images_shown = with_progress(X, "score")
     lot = None if fdr is None else detector.judge_lot(images_shown, fdr=fdr)
     results = Counted(
@@ -164,7 +171,6 @@ def _map_folder(
     _ = detector.threshold_  # too few calibration images: better before anything is written
     units = units_of(detector)
     maps = MapFolder(folder, stems_below(common_folder(given, names), names), units, style)
-    maps.prepare(detector.fpr)
     if units.threshold is None:
         click.echo(units.no_threshold, err=True)
     return maps

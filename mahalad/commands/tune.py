@@ -21,7 +21,7 @@ from mahalad.commands.embedding_options import (
     seed_option,
 )
 from mahalad.commands.options import Fpr, decorate, is_given
-from mahalad.commands.paths import check_output
+from mahalad.commands.paths import check_output, force_option, names_in
 from mahalad.errors import InputError, MahaladError
 from mahalad.index.address import absolute
 
@@ -81,7 +81,8 @@ def _learning_options(command: Any) -> Any:
               help="Keep the embeddings in this folder (embedded Qdrant), or on a server "
                    "(qdrant://host:6333/collection). Default: in the model file.")  # fmt: skip
 @seed_option
-def tune(labelled: str, output: str, **options: Any) -> None:
+@force_option
+def tune(labelled: str, output: str, force: bool, **options: Any) -> None:
     """Learn to label images like the LABELLED ones, and write a model file.
 
     LABELLED is a folder with one subfolder for each label, or a CSV file with the columns path
@@ -92,13 +93,14 @@ def tune(labelled: str, output: str, **options: Any) -> None:
     """
     from mahalad.metric.labelled import draw, read_labelled
 
-    check_output(output)
     wanted = {name: options[name] for name in ("precision", "recall") if options[name]}
     if wanted and options["positive"] is None:
         raise click.UsageError(f"--{next(iter(wanted))} is about one label: give --positive LABEL")
+    paths, labels = read_labelled(labelled)
+    read = [labelled, *names_in(options["unlabelled"]), options["encoder"], options["weights"]]
+    check_output(output, "classifier", [*paths, *read], force=force)
     classifier = _make_classifier(options)
     _check_is_empty(options["index"])
-    paths, labels = read_labelled(labelled)
     if options["positive"] is not None and options["positive"] not in labels:
         raise InputError(
             f"--positive {options['positive']}: no such label in {labelled}, which has "
