@@ -25,6 +25,7 @@ from mahalad.commands.plan import plan
 from mahalad.commands.pretrain import pretrain
 from mahalad.commands.report import report
 from mahalad.commands.score import score
+from mahalad.commands.streams import use_utf8
 from mahalad.commands.tune import tune
 from mahalad.errors import MahaladError
 
@@ -33,6 +34,8 @@ class _Group(click.Group):
     """Turn errors made on purpose into exit code 2 and one line on stderr."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            use_utf8(stream)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("default")

@@ -15,6 +15,7 @@ from mahalad.commands.judging import check_source, read_detector, say_summary, s
 from mahalad.commands.options import Fpr, model_options
 from mahalad.commands.paths import check_output, force_option, names_in, names_of
 from mahalad.commands.progress import with_progress
+from mahalad.commands.streams import NAME_ERRORS
 
 if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
@@ -189,10 +190,11 @@ def _write_rows(rows: Iterator[Row], style: str, output: str | None, *, with_map
 
     text = lines(rows, style, more=("map", "overlay") if with_maps else ())
     if output is None:
-        for line in text:
-            click.echo(line)
+        for line in text:  # click.echo would strip what looks like a terminal's codes
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
         return
     from mahalad.files.container import write_atomically
 
     whole = "".join(line + "\n" for line in text)
-    write_atomically(output, whole.encode(errors="surrogateescape"))
+    write_atomically(output, whole.encode("utf-8", NAME_ERRORS))

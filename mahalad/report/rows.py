@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
+from mahalad.report.text import printable
 from mahalad.result import LabelledResult, Result
 
 Row = dict[str, Any]
@@ -73,6 +72,12 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
     style : {"table", "csv", "jsonl"}
     more : sequence of str
         Further entries that a CSV has as columns. JSON has all there are, a table none.
+
+    Notes
+    -----
+    A line of CSV has text in quotes, and so may have line breaks of a path within. A table writes
+    control characters of a path as escapes. Bytes of a path that are no text are as
+    `os.fsdecode` has them, and in JSON so escaped (``\\udc..``).
     """
     rows = iter(rows)
     first = next(rows, None)
@@ -93,14 +98,14 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
     yield f"{'score':>10}  {'threshold':>10}  {'p-value':>8}  {'verdict':<10}  path"
     for row in rows:
         if row.get("error") is not None:
-            yield f"{'-':>10}  {'-':>10}  {'-':>8}  {'UNREADABLE':<10}  {row['error']}"
+            yield f"{'-':>10}  {'-':>10}  {'-':>8}  {'UNREADABLE':<10}  {printable(row['error'])}"
             continue
         limit = "-" if row["threshold"] is None else f"{row['threshold']:.4g}"
         verdict = "ANOMALY" if row["anomaly"] else "good"
         mark = "  (in the fit)" if row["in_fit"] else ""
         yield (
             f"{row['score']:>10.4g}  {limit:>10}  {row['p_value']:>8.4f}  {verdict:<10}  "
-            f"{row['path']}{mark}"
+            f"{printable(row['path'])}{mark}"
         )
 
 
@@ -110,24 +115,26 @@ def _label_lines(rows: Iterable[Row]) -> Iterator[str]:
     yield f"{'label':<{width}}  {'probability':>11}  {'novelty-p':>9}  {'verdict':<13}  path"
     for row in rows:
         if row.get("error") is not None:
-            yield f"{'-':<{width}}  {'-':>11}  {'-':>9}  {'UNREADABLE':<13}  {row['error']}"
+            error = printable(row["error"])
+            yield f"{'-':<{width}}  {'-':>11}  {'-':>9}  {'UNREADABLE':<13}  {error}"
             continue
         p_value = "-" if row["p_value"] is None else f"{row['p_value']:.4f}"
         verdict = " ".join(name for name in ("anomaly", "novel") if row[name]).upper()
         yield (
-            f"{row['label']:<{width}}  {row['probability']:>11.3f}  {p_value:>9}  {verdict:<13}  "
-            f"{row['path']}"
+            f"{printable(row['label']):<{width}}  {row['probability']:>11.3f}  {p_value:>9}  "
+            f"{verdict:<13}  {printable(row['path'])}"
         )
 
 
 def _csv_lines(rows: Iterable[Row], more: Sequence[str]) -> Iterator[str]:
     columns = ["path", "score", "threshold", "p_value", "anomaly", *more, "error"]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="")
-    writer.writeheader()
-    yield buffer.getvalue()
+    yield ",".join(map(_csv_value, columns))
     for row in rows:
-        buffer.seek(0)
-        buffer.truncate()
-        writer.writerow({name: value for name, value in row.items() if name != "neighbours"})
-        yield buffer.getvalue()
+        yield ",".join(_csv_value(row.get(name)) for name in columns)
+
+
+def _csv_value(value: Any) -> str:
+    """Write text in quotes always, for readers that take lines apart; nothing for None."""
+    if isinstance(value, str):
+        return '"' + value.replace('"', '""') + '"'
+    return "" if value is None else str(value)

@@ -1,8 +1,9 @@
-"""Words and numbers as a report's HTML has them."""
+"""Words and numbers as a report's HTML and the lines of a table have them."""
 
 from __future__ import annotations
 
 import html
+import unicodedata
 
 
 def text(value: object) -> str:
@@ -18,3 +19,19 @@ def percent(share: float) -> str:
 def number(score: float) -> str:
     """Write a score with 4 digits, or all digits before the point."""
     return f"{score:.4g}" if abs(score) < 1e4 else f"{score:.0f}"
+
+
+def printable(line: str) -> str:
+    """Write control characters and line breaks as escapes, so that a text is one line.
+
+    Examples
+    --------
+    >>> printable("two\\nlines.png")
+    'two\\\\nlines.png'
+    """
+    return "".join(
+        c.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(c) in ("Cc", "Zl", "Zp")
+        else c
+        for c in line
+    )
