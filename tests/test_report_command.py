@@ -142,7 +142,7 @@ def test_usage_errors_write_nothing(model, picture_folder, tmp_path):
         ((tmp_path, "-m", model, "-o", tmp_path / "p.html", "--fpr", "0.001"), "at least 999"),
         (
             (tmp_path / "none/*", "-m", tmp_path / "none", "-o", tmp_path / "p.html"),
-            "no such model",
+            "no file matches",
         ),
     ]
     for arguments, message in cases:

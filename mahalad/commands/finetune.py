@@ -13,7 +13,7 @@ from mahalad.commands.embedding_options import (
     loss_options,
     seed_option,
 )
-from mahalad.commands.options import parse_levels
+from mahalad.commands.options import Share, parse_levels
 from mahalad.commands.paths import check_output, force_option
 from mahalad.commands.progress import progress_bar
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--any-orientation", is_flag=True,
               help="Parts lie in any orientation: turn and mirror the images at "
                    "random.")  # fmt: skip
-@click.option("--validation", "validation_fraction", type=click.FloatRange(0, 1, max_open=True),
+@click.option("--validation", "validation_fraction", type=Share(0, 1, max_open=True),
               default=0.0, show_default=True, metavar="SHARE",
               help="Hold out this share of the images and keep the weights after the stage that "
                    "tells them best; 0: the last stage.")  # fmt: skip

@@ -19,7 +19,7 @@ from mahalad.commands.options import (
     settle,
     threshold_option,
 )
-from mahalad.commands.paths import check_output, force_option, names_in, names_of
+from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
 from mahalad.commands.progress import with_progress
 from mahalad.errors import CalibrationError
 
@@ -75,6 +75,7 @@ def fit(
     last line says what the false-positive rate is worth: the rate asked for holds on average over
     fits, and that of this fit is bounded.
     """
+    check_given(images)
     read = [options["weights"], options["roi"], group, *left_out]
     check_output(output, "detector", [*names_in(list(images), calibration), *read], force=force)
     detector = make_detector(settle(options), fpr)

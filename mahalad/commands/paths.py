@@ -53,6 +53,18 @@ def names_of(X: Any) -> list[str]:
     return [source.name for source in iter_sources(X)]
 
 
+def check_given(images: Iterable[str]) -> None:
+    """Refuse a path on the command line where nothing is, and a pattern that matches no file.
+
+    A file that goes later, or a link to nothing, is an unreadable image.
+    """
+    from mahalad.images.sources import describe_missing, is_missing
+
+    for name in images:
+        if is_missing(name):
+            raise click.BadParameter(describe_missing(name), param_hint="IMAGES")
+
+
 def names_in(*given: Any) -> list[str]:
     """List the paths in several inputs, each as `names_of` takes it; None is left out."""
     return [name for X in given if X is not None for name in names_of(X)]

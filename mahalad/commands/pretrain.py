@@ -7,7 +7,7 @@ import sys
 import click
 
 from mahalad.commands.embedding_options import device_option, output_option, seed_option
-from mahalad.commands.paths import check_output, force_option, names_of
+from mahalad.commands.paths import check_given, check_output, force_option, names_of
 from mahalad.commands.progress import progress_bar
 
 
@@ -49,6 +49,7 @@ def pretrain(
     """
     from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
+    check_given(unlabelled)
     names = names_of(list(unlabelled))
     check_output(output, "autoencoder", names, force=force)
     if checkpoint is not None:  # which is read, too: no other file will do

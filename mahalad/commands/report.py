@@ -9,7 +9,7 @@ import click
 
 from mahalad.commands.judging import check_source, read_detector, say_summary, shift_of
 from mahalad.commands.options import model_options
-from mahalad.commands.paths import check_output, force_option, names_in, names_of
+from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
 from mahalad.commands.progress import with_progress
 from mahalad.errors import InputError
 
@@ -41,6 +41,7 @@ def report(images: tuple[str, ...], output: str, title: str, force: bool, **opti
     from mahalad.report.results import facts_of, make_page, picture_results
 
     check_source(options)
+    check_given(images)
     names = names_of(list(images))
     read = [*names, *names_in(options["normals"]), options["model"], options["weights"]]
     check_output(output, "page", read, force=force)

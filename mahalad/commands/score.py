@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import click
 from mahalad.choices import MAP_FORMATS, ROW_STYLES
 from mahalad.commands.judging import check_source, read_detector, say_summary, shift_of
 from mahalad.commands.options import Fpr, model_options
-from mahalad.commands.paths import check_output, force_option, names_in, names_of
+from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
 from mahalad.commands.progress import with_progress
 from mahalad.commands.streams import NAME_ERRORS
 
@@ -97,6 +98,7 @@ def score(
     from mahalad.report.rows import Counted
 
     check_source(options)
+    check_given(images)
     if fdr is not None:
         _check_lot(options, maps)
     X: Any = list(images)
@@ -188,7 +190,9 @@ def _rows(results: Counted, folder: MapFolder | None) -> Iterator[Row]:
 def _write_rows(rows: Iterator[Row], style: str, output: str | None, *, with_maps: bool) -> None:
     from mahalad.report.rows import lines
 
-    text = lines(rows, style, more=("map", "overlay") if with_maps else ())
+    on_screen = output is None and sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if on_screen else None
+    text = lines(rows, style, more=("map", "overlay") if with_maps else (), width=width)
     if output is None:
         for line in text:  # click.echo would strip what looks like a terminal's codes
             sys.stdout.write(line + "\n")

@@ -20,7 +20,7 @@ from mahalad.commands.embedding_options import (
     refuse_unused,
     seed_option,
 )
-from mahalad.commands.options import Fpr, decorate, is_given
+from mahalad.commands.options import Fpr, Share, decorate, is_given
 from mahalad.commands.paths import check_output, force_option, names_in
 from mahalad.errors import InputError, MahaladError
 from mahalad.index.address import absolute
@@ -63,16 +63,16 @@ def _learning_options(command: Any) -> Any:
 @click.option("--unlabelled", metavar="IMAGES", default=None,
               help="Further images that standardise the features, and can train the projection "
                    "(--self-training).")  # fmt: skip
-@click.option("--self-training", type=click.FloatRange(0.5, 1, min_open=True), default=None,
+@click.option("--self-training", type=Share(0.5, 1, min_open=True), default=None,
               metavar="SHARE",
               help="Images of --unlabelled with this share of their neighbours' votes for one "
                    "label, 0.95 say, train the projection too.")  # fmt: skip
 @click.option("--positive", metavar="LABEL", default=None,
               help="The label that is to be found, the defect.")  # fmt: skip
-@click.option("--precision", type=click.FloatRange(0, 1, min_open=True), default=None,
+@click.option("--precision", type=Share(0, 1, min_open=True), default=None,
               help="Set the threshold so that this share of what gets the positive label "
                    "has it.")  # fmt: skip
-@click.option("--recall", type=click.FloatRange(0, 1, min_open=True), default=None,
+@click.option("--recall", type=Share(0, 1, min_open=True), default=None,
               help="Set the threshold so that this share of what has the positive label "
                    "gets it.")  # fmt: skip
 @click.option("--fpr", type=Fpr(), default=0.05, show_default=True, metavar="RATE",

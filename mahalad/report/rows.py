@@ -8,7 +8,7 @@ from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
-from mahalad.report.text import printable
+from mahalad.report.text import printable, shortened
 from mahalad.result import LabelledResult, Result
 
 Row = dict[str, Any]
@@ -62,7 +62,9 @@ def row_of(result: Result) -> Row:
     return row
 
 
-def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator[str]:
+def lines(
+    rows: Iterable[Row], style: str, more: Sequence[str] = (), width: int | None = None
+) -> Iterator[str]:
     """Write rows as lines of text, one at a time; nothing comes before the first row.
 
     Parameters
@@ -72,6 +74,8 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
     style : {"table", "csv", "jsonl"}
     more : sequence of str
         Further entries that a CSV has as columns. JSON has all there are, a table none.
+    width : int, optional
+        Columns of a terminal: longer paths of a table are shortened in the middle.
 
     Notes
     -----
@@ -93,37 +97,43 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
         yield from _csv_lines(rows, [*further, *more])
         return
     if "label" in first:
-        yield from _label_lines(rows)
+        yield from _label_lines(rows, width)
         return
     yield f"{'score':>10}  {'threshold':>10}  {'p-value':>8}  {'verdict':<10}  path"
     for row in rows:
         if row.get("error") is not None:
-            yield f"{'-':>10}  {'-':>10}  {'-':>8}  {'UNREADABLE':<10}  {printable(row['error'])}"
+            start = f"{'-':>10}  {'-':>10}  {'-':>8}  {'UNREADABLE':<10}  "
+            yield _fitting(start, row["error"], "", width)
             continue
         limit = "-" if row["threshold"] is None else f"{row['threshold']:.4g}"
         verdict = "ANOMALY" if row["anomaly"] else "good"
         mark = "  (in the fit)" if row["in_fit"] else ""
-        yield (
-            f"{row['score']:>10.4g}  {limit:>10}  {row['p_value']:>8.4f}  {verdict:<10}  "
-            f"{printable(row['path'])}{mark}"
-        )
+        start = f"{row['score']:>10.4g}  {limit:>10}  {row['p_value']:>8.4f}  {verdict:<10}  "
+        yield _fitting(start, row["path"], mark, width)
 
 
-def _label_lines(rows: Iterable[Row]) -> Iterator[str]:
+def _fitting(start: str, path: str, end: str, width: int | None) -> str:
+    """Put a line together, with the path shortened where the line is wider than the terminal."""
+    path = printable(path)
+    return start + (path if width is None else shortened(path, width - len(start + end))) + end
+
+
+def _label_lines(rows: Iterable[Row], room: int | None) -> Iterator[str]:
     width = 16
     # The p-value is of novelty: it says nothing about the label beside it.
     yield f"{'label':<{width}}  {'probability':>11}  {'novelty-p':>9}  {'verdict':<13}  path"
     for row in rows:
         if row.get("error") is not None:
-            error = printable(row["error"])
-            yield f"{'-':<{width}}  {'-':>11}  {'-':>9}  {'UNREADABLE':<13}  {error}"
+            start = f"{'-':<{width}}  {'-':>11}  {'-':>9}  {'UNREADABLE':<13}  "
+            yield _fitting(start, row["error"], "", room)
             continue
         p_value = "-" if row["p_value"] is None else f"{row['p_value']:.4f}"
         verdict = " ".join(name for name in ("anomaly", "novel") if row[name]).upper()
-        yield (
+        start = (
             f"{printable(row['label']):<{width}}  {row['probability']:>11.3f}  {p_value:>9}  "
-            f"{verdict:<13}  {printable(row['path'])}"
+            f"{verdict:<13}  "
         )
+        yield _fitting(start, row["path"], "", room)
 
 
 def _csv_lines(rows: Iterable[Row], more: Sequence[str]) -> Iterator[str]:
