@@ -27,6 +27,7 @@ from mahalad.commands.report import report
 from mahalad.commands.score import score
 from mahalad.commands.streams import use_utf8
 from mahalad.commands.tune import tune
+from mahalad.commands.update import merge, remove, update
 from mahalad.errors import MahaladError
 
 
@@ -63,5 +64,8 @@ def _show_warning(message: Any, category: Any, *rest: Any, **options: Any) -> No
     click.echo(f"Warning: {message}", err=True)
 
 
-for command in (fit, score, report, info, plan, demo, bench, pretrain, finetune, tune, index):
+for command in (
+    fit, score, report, update, remove, merge, info, plan, demo, bench,
+    pretrain, finetune, tune, index,
+):  # fmt: skip
     main.add_command(command)
