@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -110,3 +111,46 @@ def test_a_file_has_the_bytes_of_a_path_and_messages_are_utf8_too(odd, model, tm
     missing = score(tmp_path / "無い", "-m", model)
     assert missing.returncode == 2
     assert "無い" in missing.stderr.decode()
+
+
+def test_a_workbook_has_the_values_of_csv(odd, model, tmp_path):
+    openpyxl = pytest.importorskip("openpyxl", reason="the extra `tables` is not installed")
+    book, text = tmp_path / "rows.xlsx", tmp_path / "rows.csv"
+    for _ in range(2):  # an earlier one is replaced
+        done = run("score", odd, "-m", model, "--format", "xlsx", "-o", book)
+        assert done.exit_code == 3, done.output
+    assert run("score", odd, "-m", model, "--format", "csv", "-o", text).exit_code == 3
+    head, *found = openpyxl.load_workbook(book).active.iter_rows(values_only=True)
+    with open(text, newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(head) == list(rows[0])
+    for values, row in zip(found, rows, strict=True):
+        score = values[1]  # with 16 digits
+        assert score == pytest.approx(float(row["score"]), rel=1e-15) if row["score"] else not score
+        assert str(values[4] if values[4] is not None else "") == row["anomaly"]
+    paths = {values[0].rpartition("/")[2] for values in found}
+    assert {"部品.png", r"two\nlines.png", r"bytes\udcff\udce9.png"} <= paths
+    (tmp_path / "notes.txt").write_text("mine")
+    other = run(
+        "score", odd, "-m", model, "--format", "xlsx", "-o", tmp_path / "notes.txt", "--force"
+    )
+    assert other.exit_code == 2
+
+
+def test_text_of_a_workbook_is_no_formula():
+    openpyxl = pytest.importorskip("openpyxl", reason="the extra `tables` is not installed")
+    from mahalad.report.workbook import workbook
+
+    row = {"path": "=1+1", "score": 0.1, "threshold": 1.0, "p_value": 0.5, "anomaly": False}
+    sheet = openpyxl.load_workbook(io.BytesIO(workbook([row]))).active
+    assert (sheet["A2"].value, sheet["A2"].data_type) == ("=1+1", "s")
+    assert (sheet["B2"].value, sheet["E2"].value) == (0.1, False)
+
+
+def test_a_workbook_needs_a_file_and_its_extra(picture_folder, model, tmp_path, monkeypatch):
+    command = ("score", picture_folder / "test", "-m", model, "--format", "xlsx")
+    nowhere = run(*command)
+    assert nowhere.exit_code == 2 and "give a file, -o rows.xlsx" in nowhere.stderr
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    missing = run(*command, "-o", tmp_path / "x.xlsx")
+    assert missing.exit_code == 2 and 'pip install "mahalad[tables]"' in missing.stderr

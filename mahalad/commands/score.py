@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     type=click.Choice(ROW_STYLES),
     default="table",
     show_default=True,
-    help="How results are written.",
+    help="How results are written. xlsx: a workbook of Excel, with -o (pip install "
+    "'mahalad[tables]').",
 )
 @click.option(
     "-o",
@@ -101,11 +102,14 @@ def score(
     check_given(images)
     if fdr is not None:
         _check_lot(options, maps)
+    if style == "xlsx":
+        _check_workbook(output)
     X: Any = list(images)
     own = [options["model"], options["weights"]]
     if output is not None:
         inputs = [*names_in(X, options["normals"]), *own]
-        check_output(output, "rows", inputs, force=force)
+        product = "workbook" if style == "xlsx" else "rows"
+        check_output(output, product, inputs, force=force)
     if maps is not None:
         X = names_of(X)
         _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
@@ -137,6 +141,15 @@ def score(
         click.echo(f"Error: {failure}", err=True)
         code = 1
     sys.exit(code)
+
+
+def _check_workbook(output: str | None) -> None:
+    """Refuse a workbook that goes nowhere, or that cannot be written, before the work."""
+    from mahalad.report.workbook import check_workbook
+
+    if output is None:
+        raise click.UsageError("--format xlsx is no text: give a file, -o rows.xlsx")
+    check_workbook()
 
 
 def _check_lot(options: dict[str, Any], maps: str | None) -> None:
@@ -188,17 +201,22 @@ def _rows(results: Counted, folder: MapFolder | None) -> Iterator[Row]:
 
 
 def _write_rows(rows: Iterator[Row], style: str, output: str | None, *, with_maps: bool) -> None:
+    from mahalad.files.container import write_atomically
     from mahalad.report.rows import lines
 
+    more = ("map", "overlay") if with_maps else ()
+    if style == "xlsx":
+        from mahalad.report.workbook import workbook
+
+        write_atomically(str(output), workbook(rows, more))
+        return
     on_screen = output is None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if on_screen else None
-    text = lines(rows, style, more=("map", "overlay") if with_maps else (), width=width)
+    text = lines(rows, style, more=more, width=width)
     if output is None:
         for line in text:  # click.echo would strip what looks like a terminal's codes
             sys.stdout.write(line + "\n")
             sys.stdout.flush()
         return
-    from mahalad.files.container import write_atomically
-
     whole = "".join(line + "\n" for line in text)
     write_atomically(output, whole.encode("utf-8", NAME_ERRORS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +40,11 @@ class Content:
 
     Attributes
     ----------
-    form : {"model", "weights", "text", "page", "JSON", "picture", "unknown"}
+    form : {"model", "weights", "text", "workbook", "page", "JSON", "picture", "unknown"}
     product : str or None
         Which of the library's files it is: ``"detector"``, ``"classifier"``, ``"autoencoder"``,
-        ``"checkpoint"``, ``"weights"``, ``"rows"``, ``"page"``, ``"figures"``, ``"maps"`` or
-        ``"picture"``; None for a file that the library did not write.
+        ``"checkpoint"``, ``"weights"``, ``"rows"``, ``"workbook"``, ``"page"``, ``"figures"``,
+        ``"maps"`` or ``"picture"``; None for a file that the library did not write.
     """
 
     form: str
@@ -69,6 +70,8 @@ def recognize(path: str | Path) -> Content | None:
             return _of_tensors(file.read(size) if size <= _LONGEST_HEADER else b"")
         if head.startswith(_PICTURES):
             return Content("picture", "picture" if _has_mark(head, path) else None)
+    if head.startswith(b"PK") and zipfile.is_zipfile(path):
+        return _of_archive(path)
     if b"\0" in head:
         return Content("unknown", None)
     return _of_text(head.decode("utf-8", "replace"))
@@ -84,6 +87,18 @@ def _of_tensors(header: bytes) -> Content:
     except (ValueError, AttributeError, TypeError, RecursionError):
         return Content("unknown", None)
     return Content("weights", "weights" if "mahalad_finetuned" in metadata else None)
+
+
+def _of_archive(path: Path) -> Content:
+    """Tell a workbook from other archives by the names of its parts."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if "xl/workbook.xml" not in archive.namelist():
+                return Content("unknown", None)
+            about = archive.read("docProps/core.xml")
+    except (zipfile.BadZipFile, KeyError):
+        return Content("workbook", None)
+    return Content("workbook", "workbook" if f">{MARK}<".encode() in about else None)
 
 
 def _of_text(head: str) -> Content:

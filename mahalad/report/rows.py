@@ -93,8 +93,7 @@ def lines(
             yield json.dumps(row)
         return
     if style == "csv":
-        further = [name for name in (*_LABEL_COLUMNS, "in_fit") if name in first]
-        yield from _csv_lines(rows, [*further, *more])
+        yield from _csv_lines(rows, columns_of(first, more))
         return
     if "label" in first:
         yield from _label_lines(rows, width)
@@ -136,8 +135,13 @@ def _label_lines(rows: Iterable[Row], room: int | None) -> Iterator[str]:
         yield _fitting(start, row["path"], "", room)
 
 
-def _csv_lines(rows: Iterable[Row], more: Sequence[str]) -> Iterator[str]:
-    columns = ["path", "score", "threshold", "p_value", "anomaly", *more, "error"]
+def columns_of(first: Row, more: Sequence[str] = ()) -> list[str]:
+    """Name the columns of rows like the first one, with `more` of its entries."""
+    further = [name for name in (*_LABEL_COLUMNS, "in_fit") if name in first]
+    return ["path", "score", "threshold", "p_value", "anomaly", *further, *more, "error"]
+
+
+def _csv_lines(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
     yield ",".join(map(_csv_value, columns))
     for row in rows:
         yield ",".join(_csv_value(row.get(name)) for name in columns)
