@@ -50,8 +50,8 @@ ORIENTATIONS = (1, 4, 8)
 MAP_FORMATS = ("png", "npy")
 """Files that anomaly maps are written to."""
 
-ROW_STYLES = ("table", "csv", "jsonl")
-"""How results are written as rows of text."""
+ROW_STYLES = ("table", "csv", "jsonl", "xlsx")
+"""How results are written as rows: of text, or of a workbook."""
 
 BENCH_PROTOCOLS = ("paper", "official")
 """Which images `bench mvtec` fits to."""

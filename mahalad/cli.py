@@ -25,7 +25,9 @@ from mahalad.commands.plan import plan
 from mahalad.commands.pretrain import pretrain
 from mahalad.commands.report import report
 from mahalad.commands.score import score
+from mahalad.commands.streams import use_utf8
 from mahalad.commands.tune import tune
+from mahalad.commands.update import merge, remove, update
 from mahalad.errors import MahaladError
 
 
@@ -33,6 +35,8 @@ class _Group(click.Group):
     """Turn errors made on purpose into exit code 2 and one line on stderr."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            use_utf8(stream)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("default")
@@ -60,5 +64,8 @@ def _show_warning(message: Any, category: Any, *rest: Any, **options: Any) -> No
     click.echo(f"Warning: {message}", err=True)
 
 
-for command in (fit, score, report, info, plan, demo, bench, pretrain, finetune, tune, index):
+for command in (
+    fit, score, report, update, remove, merge, info, plan, demo, bench,
+    pretrain, finetune, tune, index,
+):  # fmt: skip
     main.add_command(command)

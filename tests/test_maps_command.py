@@ -147,6 +147,7 @@ def test_images_are_never_written_over(model, picture_folder, tmp_path):
 
 def test_unreadable_images_have_no_maps(model, picture_folder, tmp_path):
     (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "none.png").symlink_to(tmp_path / "gone.png")
     good = picture_folder / "test/good"
     result = run("score", tmp_path / "text.png", tmp_path / "none.png", good, "-m", model,
                  "--maps", tmp_path / "maps", "--format", "jsonl")  # fmt: skip

@@ -134,12 +134,15 @@ def test_usage_errors_write_nothing(model, picture_folder, tmp_path):
     content = (picture_folder / "good/000.png").read_bytes()
     (tmp_path / "a.png").write_bytes(content)
     cases = [
-        ((tmp_path / "a.png", "-m", model, "-o", tmp_path / "a.png"), "is one of the images"),
+        (
+            (tmp_path / "a.png", "-m", model, "-o", tmp_path / "a.png"),
+            "is a file that this command uses",
+        ),
         ((tmp_path, "-m", model, "-o", tmp_path / "no/page.html"), "missing or not writable"),
         ((tmp_path, "-m", model, "-o", tmp_path / "p.html", "--fpr", "0.001"), "at least 999"),
         (
             (tmp_path / "none/*", "-m", tmp_path / "none", "-o", tmp_path / "p.html"),
-            "no such model",
+            "no file matches",
         ),
     ]
     for arguments, message in cases:

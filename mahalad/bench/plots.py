@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mahalad.files.container import write_atomically
+from mahalad.files.recognition import MARK
 from mahalad.images.geometry import describe_input
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ RULE_STYLES = {
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure; the suffix (.png, .svg, .pdf) says how."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=Path(path).suffix.lower().lstrip("."), dpi=130)
+    style = Path(path).suffix.lower().lstrip(".")
+    entry = {"png": "Software", "svg": "Title", "pdf": "Creator"}.get(style)
+    mark = None if entry is None else {entry: MARK}
+    figure.savefig(buffer, format=style, dpi=130, metadata=mark)
     write_atomically(path, buffer.getvalue())
 
 

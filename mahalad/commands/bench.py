@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -19,6 +21,7 @@ from mahalad.commands.options import (
     threshold_option,
     whole_range,
 )
+from mahalad.commands.paths import check_output, force_option, names_in
 from mahalad.commands.progress import progress_bar
 
 
@@ -39,6 +42,7 @@ def _root_options(command: Any) -> Any:
                          help="Write all figures to a JSON file."),
             click.option("--plot", "plot_file", type=click.Path(dir_okay=False), default=None,
                          help="Write the curves to a picture (PNG, SVG, PDF)."),
+            force_option,
         ],
         command,
     )  # fmt: skip
@@ -122,11 +126,13 @@ def bench_fpr(**options: Any) -> None:
 @click.option("--plot", "plot_file", type=click.Path(dir_okay=False), default=None,
               help="Write F1 against labels, and the embeddings in 2-D, to a picture "
                    "(PNG, SVG, PDF).")  # fmt: skip
+@force_option
 def bench_knn(root: str, labels: str, **options: Any) -> None:
     """F1 from few labels: neighbours by each triplet loss, logistic regression, all labels."""
     from mahalad.bench.knn import run
 
     refuse_unused(options, "encoder")
+    _check_outputs(options, [root], [options["weights"], options["encoder"]])
     try:
         counts = [int(number) for number in labels.split(",")]
     except ValueError as error:
@@ -146,9 +152,26 @@ def bench_knn(root: str, labels: str, **options: Any) -> None:
 
 def _bench_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """Rename and parse command-line options into the benchmarks' arguments."""
+    networks = [name.partition("=")[2] for name in options.get("networks", ())]
+    groups = [rule.rpartition("=")[2] for rule in options.get("groups", ())]
+    _check_outputs(options, options["roots"], [options["weights"], *networks, *groups])
     options = settle(options)
+    del options["force"]
     options["input_size"] = options.pop("size")
     options["n_augment"] = options.pop("augment")
     if "fpr" in options and options["fpr"] is None:
         options["fpr"] = 0.05
     return options
+
+
+def _check_outputs(
+    options: dict[str, Any], roots: Sequence[str], inputs: Sequence[str | None]
+) -> None:
+    """Refuse outputs that would replace what they must not."""
+    figures, plot = options["json_file"], options["plot_file"]
+    images = names_in(*roots) if any(map(os.path.exists, filter(None, (figures, plot)))) else []
+    taken = [*images, *inputs]
+    if figures is not None:
+        check_output(figures, "figures", taken, force=options["force"], option="--json")
+    if plot is not None:
+        check_output(plot, "picture", [*taken, figures], force=options["force"], option="--plot")

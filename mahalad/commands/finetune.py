@@ -13,8 +13,8 @@ from mahalad.commands.embedding_options import (
     loss_options,
     seed_option,
 )
-from mahalad.commands.options import parse_levels
-from mahalad.commands.paths import check_output
+from mahalad.commands.options import Share, parse_levels
+from mahalad.commands.paths import check_output, force_option
 from mahalad.commands.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -37,13 +37,14 @@ if TYPE_CHECKING:
 @click.option("--any-orientation", is_flag=True,
               help="Parts lie in any orientation: turn and mirror the images at "
                    "random.")  # fmt: skip
-@click.option("--validation", "validation_fraction", type=click.FloatRange(0, 1, max_open=True),
+@click.option("--validation", "validation_fraction", type=Share(0, 1, max_open=True),
               default=0.0, show_default=True, metavar="SHARE",
               help="Hold out this share of the images and keep the weights after the stage that "
                    "tells them best; 0: the last stage.")  # fmt: skip
 @labels_option
 @seed_option
-def finetune(labelled: str, output: str, **options: Any) -> None:
+@force_option
+def finetune(labelled: str, output: str, force: bool, **options: Any) -> None:
     """Train the top of a network on LABELLED images, and write its weights.
 
     LABELLED is as for `mahalad tune`. The file is for --weights of `tune`, `fit` and `bench`, with
@@ -53,9 +54,9 @@ def finetune(labelled: str, output: str, **options: Any) -> None:
     from mahalad.metric.finetuning.finetuning import FineTuner, check_suffix
     from mahalad.metric.labelled import draw, read_labelled
 
-    check_output(output)
     check_suffix(output)
     paths, labels = read_labelled(labelled)
+    check_output(output, "weights", [*paths, labelled, options["weights"]], force=force)
     if options["labels"] is not None:
         rows = draw(labels, options["labels"], options["seed"])
         paths, labels = [paths[i] for i in rows], [labels[i] for i in rows]

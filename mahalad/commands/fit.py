@@ -19,15 +19,38 @@ from mahalad.commands.options import (
     settle,
     threshold_option,
 )
-from mahalad.commands.paths import check_output, names_of
+from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
 from mahalad.commands.progress import with_progress
+from mahalad.commands.sections import SectionedCommand
 from mahalad.errors import CalibrationError
 
 if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
 
 
-@click.command()
+group_option = click.option(
+    "--group",
+    metavar="REGEX|FILE.csv",
+    default=None,
+    help="Images whose path gives the same match (its first group, if any), or that have the same "
+    "group in a file with the columns path and group, show the same part: they are left out "
+    "together and count as one. For --calibration as well.",
+)
+
+SECTIONS = {
+    "Images": ("roi", "group", "near_copies", "left_out", "augment"),
+    "Network": ("backbone", "weights", "levels", "size", "resize", "tiles"),
+    "Scores": (
+        "preset", "scope", "neighbourhood", "image_weight", "top_fraction", "scorer", "reduction",
+    ),
+    "False-positive rate": ("fpr", "threshold", "calibration", "seed"),
+    "Model file": ("output", "force", "without_weights", "without_features"),
+    "Computation": ("device", "batch_size"),
+}  # fmt: skip
+"""Headings of `mahalad fit --help`, and the options below each."""
+
+
+@click.command(cls=SectionedCommand, sections=SECTIONS)
 @click.argument("images", nargs=-1, required=True)
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
               help="Model file to write.")  # fmt: skip
@@ -42,23 +65,18 @@ if TYPE_CHECKING:
     default=None,
     help="Further good images that set the threshold (with --threshold holdout or tolerance).",
 )
-@click.option(
-    "--group",
-    metavar="REGEX|FILE.csv",
-    default=None,
-    help="Images whose path gives the same match (its first group, if any), or that have the same "
-    "group in a file with the columns path and group, show the same part: they are left out "
-    "together and count as one. For --calibration as well.",
-)
+@group_option
 @click.option("--without", "left_out", multiple=True, metavar="IMAGE|LIST.txt",
               help="Leave out an image, or those of a text file with a path on each line, as the "
                    "list of images that do not fit the others names them.")  # fmt: skip
 @click.option("--without-weights", is_flag=True, help="Do not embed weights from a file or hub.")
 @click.option("--without-features", is_flag=True,
               help="Leave the images' features out: a model that can only score.")  # fmt: skip
+@force_option
 def fit(
     images: tuple[str, ...],
     output: str,
+    force: bool,
     calibration: str | None,
     group: str | None,
     left_out: tuple[str, ...],
@@ -73,13 +91,15 @@ def fit(
     last line says what the false-positive rate is worth: the rate asked for holds on average over
     fits, and that of this fit is bounded.
     """
-    check_output(output)
+    check_given(images)
+    read = [options["weights"], options["roi"], group, *left_out]
+    check_output(output, "detector", [*names_in(list(images), calibration), *read], force=force)
     detector = make_detector(settle(options), fpr)
     chosen: Any = list(images)
     if left_out:
         chosen = _without(names_of(chosen), left_out)
-    sources, groups = _grouped(chosen, group)
-    further, of_further = _grouped(calibration, group)
+    sources, groups = grouped(chosen, group)
+    further, of_further = grouped(calibration, group)
     detector.fit(
         with_progress(sources, "fit"),
         groups=groups,
@@ -91,12 +111,12 @@ def fit(
     )
     n, size = detector.n_images_, Path(output).stat().st_size
     click.echo(f"{output}: fitted to {n} images ({size / 1e6:.1f} MB)", err=True)
-    _say_suspects(detector)
+    say_suspects(detector, "--without IMAGE leaves one out")
     click.echo(f"false-positive rate: {detector.guarantee_}", err=True)
     sys.exit(3 if detector.unreadable_ else 0)
 
 
-def _grouped(images: Any, group: str | None) -> tuple[Any, list[str] | None]:
+def grouped(images: Any, group: str | None) -> tuple[Any, list[str] | None]:
     """The images, and what each shows where a rule says it."""
     if group is None or images is None:
         return images, None
@@ -133,7 +153,7 @@ def _without(names: list[str], left_out: Sequence[str]) -> list[str]:
     return rest
 
 
-def _say_suspects(detector: AnomalyDetector) -> None:
+def say_suspects(detector: AnomalyDetector, advice: str) -> None:
     """List the images that do not fit the others, and say how to leave them out."""
     from mahalad.detectors.suspects import describe
 
@@ -142,4 +162,4 @@ def _say_suspects(detector: AnomalyDetector) -> None:
     except CalibrationError:  # `fit` has said why
         return
     if found:
-        click.echo(f"{describe(found)}: --without IMAGE leaves one out", err=True)
+        click.echo(f"{describe(found)}: {advice}", err=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mahalad.commands.editing import edited
+from mahalad.commands.paths import check_given
 from mahalad.commands.progress import progress_bar
 from mahalad.errors import InputError
 from mahalad.index.address import absolute
@@ -42,6 +43,7 @@ def index_add(model: str, images: tuple[str, ...], label: str, new_label: bool) 
     The next answer takes them into account; nothing is trained again. An image that the index has
     already is added again, and votes again: a warning says so.
     """
+    check_given(images)
     with edited(model) as classifier:
         ids = classifier.add(list(images), label, new_label=new_label)
     for number in ids.tolist():

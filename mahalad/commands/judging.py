@@ -88,6 +88,8 @@ def say_summary(
 
     `n_in_fit` images are of the fit, and `shift` says what is odd about all images together.
     """
+    from mahalad.report.text import printable
+
     text = f"{n_scored} images scored, {n_flagged} flagged"
     if n_in_fit:
         text += f" ({n_in_fit} are images of the fit, scored as if they were not)"
@@ -95,7 +97,7 @@ def say_summary(
         text += f", {len(unreadable)} unreadable:"
     click.echo(text, err=True)
     for result in unreadable:
-        click.echo(f"  {result.error}", err=True)
+        click.echo(f"  {printable(result.error or '')}", err=True)
     if shift:
         click.echo(f"Warning: {shift}", err=True)
     return 3 if unreadable or unreadable_normals else 0

@@ -25,19 +25,39 @@ _POOLED = {
 
 
 class Fpr(click.ParamType[float]):
-    """A rate between 0 and 1, exclusive."""
+    """A rate between 0 and 1, exclusive, or in per cent: 0.05 or 5%."""
 
     name = "rate"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         """Read a rate, or fail with what is allowed."""
         try:
-            rate = float(value)
+            rate = float(_without_percent(value))
         except (TypeError, ValueError):
             rate = -1.0
         if not FPR.allows(rate):
-            self.fail(f"{value!r} is not a rate between 0 and 1 (exclusive), for example 0.05")
+            self.fail(
+                f"{value!r} is not a rate between 0 and 1 (exclusive), for example 0.05 or 5%"
+            )
         return rate
+
+
+class Share(click.FloatRange):
+    """A number in a range, or that number in per cent."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Read a share, or fail with what is allowed."""
+        return super().convert(_without_percent(value), param, ctx)
+
+
+def _without_percent(value: Any) -> Any:
+    """Turn "5%" and "5 %" into 0.05; leave all else, and what is no number, as it is."""
+    if not isinstance(value, str) or not value.strip().endswith("%"):
+        return value
+    try:
+        return float(value.strip().removesuffix("%")) / 100
+    except ValueError:
+        return value
 
 
 class Neighbourhood(click.ParamType[int | str]):
@@ -150,7 +170,7 @@ def fit_options(command: Any) -> Any:
                          show_default=True,
                          help="Weight of the distance of the image as a whole, beside that of the "
                               "positions; for --scope positions."),
-            click.option("--top-fraction", type=click.FloatRange(0, 1), default=0.03,
+            click.option("--top-fraction", type=Share(0, 1), default=0.03,
                          show_default=True,
                          help="Share of the positions whose mean is the score, 0 for the most "
                               "abnormal one alone; for --scope positions."),
@@ -167,7 +187,7 @@ threshold_option = click.option(
 )  # fmt: skip
 fpr_option = click.option(
     "--fpr", type=Fpr(), default=None, metavar="RATE",
-    help="Share of good images that may be flagged, e.g. 0.05 (of images that come as those "
+    help="Share of good images that may be flagged, e.g. 0.05 or 5% (of images that come as those "
          "of the fit came)."
 )  # fmt: skip
 

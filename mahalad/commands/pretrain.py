@@ -7,7 +7,7 @@ import sys
 import click
 
 from mahalad.commands.embedding_options import device_option, output_option, seed_option
-from mahalad.commands.paths import check_output, names_of
+from mahalad.commands.paths import check_given, check_output, force_option, names_of
 from mahalad.commands.progress import progress_bar
 
 
@@ -29,6 +29,7 @@ from mahalad.commands.progress import progress_bar
 @seed_option
 @click.option("--grid", type=click.Path(dir_okay=False), default=None,
               help="Picture to write: images above their reconstructions.")  # fmt: skip
+@force_option
 def pretrain(
     unlabelled: tuple[str, ...],
     output: str,
@@ -40,6 +41,7 @@ def pretrain(
     device: str,
     seed: int,
     grid: str | None,
+    force: bool,
 ) -> None:
     """Train an autoencoder on UNLABELLED images (folders, globs, files).
 
@@ -47,8 +49,14 @@ def pretrain(
     """
     from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
-    for path in filter(None, (output, checkpoint, grid)):
-        check_output(path)
+    check_given(unlabelled)
+    names = names_of(list(unlabelled))
+    check_output(output, "autoencoder", names, force=force)
+    if checkpoint is not None:  # which is read, too: no other file will do
+        check_output(checkpoint, "checkpoint", [*names, output], option="--checkpoint")
+    if grid is not None:
+        taken = [*names, output, checkpoint]
+        check_output(grid, "picture", taken, force=force, option="--grid")
     autoencoder = Autoencoder(
         input_size=size,
         width=width,
@@ -66,7 +74,6 @@ def pretrain(
     )
     if grid is not None:
         left_out = {result.name for result in autoencoder.unreadable_}
-        names = names_of(list(unlabelled))
         autoencoder.reconstruction_grid([n for n in names if n not in left_out], grid)
         click.echo(f"{grid}: images above their reconstructions", err=True)
     sys.exit(3 if autoencoder.unreadable_ else 0)

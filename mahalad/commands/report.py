@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import click
 
 from mahalad.commands.judging import check_source, read_detector, say_summary, shift_of
 from mahalad.commands.options import model_options
-from mahalad.commands.paths import check_output, names_of
+from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
 from mahalad.commands.progress import with_progress
 from mahalad.errors import InputError
 
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
               help="HTML file to write (whole or not at all).")  # fmt: skip
 @model_options
 @click.option("--title", default="Anomaly report", show_default=True, help="Heading of the page.")
-def report(images: tuple[str, ...], output: str, title: str, **options: Any) -> None:
+@force_option
+def report(images: tuple[str, ...], output: str, title: str, force: bool, **options: Any) -> None:
     """Judge IMAGES (folders, globs, files) and write one page that shows them.
 
     The page needs no other file: thumbnails with what is abnormal in colour, a histogram of the
@@ -41,10 +41,10 @@ def report(images: tuple[str, ...], output: str, title: str, **options: Any) -> 
     from mahalad.report.results import facts_of, make_page, picture_results
 
     check_source(options)
-    check_output(output)
+    check_given(images)
     names = names_of(list(images))
-    if os.path.realpath(output) in map(os.path.realpath, names):
-        raise click.BadParameter(f"{output} is one of the images", param_hint="-o")
+    read = [*names, *names_in(options["normals"]), options["model"], options["weights"]]
+    check_output(output, "page", read, force=force)
     detector, unreadable_normals = read_detector(options, False)
     units = _units_of_overlays(detector)
     threshold = None if units is None else units.threshold

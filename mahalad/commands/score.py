@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ import click
 from mahalad.choices import MAP_FORMATS, ROW_STYLES
 from mahalad.commands.judging import check_source, read_detector, say_summary, shift_of
 from mahalad.commands.options import Fpr, model_options
-from mahalad.commands.paths import check_output, names_of
+from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
 from mahalad.commands.progress import with_progress
+from mahalad.commands.streams import NAME_ERRORS
 
 if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     type=click.Choice(ROW_STYLES),
     default="table",
     show_default=True,
-    help="How results are written.",
+    help="How results are written. xlsx: a workbook of Excel, with -o (pip install "
+    "'mahalad[tables]').",
 )
 @click.option(
     "-o",
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     "flagged ones is good, on average over lots, e.g. 0.1; instead of --fpr.",
 )
 @click.option("--fail-on-anomaly", is_flag=True, help="Exit with 4 when anything is flagged.")
+@force_option
 def score(
     images: tuple[str, ...],
     style: str,
@@ -74,6 +78,7 @@ def score(
     map_format: str,
     fdr: float | None,
     fail_on_anomaly: bool,
+    force: bool,
     **options: Any,
 ) -> None:
     """Score IMAGES (folders, globs, files) and flag those that are not good.
@@ -94,16 +99,25 @@ def score(
     from mahalad.report.rows import Counted
 
     check_source(options)
+    check_given(images)
     if fdr is not None:
         _check_lot(options, maps)
-    if output is not None:
-        check_output(output)
+    if style == "xlsx":
+        _check_workbook(output)
     X: Any = list(images)
+    own = [options["model"], options["weights"]]
+    if output is not None:
+        inputs = [*names_in(X, options["normals"]), *own]
+        product = "workbook" if style == "xlsx" else "rows"
+        check_output(output, product, inputs, force=force)
     if maps is not None:
         X = names_of(X)
         _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
     detector, unreadable_normals = read_detector(options, maps is None)
-    folder = None if maps is None else _map_folder(detector, Path(maps), map_format, images, X)
+    folder = None
+    if maps is not None:
+        folder = _map_folder(detector, Path(maps), map_format, images, X)
+        folder.prepare(detector.fpr, [*own, output, *names_in(options["normals"])], force=force)
     images_shown = with_progress(X, "score")
     lot = None if fdr is None else detector.judge_lot(images_shown, fdr=fdr)
     results = Counted(
@@ -127,6 +141,15 @@ def score(
         click.echo(f"Error: {failure}", err=True)
         code = 1
     sys.exit(code)
+
+
+def _check_workbook(output: str | None) -> None:
+    """Refuse a workbook that goes nowhere, or that cannot be written, before the work."""
+    from mahalad.report.workbook import check_workbook
+
+    if output is None:
+        raise click.UsageError("--format xlsx is no text: give a file, -o rows.xlsx")
+    check_workbook()
 
 
 def _check_lot(options: dict[str, Any], maps: str | None) -> None:
@@ -164,7 +187,6 @@ def _map_folder(
     _ = detector.threshold_  # too few calibration images: better before anything is written
     units = units_of(detector)
     maps = MapFolder(folder, stems_below(common_folder(given, names), names), units, style)
-    maps.prepare(detector.fpr)
     if units.threshold is None:
         click.echo(units.no_threshold, err=True)
     return maps
@@ -179,14 +201,22 @@ def _rows(results: Counted, folder: MapFolder | None) -> Iterator[Row]:
 
 
 def _write_rows(rows: Iterator[Row], style: str, output: str | None, *, with_maps: bool) -> None:
+    from mahalad.files.container import write_atomically
     from mahalad.report.rows import lines
 
-    text = lines(rows, style, more=("map", "overlay") if with_maps else ())
-    if output is None:
-        for line in text:
-            click.echo(line)
-        return
-    from mahalad.files.container import write_atomically
+    more = ("map", "overlay") if with_maps else ()
+    if style == "xlsx":
+        from mahalad.report.workbook import workbook
 
+        write_atomically(str(output), workbook(rows, more))
+        return
+    on_screen = output is None and sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if on_screen else None
+    text = lines(rows, style, more=more, width=width)
+    if output is None:
+        for line in text:  # click.echo would strip what looks like a terminal's codes
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+        return
     whole = "".join(line + "\n" for line in text)
-    write_atomically(output, whole.encode(errors="surrogateescape"))
+    write_atomically(output, whole.encode("utf-8", NAME_ERRORS))

@@ -20,8 +20,8 @@ from mahalad.commands.embedding_options import (
     refuse_unused,
     seed_option,
 )
-from mahalad.commands.options import Fpr, decorate, is_given
-from mahalad.commands.paths import check_output
+from mahalad.commands.options import Fpr, Share, decorate, is_given
+from mahalad.commands.paths import check_output, force_option, names_in
 from mahalad.errors import InputError, MahaladError
 from mahalad.index.address import absolute
 
@@ -63,7 +63,7 @@ def _learning_options(command: Any) -> Any:
 @click.option("--unlabelled", metavar="IMAGES", default=None,
               help="Further images that standardise the features, and can train the projection "
                    "(--self-training).")  # fmt: skip
-@click.option("--self-training", type=click.FloatRange(0.5, 1, min_open=True), default=None,
+@click.option("--self-training", type=Share(0.5, 1, min_open=True), default=None,
               metavar="SHARE",
               help="Images of --unlabelled with this share of their neighbours' votes for one "
                    "label, 0.95 say, train the projection too.")  # fmt: skip
@@ -73,10 +73,10 @@ def _learning_options(command: Any) -> Any:
                    "and are held out together, as copies of a picture always are.")  # fmt: skip
 @click.option("--positive", metavar="LABEL", default=None,
               help="The label that is to be found, the defect.")  # fmt: skip
-@click.option("--precision", type=click.FloatRange(0, 1, min_open=True), default=None,
+@click.option("--precision", type=Share(0, 1, min_open=True), default=None,
               help="Set the threshold so that this share of what gets the positive label "
                    "has it.")  # fmt: skip
-@click.option("--recall", type=click.FloatRange(0, 1, min_open=True), default=None,
+@click.option("--recall", type=Share(0, 1, min_open=True), default=None,
               help="Set the threshold so that this share of what has the positive label "
                    "gets it.")  # fmt: skip
 @click.option("--fpr", type=Fpr(), default=0.05, show_default=True, metavar="RATE",
@@ -85,7 +85,8 @@ def _learning_options(command: Any) -> Any:
               help="Keep the embeddings in this folder (embedded Qdrant), or on a server "
                    "(qdrant://host:6333/collection). Default: in the model file.")  # fmt: skip
 @seed_option
-def tune(labelled: str, output: str, **options: Any) -> None:
+@force_option
+def tune(labelled: str, output: str, force: bool, **options: Any) -> None:
     """Learn to label images like the LABELLED ones, and write a model file.
 
     LABELLED is a folder with one subfolder for each label, or a CSV file with the columns path
@@ -96,13 +97,14 @@ def tune(labelled: str, output: str, **options: Any) -> None:
     """
     from mahalad.metric.labelled import draw, read_labelled
 
-    check_output(output)
     wanted = {name: options[name] for name in ("precision", "recall") if options[name]}
     if wanted and options["positive"] is None:
         raise click.UsageError(f"--{next(iter(wanted))} is about one label: give --positive LABEL")
+    paths, labels = read_labelled(labelled)
+    read = [labelled, *names_in(options["unlabelled"]), options["encoder"], options["weights"]]
+    check_output(output, "classifier", [*paths, *read], force=force)
     classifier = _make_classifier(options)
     _check_is_empty(options["index"])
-    paths, labels = read_labelled(labelled)
     if options["positive"] is not None and options["positive"] not in labels:
         raise InputError(
             f"--positive {options['positive']}: no such label in {labelled}, which has "

@@ -186,6 +186,14 @@ def _is_pattern(name: str) -> bool:
     return any(character in name for character in "*?[")
 
 
+def is_missing(name: str) -> bool:
+    """Whether a path is that of nothing, and no file matches it as a pattern."""
+    if os.path.lexists(name):
+        return False
+    matches = glob.iglob(name, recursive=True) if _is_pattern(name) else iter(())
+    return all(os.path.isdir(match) for match in matches)
+
+
 def describe_missing(name: str) -> str:
     """Say that there is no such file, and where it was looked for."""
     tried = os.path.abspath(name)

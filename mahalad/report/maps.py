@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from PIL import Image
 
 from mahalad.errors import InputError, MahaladError
 from mahalad.files.container import write_atomically
+from mahalad.files.recognition import recognize
 from mahalad.images.decoding import open_image
 from mahalad.images.sources import ImageSource
 from mahalad.protocols import FloatImage, Floats
@@ -109,21 +110,28 @@ class MapFolder:
         self._units = units
         self._style = style
 
-    def prepare(self, fpr: float) -> None:
+    def prepare(self, fpr: float, used: Sequence[str | None] = (), *, force: bool = False) -> None:
         """Make the folder and write the note, so that one that cannot be used shows at once.
+
+        Parameters
+        ----------
+        fpr : float
+        used : sequence of (str or None)
+            Further files that must stay: the model, say.
+        force : bool
+            Whether pictures may be replaced in a folder that has no note of maps.
 
         Raises
         ------
         InputError
-            The folder cannot be made, or a map would be written over one of the images.
+            The folder cannot be made, or a map would be written over one of the images, a file
+            that is `used`, or one that no earlier run wrote.
         ModelFileError
             The folder is not writable.
         """
-        images = {Path(name).resolve() for name in self._stems}
-        for name in self._stems:
-            for path in self._paths(name).values():
-                if path.resolve() in images:  # through a link, or from a folder below this one
-                    raise InputError(f"{path}: is one of the images; give another folder")
+        self._check_replaced(
+            {Path(name).resolve() for name in (*self._stems, *used) if name}, force
+        )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -170,6 +178,22 @@ class MapFolder:
             else:
                 written[what] = str(path)
         return written
+
+    def _check_replaced(self, used: Set[Path], force: bool) -> None:
+        """Refuse to write over files that are used, or that are not those of an earlier run."""
+        note = recognize(self.folder / NOTE)
+        written = [self.folder / NOTE, *(p for n in self._stems for p in self._paths(n).values())]
+        for path in written:
+            if path.resolve() in used:  # through a link, or from a folder below this one
+                raise InputError(
+                    f"{path}: is one of the images or another file in use; give another folder"
+                )
+            found = None if note is not None and note.product == "maps" else recognize(path)
+            if found is not None and not (force and found.form == "picture"):
+                raise InputError(
+                    f"{path}: is there already, and {self.folder} has no {NOTE} of an earlier run: "
+                    "give another folder"
+                )
 
     def _paths(self, name: str) -> dict[str, Path]:
         stem = self._stems[name]

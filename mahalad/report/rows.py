@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
+from mahalad.report.text import printable, shortened
 from mahalad.result import LabelledResult, Result
 
 Row = dict[str, Any]
@@ -63,7 +62,9 @@ def row_of(result: Result) -> Row:
     return row
 
 
-def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator[str]:
+def lines(
+    rows: Iterable[Row], style: str, more: Sequence[str] = (), width: int | None = None
+) -> Iterator[str]:
     """Write rows as lines of text, one at a time; nothing comes before the first row.
 
     Parameters
@@ -73,6 +74,14 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
     style : {"table", "csv", "jsonl"}
     more : sequence of str
         Further entries that a CSV has as columns. JSON has all there are, a table none.
+    width : int, optional
+        Columns of a terminal: longer paths of a table are shortened in the middle.
+
+    Notes
+    -----
+    A line of CSV has text in quotes, and so may have line breaks of a path within. A table writes
+    control characters of a path as escapes. Bytes of a path that are no text are as
+    `os.fsdecode` has them, and in JSON so escaped (``\\udc..``).
     """
     rows = iter(rows)
     first = next(rows, None)
@@ -84,50 +93,62 @@ def lines(rows: Iterable[Row], style: str, more: Sequence[str] = ()) -> Iterator
             yield json.dumps(row)
         return
     if style == "csv":
-        further = [name for name in (*_LABEL_COLUMNS, "in_fit") if name in first]
-        yield from _csv_lines(rows, [*further, *more])
+        yield from _csv_lines(rows, columns_of(first, more))
         return
     if "label" in first:
-        yield from _label_lines(rows)
+        yield from _label_lines(rows, width)
         return
     yield f"{'score':>10}  {'threshold':>10}  {'p-value':>8}  {'verdict':<10}  path"
     for row in rows:
         if row.get("error") is not None:
-            yield f"{'-':>10}  {'-':>10}  {'-':>8}  {'UNREADABLE':<10}  {row['error']}"
+            start = f"{'-':>10}  {'-':>10}  {'-':>8}  {'UNREADABLE':<10}  "
+            yield _fitting(start, row["error"], "", width)
             continue
         limit = "-" if row["threshold"] is None else f"{row['threshold']:.4g}"
         verdict = "ANOMALY" if row["anomaly"] else "good"
         mark = "  (in the fit)" if row["in_fit"] else ""
-        yield (
-            f"{row['score']:>10.4g}  {limit:>10}  {row['p_value']:>8.4f}  {verdict:<10}  "
-            f"{row['path']}{mark}"
-        )
+        start = f"{row['score']:>10.4g}  {limit:>10}  {row['p_value']:>8.4f}  {verdict:<10}  "
+        yield _fitting(start, row["path"], mark, width)
 
 
-def _label_lines(rows: Iterable[Row]) -> Iterator[str]:
+def _fitting(start: str, path: str, end: str, width: int | None) -> str:
+    """Put a line together, with the path shortened where the line is wider than the terminal."""
+    path = printable(path)
+    return start + (path if width is None else shortened(path, width - len(start + end))) + end
+
+
+def _label_lines(rows: Iterable[Row], room: int | None) -> Iterator[str]:
     width = 16
     # The p-value is of novelty: it says nothing about the label beside it.
     yield f"{'label':<{width}}  {'probability':>11}  {'novelty-p':>9}  {'verdict':<13}  path"
     for row in rows:
         if row.get("error") is not None:
-            yield f"{'-':<{width}}  {'-':>11}  {'-':>9}  {'UNREADABLE':<13}  {row['error']}"
+            start = f"{'-':<{width}}  {'-':>11}  {'-':>9}  {'UNREADABLE':<13}  "
+            yield _fitting(start, row["error"], "", room)
             continue
         p_value = "-" if row["p_value"] is None else f"{row['p_value']:.4f}"
         verdict = " ".join(name for name in ("anomaly", "novel") if row[name]).upper()
-        yield (
-            f"{row['label']:<{width}}  {row['probability']:>11.3f}  {p_value:>9}  {verdict:<13}  "
-            f"{row['path']}"
+        start = (
+            f"{printable(row['label']):<{width}}  {row['probability']:>11.3f}  {p_value:>9}  "
+            f"{verdict:<13}  "
         )
+        yield _fitting(start, row["path"], "", room)
 
 
-def _csv_lines(rows: Iterable[Row], more: Sequence[str]) -> Iterator[str]:
-    columns = ["path", "score", "threshold", "p_value", "anomaly", *more, "error"]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="")
-    writer.writeheader()
-    yield buffer.getvalue()
+def columns_of(first: Row, more: Sequence[str] = ()) -> list[str]:
+    """Name the columns of rows like the first one, with `more` of its entries."""
+    further = [name for name in (*_LABEL_COLUMNS, "in_fit") if name in first]
+    return ["path", "score", "threshold", "p_value", "anomaly", *further, *more, "error"]
+
+
+def _csv_lines(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[str]:
+    yield ",".join(map(_csv_value, columns))
     for row in rows:
-        buffer.seek(0)
-        buffer.truncate()
-        writer.writerow({name: value for name, value in row.items() if name != "neighbours"})
-        yield buffer.getvalue()
+        yield ",".join(_csv_value(row.get(name)) for name in columns)
+
+
+def _csv_value(value: Any) -> str:
+    """Write text in quotes always, for readers that take lines apart; nothing for None."""
+    if isinstance(value, str):
+        return '"' + value.replace('"', '""') + '"'
+    return "" if value is None else str(value)

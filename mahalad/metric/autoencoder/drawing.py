@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from mahalad.errors import InputError
 from mahalad.files.container import write_atomically
+from mahalad.files.recognition import MARK
 
 if TYPE_CHECKING:
     pass
@@ -58,6 +60,8 @@ def draw_grid(pairs: NDArray[np.float32], path: str | Path | None) -> Image.Imag
             raise InputError(f"{path}: no picture can be written as {suffix or 'no suffix'!r}: "
                              "give a name that ends in .png")  # fmt: skip
         buffer = io.BytesIO()
-        picture.save(buffer, format=written)
+        mark = PngInfo()  # so that another run may replace it
+        mark.add_text("Software", MARK)
+        picture.save(buffer, format=written, pnginfo=mark, comment=MARK.encode())
         write_atomically(path, buffer.getvalue())
     return picture
