@@ -9,7 +9,7 @@ import pytest
 from conftest import make_picture
 from PIL import Image, ImageSequence
 
-from mahalad import KNNDetector, MahalanobisDetector
+from mahalad import BackboneFeatures, KNNDetector, MahalanobisDetector, MetricKNNClassifier, load
 from mahalad.errors import InputError
 from mahalad.images import reading
 from mahalad.images.reading import read_batches
@@ -201,6 +201,11 @@ def small(small_weights):
     return {"backbone": "test_efficientnet", "weights": small_weights, "input_size": 64}
 
 
+@pytest.fixture(scope="module")
+def detector(small):
+    return MahalanobisDetector(**small, fpr=0.1).fit(frames(0, 24))
+
+
 @pytest.mark.parametrize("make", [MahalanobisDetector, KNNDetector])
 def test_detectors_fit_and_score_a_camera_that_reuses_its_buffer(small, make):
     good, more, new = frames(0, 20), frames(50, 6), frames(100, 6)
@@ -233,3 +238,91 @@ def test_a_fit_to_a_camera_that_fails_is_an_error(small):
     with pytest.raises(CameraError, match="cable"):
         detector.fit(failing(one_buffer(frames(0, 20))))
     assert not hasattr(detector, "features_")
+
+
+@pytest.fixture(scope="module")
+def classifier(small_weights):
+    features = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64)
+    labelled = frames(0, 12)
+    classifier = MetricKNNClassifier(features, n_neighbors=1, random_state=0)
+    return classifier.fit(labelled, [str(i % 2) for i in range(12)])
+
+
+@pytest.mark.parametrize("asked", ["detector", "classifier"])
+def test_each_result_comes_before_the_next_image_is_drawn(asked, request):
+    asked = request.getfixturevalue(asked)
+    log = []
+
+    def camera():
+        for i, frame in enumerate(one_buffer(frames(100, 4))):
+            log.append(f"frame {i}")
+            yield frame
+
+    for i, _ in enumerate(asked.inspect(camera())):
+        log.append(f"result {i}")
+    assert log == [f"{what} {i}" for i in range(4) for what in ("frame", "result")]
+    log.clear()
+    for i, _ in enumerate(asked.inspect(camera(), batch_size=3)):
+        log.append(f"result {i}")
+    drawn = [f"frame {i}" for i in range(3)]
+    assert log == [*drawn, "result 0", "result 1", "result 2", "frame 3", "result 3"]
+
+
+@pytest.mark.parametrize("asked", ["detector", "classifier"])
+def test_results_of_a_failing_stream_come_before_its_error(asked, request):
+    camera = failing(one_buffer(frames(100, 5)))
+    results = request.getfixturevalue(asked).inspect(camera, batch_size=4)
+    found = drawn_before(CameraError, "cable", results)
+    assert [result.name for result in found] == [f"X[{i}]" for i in range(5)]
+
+
+def passes(detector, monkeypatch):
+    """Numbers of images of the detector's passes through the network, from now on."""
+    found = []
+    run = type(detector.features_).transform
+
+    def count(self, prepared):
+        found.append(len(prepared))
+        return run(self, prepared)
+
+    monkeypatch.setattr(type(detector.features_), "transform", count)
+    return found
+
+
+def test_what_has_a_length_is_judged_in_batches(detector, monkeypatch, tmp_path):
+    from tqdm import tqdm
+
+    for i, frame in enumerate(frames(100, 6)):
+        Image.fromarray(frame).save(tmp_path / f"{i}.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    found = passes(detector, monkeypatch)
+    expected = list(detector.inspect(paths))
+    bar = tqdm(paths, disable=True)
+    for X in (tmp_path, tuple(paths), np.stack(frames(100, 6)), str(tmp_path / "*.png"), bar):
+        scores = [result.score for result in detector.inspect(X)]
+        np.testing.assert_allclose(scores, [result.score for result in expected], rtol=1e-5)
+    assert found == [6] * 6
+    found.clear()
+    list(detector.inspect(paths, batch_size=4))
+    list(detector.inspect(iter(paths), batch_size=4))
+    list(detector.inspect(iter(paths)))
+    list(detector.inspect(tqdm((path for path in paths), disable=True)))
+    assert found == [4, 2, 4, 2, *[1] * 12]
+
+
+def test_batch_size_set_after_a_fit_takes_effect(detector, monkeypatch, tmp_path):
+    detector.save(tmp_path / "model")
+    loaded = load(tmp_path / "model")
+    found = passes(loaded, monkeypatch)
+    loaded.set_params(batch_size=2)
+    list(loaded.inspect(frames(100, 5)))
+    loaded.anomaly_score(iter(frames(100, 3)))
+    assert found == [2, 2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True, "8"])
+@pytest.mark.parametrize("asked", ["detector", "classifier"])
+def test_batch_sizes_are_whole_numbers(asked, request, batch_size):
+    asked = request.getfixturevalue(asked)
+    with pytest.raises(InputError, match=r"^batch_size must be a whole number >= 1, got "):
+        next(asked.inspect(frames(0, 1), batch_size=batch_size))

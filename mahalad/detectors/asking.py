@@ -77,11 +77,23 @@ class Fitted:
             yield maps_of(self.features, self.scorer, images, features, self.levels)
 
     def inspect(
-        self, X: Any, threshold: Threshold, fpr: float, *, maps: bool = False
+        self,
+        X: Any,
+        threshold: Threshold,
+        fpr: float,
+        *,
+        maps: bool = False,
+        batch_size: int | None = None,
+        promptly: bool = False,
     ) -> Iterator[Result]:
-        """Judge images in their order; one that cannot be read gives a result with an error."""
+        """Judge images in their order; one that cannot be read gives a result with an error.
+
+        `batch_size` and `promptly` are those of `extract`.
+        """
         names = score_names(self.scorer, self.levels)
-        for images, features in extract(X, self.features, self.salt):
+        for images, features in extract(
+            X, self.features, self.salt, batch_size=batch_size, promptly=promptly
+        ):
             readable = [image for image in images if image.error is None]
             good: Iterator[Result] = iter(())
             if readable:
