@@ -29,4 +29,4 @@ def with_progress(X: Any, label: str) -> Any:
     if not sys.stderr.isatty():
         return X
     names = names_of(X)
-    return iter(progress_bar(label)(names, len(names)))
+    return progress_bar(label)(names, len(names))  # it has a length: it is read in batches

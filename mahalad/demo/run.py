@@ -77,9 +77,9 @@ def run_demo(
     test = [folder / link for link, _ in tests]
     # The default, a Gaussian per position, although parts are rotated at random: the ring stays in
     # place. Measured on these images (AUROC over all defects): 100 %, and 97.6 % image-level.
-    detector = MahalanobisDetector().fit(iter(progress(train, n_train)))
+    detector = MahalanobisDetector().fit(progress(train, n_train))
     fitted = time.perf_counter()
-    results = list(detector.inspect(iter(progress(test, len(test)))))
+    results = list(detector.inspect(progress(test, len(test))))
     scored = time.perf_counter()
     detector.save(folder / MODEL)
 

@@ -81,11 +81,22 @@ class Fitted:
             yield maps_of(self.features, self.scorer, images, features, self.levels)
 
     def inspect(
-        self, X: Any, threshold: Threshold, fpr: float, *, maps: bool = False
+        self,
+        X: Any,
+        threshold: Threshold,
+        fpr: float,
+        *,
+        maps: bool = False,
+        batch_size: int | None = None,
+        promptly: bool = False,
     ) -> Iterator[Result]:
-        """Judge images in their order; one that cannot be read gives a result with an error."""
+        """Judge images in their order; one that cannot be read gives a result with an error.
+
+        `batch_size` and `promptly` are those of `extract`.
+        """
         names = score_names(self.scorer, self.levels)
-        for images, features in self._extract(X):
+        batches = self._extract(X, batch_size=batch_size, promptly=promptly)
+        for images, features in batches:
             readable = [image for image in images if image.error is None]
             good: Iterator[Result] = iter(())
             if readable:
@@ -113,10 +124,10 @@ class Fitted:
         left_out = np.isfinite(known)
         return np.where(left_out, known, scores), in_fit, left_out
 
-    def _extract(self, X: Any) -> Iterator[Batch]:
+    def _extract(self, X: Any, **options: Any) -> Iterator[Batch]:
         if self.features is None:
             check_columns(X, self.columns)
-        return extract(X, self.features, self.salt)
+        return extract(X, self.features, self.salt, **options)
 
     def _scores_and_maps(
         self, images: list[ReadImage], features: Features, maps: bool

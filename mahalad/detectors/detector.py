@@ -433,7 +433,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         """
         return [maps for batch, _ in self._fitted().maps(X) for maps in batch]
 
-    def inspect(self, X: Any, *, maps: bool = False) -> Iterator[Result]:
+    def inspect(
+        self, X: Any, *, maps: bool = False, batch_size: int | None = None
+    ) -> Iterator[Result]:
         """Judge images one after the other; an unreadable one is reported, not raised.
 
         Parameters
@@ -441,15 +443,26 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         X : images
         maps : bool, default=False
             With the anomaly map of every image.
+        batch_size : int, optional
+            Images drawn from X and judged together. None: 1 if X is a stream (an iterator, anything
+            without a length), so that each result comes before the next image is drawn; else the
+            detector's own number. It changes no result, and is not for features.
 
         Yields
         ------
         Result
             One for each image, in order.
+
+        Raises
+        ------
+        Exception
+            What drawing from X raises, after the results of what was drawn before.
         """
         threshold, fpr = self._fitted_threshold(), check_fpr(self.fpr)
         threshold.critical_value(fpr)  # too few calibration images: better before the work
-        yield from self._fitted().inspect(X, threshold, fpr, maps=maps)
+        yield from self._fitted().inspect(
+            X, threshold, fpr, maps=maps, batch_size=batch_size, promptly=True
+        )
 
     @property
     def scorer_(self) -> Any:

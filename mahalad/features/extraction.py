@@ -12,13 +12,21 @@ from mahalad.checks import BATCH_SIZE, check_parameters
 from mahalad.errors import InputError
 from mahalad.images.augment import augmented_copies
 from mahalad.images.reading import ReadImage, content_key, read_batches
-from mahalad.images.sources import ImageSource
+from mahalad.images.sources import ImageSource, is_stream
 
 Batch = tuple[list[ReadImage], dict[str, NDArray[Any]]]
 """Images read, and level name to features (n_good, n_copies, n_features) of the readable ones."""
 
 
-def extract(X: Any, extractor: Any, salt: int, n_augment: int = 0) -> Iterator[Batch]:
+def extract(
+    X: Any,
+    extractor: Any,
+    salt: int,
+    n_augment: int = 0,
+    *,
+    batch_size: int | None = None,
+    promptly: bool = False,
+) -> Iterator[Batch]:
     """Yield batches of images with their features.
 
     Parameters
@@ -29,18 +37,24 @@ def extract(X: Any, extractor: Any, salt: int, n_augment: int = 0) -> Iterator[B
         Salt of the images' content hashes.
     n_augment : int
         Augmented copies of each image, after the image itself.
+    batch_size : int, optional
+        Images in a batch, instead of the extractor's own number.
+    promptly : bool, default=False
+        Of a stream (see `is_stream`), yield what is there before more is drawn: one image, or as
+        many as `batch_size` says.
     """
+    if batch_size is not None:
+        check_parameters({"batch_size": BATCH_SIZE}, {"batch_size": batch_size})
     if extractor is None:
         yield from_arrays(X, salt)
         return
     check_parameters({"batch_size": BATCH_SIZE}, extractor)  # set_params may have changed it
-    batches = read_batches(
-        X,
-        extractor.prepare,
-        batch_size=extractor.batch_size,
-        salt=salt,
-        ahead=getattr(extractor, "read_ahead", 0),
-    )
+    size, ahead = extractor.batch_size, getattr(extractor, "read_ahead", 0)
+    if promptly and is_stream(X):
+        size, ahead = 1, 0
+    if batch_size is not None:
+        size = batch_size
+    batches = read_batches(X, extractor.prepare, batch_size=size, salt=salt, ahead=ahead)
     for images in batches:
         good = [(image.prepared, image.key) for image in images if image.prepared is not None]
         if not good:

@@ -12,16 +12,29 @@ from __future__ import annotations
 import os
 import re
 import stat
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mahalad.errors import ImageReadError, ImageValueError, MahaladError
+from mahalad.images.layout import Layout, layout_of
 from mahalad.images.sources import ImageSource, describe_missing
 from mahalad.protocols import FloatImage
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
 
 
 def open_image(source: ImageSource) -> Image.Image | FloatImage:
@@ -47,14 +60,17 @@ def open_image(source: ImageSource) -> Image.Image | FloatImage:
 
     Notes
     -----
-    * The EXIF orientation is applied. Of a file with several frames, the first one is taken.
+    * The EXIF orientation is applied; an EXIF block that cannot be read is warned of, and the
+      picture taken as it is stored. Of a file with several frames, the first one is taken.
     * Grey is repeated in three channels; palettes are expanded; one-bit images become 0 and 255;
       CMYK, YCbCr, LAB and HSV are converted by Pillow.
     * Alpha, palette or colour-key transparency is composited on white.
     * 16-bit grey and uint16 arrays are divided by 65535. The values of a 12-bit camera are not
-      stretched, except in a PGM file, whose header states its maximum.
+      stretched, except in PGM files and TIFFs of 12 bits, which state their maximum. Of TIFFs whose
+      grey counts from white to black, the values are inverted.
     * Floats must be finite and in [0, 1]; mode "I" (32-bit integers) in 0..65535.
     * Of files with 16 bits a channel in colour (or grey with alpha), Pillow gives the upper 8 bits.
+    * Files that Pillow misreads are refused: see `mahalad.images.layout`, and docs/images.md.
     * Arrays: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with alpha; bool, uint8, uint16 or float.
     """
     value, name = source.value, source.name
@@ -62,7 +78,7 @@ def open_image(source: ImageSource) -> Image.Image | FloatImage:
         return _decode_array(value, name)
     try:
         if isinstance(value, Image.Image):
-            return _decode_picture(ImageOps.exif_transpose(value), name)
+            return _decode_opened(value, name, keep=True)
         return _decode_file(value, name)
     except MahaladError:
         raise
@@ -90,8 +106,36 @@ def _decode_file(path: Path, name: str) -> Image.Image | FloatImage:
             pixels = picture.width * picture.height
             if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
                 raise ImageReadError(_too_large(name, pixels))
-            ImageOps.exif_transpose(picture, in_place=True)
-            return _decode_picture(picture, name)
+            return _decode_opened(picture, name)
+
+
+def _decode_opened(
+    picture: Image.Image, name: str, *, keep: bool = False
+) -> Image.Image | FloatImage:
+    """Load and decode a picture; with `keep`, it is the caller's and stays as it is."""
+    layout = layout_of(picture)
+    if layout.fault is not None:
+        raise ImageReadError(f"{name}: is {layout.fault}")
+    picture.load()
+    upright = _upright(picture, name)
+    if keep and upright is picture:
+        upright = picture.copy()
+    return _decode_picture(upright, name, layout)
+
+
+def _upright(picture: Image.Image, name: str) -> Image.Image:
+    try:
+        orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception as error:  # damaged blocks make Pillow raise almost any type
+        reason = str(error) or type(error).__name__
+        warnings.warn(
+            f"{name}: its EXIF block cannot be read ({reason}): the picture is taken as it is "
+            "stored, not turned",
+            stacklevel=2,
+        )
+        return picture
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -116,7 +160,11 @@ def _too_large(name: str, pixels: int | None) -> str:
     )
 
 
-def _decode_picture(picture: Image.Image, name: str) -> Image.Image | FloatImage:
+def _decode_picture(
+    picture: Image.Image,
+    name: str,
+    layout: Layout = Layout(),  # noqa: B008 (a value)
+) -> Image.Image | FloatImage:
     if 0 in picture.size:
         raise ImageValueError(f"{name}: picture of size {picture.size}; allowed is 1 x 1 or more")
     if picture.mode.startswith("I"):  # "I;16", "I;16B", ..., "I"
@@ -128,9 +176,16 @@ def _decode_picture(picture: Image.Image, name: str) -> Image.Image | FloatImage
                 " divide by the sensor's maximum and save as 16-bit or float"
             )
         key = picture.info.get("transparency")
-        return _unit_range(integers if key is None else np.where(integers == key, 65535, integers))
+        if layout.white_is_zero:
+            integers = layout.maximum - integers
+        if key is not None:
+            integers = np.where(integers == key, layout.maximum, integers)
+        return _unit_range(integers, layout.maximum)
     if picture.mode == "F":
-        return _checked_unit_range(np.asarray(picture), name)
+        values = _checked_unit_range(np.asarray(picture), name)
+        return 1 - values if layout.white_is_zero else values
+    if layout.key_scale > 1:
+        picture.info["transparency"] *= layout.key_scale
     if picture.has_transparency_data:
         # Pillow knows no way from "La" to RGBA but through "LA".
         layered = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
@@ -169,8 +224,8 @@ def _decode_array(array: npt.NDArray[Any], name: str) -> Image.Image | FloatImag
     return np.ascontiguousarray(values)
 
 
-def _unit_range(integers: npt.NDArray[Any]) -> FloatImage:
-    return integers.astype(np.float32) / np.float32(65535)
+def _unit_range(integers: npt.NDArray[Any], maximum: int = 65535) -> FloatImage:
+    return integers.astype(np.float32) / np.float32(maximum)
 
 
 def _checked_unit_range(values: npt.NDArray[Any], name: str) -> FloatImage:

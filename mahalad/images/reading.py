@@ -1,4 +1,8 @@
-"""Batches of prepared images, decoded in threads; a bad image becomes an error, not a stop."""
+"""Batches of prepared images, decoded in threads; a bad image becomes an error, not a stop.
+
+An image in memory is decoded when it is drawn, before what it came from moves on: a camera may
+write the next frame into the same buffer, and the pages of a file are one picture that changes.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mahalad.errors import ImageReadError, ImageValueError, UnreadableImageWarning
 from mahalad.images.decoding import open_image
 from mahalad.images.sources import ImageSource, iter_sources
 from mahalad.result import Result
 
-_LAZY = threading.Lock()
+N_THREADS = min(os.cpu_count() or 1, 16)
 
 Prepare = Callable[[Any], NDArray[Any]]
 
@@ -45,11 +48,14 @@ class ReadImage:
 def read_image(source: ImageSource, prepare: Prepare, salt: int) -> ReadImage:
     """Decode and prepare one image."""
     try:
-        if isinstance(source.value, Image.Image):
-            with _LAZY:  # a picture opened lazily is not safe to decode twice at a time
-                image = open_image(source)
-        else:
-            image = open_image(source)
+        image = open_image(source)
+    except (ImageReadError, ImageValueError) as error:
+        return ReadImage(source, None, 0, error)
+    return _prepare_image(source, image, prepare, salt)
+
+
+def _prepare_image(source: ImageSource, image: Any, prepare: Prepare, salt: int) -> ReadImage:
+    try:
         prepared = _prepared(image, prepare, source.name)
     except (ImageReadError, ImageValueError) as error:
         return ReadImage(source, None, 0, error)
@@ -76,29 +82,77 @@ def read_batches(
 ) -> Iterator[list[ReadImage]]:
     """Yield images in the order of `X`, `batch_size` at a time.
 
-    At most `ahead` further batches are held decoded while the caller works on one, so memory
-    does not grow with the number of images.
+    `X` is drawn from in the thread that asks for batches, no further than the batches need. At most
+    `ahead` further ones are held prepared while the caller works on one, and no more images than
+    there are threads are held decoded, so memory does not grow with the number of images.
+
+    Raises
+    ------
+    Exception
+        What drawing from `X` raises, after the batches of what was drawn before.
     """
-    sources = iter_sources(X)
-    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16)) as pool:
+    with ThreadPoolExecutor(max_workers=N_THREADS) as pool:
+        reader = _Reader(X, prepare, salt, pool)
         pending: deque[list[Future[ReadImage]]] = deque()
         try:
             while True:
                 while len(pending) <= ahead:
-                    batch = [
-                        pool.submit(read_image, source, prepare, salt)
-                        for source in islice(sources, batch_size)
-                    ]
+                    batch = reader.draw(batch_size)
                     if not batch:
                         break
                     pending.append(batch)
                 if not pending:
-                    return
+                    break
                 yield [future.result() for future in pending.popleft()]
         finally:
             for futures in pending:
                 for future in futures:
                     future.cancel()
+    if reader.error is not None:
+        raise reader.error
+
+
+class _Reader:
+    """Draw images and hand them to threads: files to be decoded there, all else to be prepared."""
+
+    def __init__(self, X: Any, prepare: Prepare, salt: int, pool: ThreadPoolExecutor) -> None:
+        self.error: Exception | None = None
+        self._sources = iter_sources(X)
+        self._prepare, self._salt, self._pool = prepare, salt, pool
+        self._decoded = threading.Semaphore(N_THREADS)
+
+    def draw(self, n: int) -> list[Future[ReadImage]]:
+        """Draw up to `n` images; fewer if there are no more, or `error` has come of it."""
+        drawn: list[Future[ReadImage]] = []
+        while len(drawn) < n and self.error is None:
+            try:
+                source = next(self._sources, None)
+            except Exception as error:  # whatever the user's iterator raises
+                self.error = error
+                break
+            if source is None:
+                break
+            drawn.append(self._submit(source))
+        return drawn
+
+    def _submit(self, source: ImageSource) -> Future[ReadImage]:
+        if isinstance(source.value, Path):
+            return self._pool.submit(read_image, source, self._prepare, self._salt)
+        self._decoded.acquire()
+        try:
+            image = open_image(source)
+        except (ImageReadError, ImageValueError) as error:
+            self._decoded.release()
+            return _done(ReadImage(source, None, 0, error))
+        future = self._pool.submit(_prepare_image, source, image, self._prepare, self._salt)
+        future.add_done_callback(lambda _: self._decoded.release())
+        return future
+
+
+def _done(image: ReadImage) -> Future[ReadImage]:
+    future: Future[ReadImage] = Future()
+    future.set_result(image)
+    return future
 
 
 def left_out(images: Iterable[ReadImage], *, stacklevel: int = 3) -> list[Result]:

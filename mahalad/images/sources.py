@@ -96,6 +96,17 @@ def iter_sources(X: object) -> Iterator[ImageSource]:
         raise InputError(f"X is of type {type(X).__name__}; {_ALLOWED}")
 
 
+def is_stream(X: object) -> bool:
+    """Whether images come one after the other, nobody knows how many: an iterator, a camera."""
+    if not isinstance(X, Iterable) or isinstance(X, (str, os.PathLike)):
+        return False
+    try:
+        len(X)  # type: ignore[arg-type]
+    except TypeError:  # also of a progress bar around an iterator
+        return True
+    return False
+
+
 def _item_sources(item: object, position: str) -> Iterator[ImageSource]:
     if isinstance(item, (str, os.PathLike)):
         yield from _path_sources(item, position, required=False)

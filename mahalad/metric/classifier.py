@@ -342,7 +342,9 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         embedding = self.embedding_
         return embedding.embed(embedding.read_strictly(X)[1])
 
-    def inspect(self, X: Any, *, maps: bool = False) -> Iterator[LabelledResult]:
+    def inspect(
+        self, X: Any, *, maps: bool = False, batch_size: int | None = None
+    ) -> Iterator[LabelledResult]:
         """Classify images one after the other; an unreadable one is reported, not raised.
 
         Parameters
@@ -350,16 +352,24 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         X : images
         maps : bool, default=False
             There are no anomaly maps: True is an `InputError`.
+        batch_size : int, optional
+            Images drawn from X and judged together. None: 1 if X is a stream (an iterator, anything
+            without a length); else the encoder's own number.
 
         Yields
         ------
         LabelledResult
             One for each image, in order.
+
+        Raises
+        ------
+        Exception
+            What drawing from X raises, after the results of what was drawn before.
         """
         if maps:
             raise InputError("a classifier by nearest neighbours has no anomaly maps")
         novelty = self._novelty()
-        for images, F in self.embedding_.read(X):
+        for images, F in self.embedding_.read(X, batch_size=batch_size, promptly=True):
             good: Iterator[LabelledResult] = iter(())
             names = [image.source.name for image in images if image.error is None]
             if names:

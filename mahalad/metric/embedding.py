@@ -61,14 +61,18 @@ class Embedding:
                 self._extractor = CachedFeatures(self.encoder, folder)
             self._cache = folder
 
-    def read(self, X: Any) -> Iterator[Batch]:
-        """Yield batches of decoded images, and their features."""
+    def read(
+        self, X: Any, *, batch_size: int | None = None, promptly: bool = False
+    ) -> Iterator[Batch]:
+        """Yield batches of decoded images, and their features; see `extract`."""
         if self._extractor is None and _are_paths(X):
             raise InputError(
                 "encoder=None takes features, and these are paths: give an encoder, such as "
                 "BackboneFeatures()"
             )
-        for images, features in extract(X, self._extractor, 0):
+        for images, features in extract(
+            X, self._extractor, 0, batch_size=batch_size, promptly=promptly
+        ):
             yield images, self._side_by_side(originals(features)) if features else np.empty((0, 0))
 
     def read_all(self, X: Any) -> tuple[list[ReadImage], Floats]:
