@@ -67,10 +67,15 @@ def contaminated(images: Mapping[str, NDArray[Any]]) -> Features:
 
 
 def with_copies(rng: np.random.Generator, images: Features, n_copies: int) -> Features:
-    """Images (n, ...) with augmented copies of themselves, (n, n_copies, ...)."""
+    """Images (n, ...) with augmented copies of themselves, (n, n_copies, ...).
+
+    How much copies differ must not depend on the images at hand: those that stay in a fit would
+    tell of one that is left out.
+    """
     found = {}
     for name, x in images.items():
-        noise = rng.standard_normal((len(x), n_copies, *x.shape[1:])) * x.std(axis=0) * 0.3
+        spread = 0.3 / np.sqrt(np.arange(1, x.shape[-1] + 1))
+        noise = rng.standard_normal((len(x), n_copies, *x.shape[1:])) * spread
         noise[:, 0] = 0
         found[name] = x[:, None] + noise
     return found
