@@ -91,6 +91,17 @@ def test_what_was_added_can_be_removed(part, parts, fitted):
     assert_same(part, fitted("a"), parts)
 
 
+def test_images_that_are_there_already_are_named(part, parts, fitted, tmp_path):
+    done = run("update", part, parts / "a/003.png")
+    assert done.exit_code == 0
+    assert "Warning: 2 images are copies or near-copies of each other" in done.stderr
+    assert load(part).guarantee_.n_independent == 24
+    merged = run("merge", fitted("a"), fitted("a", "b"), "-o", tmp_path / "c")
+    assert "Warning: 48 images are copies" in merged.stderr
+    assert "copies" not in run("remove", part, parts / "a/003.png").stderr
+    assert load(part).n_images_ == 23  # both of them
+
+
 def test_update_with_groups(part, parts, fitted):
     assert run("update", part, parts / "b", "--group", r"(\d\d)\d\.png").exit_code == 0
     assert load(part).guarantee_.n_independent == 24 + 2

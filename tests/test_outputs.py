@@ -128,8 +128,11 @@ def test_a_model_is_replaced_by_one_of_its_kind(small_weights, parts, monkeypatc
     assert "a model of `tune`, not a model of `fit`" in " ".join(refused.stderr.split())
     assert run("fit", "parts", "-o", "beans.mahalad", *network, "--force").exit_code == 0
     assert load("beans.mahalad").n_images_ == 20
-    weights = run("fit", "parts", "-o", "other.safetensors", *network, "--force")
-    assert weights.exit_code == 0  # not there: the name does not matter
+    for name in ("other.safetensors", "9"):  # not there: the name does not matter
+        done = run("fit", "parts", "-o", name, *network, "--group", "9", "--force")
+        assert done.exit_code == 2 and "group" in done.stderr  # of the pattern, not of the name
+        done = run("fit", "parts", "-o", name, *network)
+        assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("name", ["grid.png", "grid.jpg"])

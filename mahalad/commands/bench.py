@@ -170,7 +170,7 @@ def _check_outputs(
     """Refuse outputs that would replace what they must not."""
     figures, plot = options["json_file"], options["plot_file"]
     images = names_in(*roots) if any(map(os.path.exists, filter(None, (figures, plot)))) else []
-    taken = [*images, *inputs]
+    taken = [*images, *filter(os.path.isfile, filter(None, inputs))]
     if figures is not None:
         check_output(figures, "figures", taken, force=options["force"], option="--json")
     if plot is not None:

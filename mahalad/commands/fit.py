@@ -92,8 +92,12 @@ def fit(
     fits, and that of this fit is bounded.
     """
     check_given(images)
-    read = [options["weights"], options["roi"], group, *left_out]
-    check_output(output, "detector", [*names_in(list(images), calibration), *read], force=force)
+    may_be_files = [options["weights"], options["roi"], group, *left_out]  # or `hub`, or a pattern
+    read = [
+        *names_in(list(images), calibration),
+        *filter(os.path.isfile, filter(None, may_be_files)),
+    ]
+    check_output(output, "detector", read, force=force)
     detector = make_detector(settle(options), fpr)
     chosen: Any = list(images)
     if left_out:

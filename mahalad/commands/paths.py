@@ -42,9 +42,9 @@ _FORMS = {
 
 force_option = click.option(
     "--force", is_flag=True,
-    help="Replace a file that mahalad did not write, if it is of the same kind (a model by a "
-         "model, text by text). What an earlier run of the command wrote is replaced anyway; an "
-         "input or a file of another kind never.",
+    help="Replace a file that is of the same kind (a model by a model, text by text) but not of "
+         "an earlier run of this command, which is replaced anyway. An input, or a file of "
+         "another kind, is never replaced.",
 )  # fmt: skip
 
 

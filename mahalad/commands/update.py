@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from mahalad.commands.fit import group_option, grouped, say_suspects
 from mahalad.commands.options import decorate
 from mahalad.commands.paths import check_given, check_output, force_option, names_of
 from mahalad.commands.progress import with_progress
+
+if TYPE_CHECKING:
+    from mahalad.detectors.detector import AnomalyDetector
 
 
 def _reading_options(command: Any) -> Any:
@@ -59,6 +62,7 @@ def update(
 
     detector, text = change_detector(model, add, names, weights=weights, device=device)
     click.echo(text, err=True)
+    _say_copies(detector)
     say_suspects(detector, f"mahalad remove {model} IMAGE takes one out")
     click.echo(f"false-positive rate: {detector.guarantee_}", err=True)
     sys.exit(3 if n_unreadable else 0)
@@ -115,5 +119,15 @@ def merge(
     click.echo(f"{output}: {first.n_images_} images ({counts})", err=True)
     for name, value in state_of(first).items():
         click.echo(f"{name}: {value}", err=True)
+    _say_copies(first)
     say_suspects(first, f"mahalad remove {output} IMAGE takes one out")
     click.echo(f"false-positive rate: {first.guarantee_}", err=True)
+
+
+def _say_copies(detector: AnomalyDetector) -> None:
+    """Warn of images that are there twice, as a fit does."""
+    from mahalad.detectors.copies import describe
+
+    together = detector.copies_ if detector.near_copies == "group" else []
+    if together:
+        click.echo(f"Warning: {describe(together)}", err=True)
