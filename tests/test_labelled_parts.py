@@ -13,6 +13,7 @@ from mahalad import BackboneFeatures
 from mahalad.errors import CalibrationError, InputError
 from mahalad.metric.classifier import MetricKNNClassifier
 from mahalad.metric.held_out import draw_folds
+from mahalad.metric.operating import precision_recall_curve
 from mahalad.metric.parts import SAME, number_parts, rows_of
 from mahalad.metric.search import search_parameters
 from mahalad.metric.triplets.projection import TripletProjection
@@ -203,3 +204,25 @@ def test_tune_keeps_groups_together(tmp_path, small_weights):
     assert votes["groups"].mean() > 1.02 * votes["all"].mean()
     result = run("tune", tmp_path / "data", "-o", tmp_path / "x", *options, "--group", "nothing")
     assert result.exit_code == 2 and "nothing" in result.output
+
+
+def test_a_picture_that_is_there_often_counts_once():
+    """60 pictures, one of them 61 times: as 60, where ranking rows gave 20 % novel for 10."""
+    novel = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        F, y = draw(rng, 60)
+        X, labels = np.concatenate([F, *[F[:1]] * 60]), np.concatenate([y, *[y[:1]] * 60])
+        knn = MetricKNNClassifier(n_neighbors=1, positive="bad", novelty_fpr=0.1)
+        knn.fit(X, labels)
+        held_out, _ = knn.held_out()
+        assert held_out.weights.sum() == pytest.approx(60)
+        novel.append(np.mean([result.novel for result in knn.inspect(draw(rng, 300)[0])]))
+    assert np.mean(novel) == pytest.approx(0.1, abs=0.04)  # a standard error is 0.012
+
+
+def test_precision_and_recall_count_pictures():
+    values, truth = [0.9, 0.9, 0.9, 0.4, 0.2], [True, True, True, True, False]
+    curve = precision_recall_curve(values, truth, [1 / 3, 1 / 3, 1 / 3, 1, 1])
+    assert curve.recall.tolist() == pytest.approx([1, 1, 0.5])
+    assert curve.precision.tolist() == pytest.approx([2 / 3, 1, 1])

@@ -384,7 +384,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     @property
     def novelty_threshold_(self) -> float:
         """Distance to the k-th neighbour beyond which an image is novel, at `novelty_fpr`."""
-        threshold = ConformalThreshold().fit(self.held_out()[0].distances)
+        found = self.held_out()[0]
+        threshold = ConformalThreshold().fit(found.distances, weights=found.weights)
         return threshold.critical_value(check_fpr(self.novelty_fpr))
 
     def held_out(self) -> tuple[HeldOut, NDArray[Any]]:
@@ -425,7 +426,9 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
                 f"{', '.join(map(repr, self.classes_.tolist()))}"
             )
         held_out, labels = self.held_out()
-        return precision_recall_curve(held_out.probabilities[:, code], labels == str(self.positive))
+        return precision_recall_curve(
+            held_out.probabilities[:, code], labels == str(self.positive), held_out.weights
+        )
 
     def set_operating_point(
         self, precision: float | None = None, recall: float | None = None
@@ -629,7 +632,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         """Rule and critical distance; None where there are too few images for them."""
         fpr = check_fpr(self.novelty_fpr)
         try:
-            rule = ConformalThreshold().fit(self.held_out()[0].distances)
+            found = self.held_out()[0]
+            rule = ConformalThreshold().fit(found.distances, weights=found.weights)
         except CalibrationError:
             return None, None
         try:

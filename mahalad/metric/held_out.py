@@ -24,6 +24,7 @@ from mahalad.metric.votes import (
     vote,
 )
 from mahalad.protocols import Floats
+from mahalad.thresholds.ranking import shared_weights
 
 MAX_HELD_OUT = 5000
 """Stored images that are left out in turn; of more, so many are drawn at random."""
@@ -189,15 +190,17 @@ def held_out_votes(
     # Classes that came later got no votes then.
     shares[done, : cross_fitted.probabilities.shape[1]] = cross_fitted.probabilities[known[done]]
     distances[done] = cross_fitted.distances[known[done]]
+    parts = number_parts(vectors, index.distance)
     if not done.all():
-        parts, asked = number_parts(vectors, index.distance), rows[~done]
+        asked = rows[~done]
         n_others = len(vectors) - int(np.bincount(parts)[parts[asked]].max())
         _check_enough(n_others, voting.k)
         shares[~done], distances[~done] = leave_one_out_votes(
             vectors, labels, classes, voting.k, voting.weights, index.distance, asked, parts
         )
     counts = np.bincount(label_codes(labels, classes), minlength=len(classes))
-    return HeldOut(ids[rows], voting.balanced(shares, counts), distances), labels[rows]
+    weights = shared_weights(parts[rows])
+    return HeldOut(ids[rows], voting.balanced(shares, counts), distances, weights), labels[rows]
 
 
 def _check_enough(n_others: int, k: int) -> None:

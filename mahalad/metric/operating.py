@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from mahalad.checks import Real, check_parameters
 from mahalad.errors import InputError
 from mahalad.protocols import Floats
+from mahalad.thresholds.ranking import Ranking
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Curve:
     thresholds: Floats
 
 
-def precision_recall_curve(probabilities: ArrayLike, is_positive: ArrayLike) -> Curve:
+def precision_recall_curve(
+    probabilities: ArrayLike, is_positive: ArrayLike, weights: ArrayLike | None = None
+) -> Curve:
     """Compute precision and recall of "probability >= threshold" for each different probability.
 
     Parameters
@@ -52,6 +55,8 @@ def precision_recall_curve(probabilities: ArrayLike, is_positive: ArrayLike) -> 
     probabilities : array of shape (n,)
         Of the positive label.
     is_positive : array of bool, shape (n,)
+    weights : array of shape (n,), optional
+        Copies of one picture share the weight 1; 1 for every image unless it is given.
 
     Raises
     ------
@@ -73,10 +78,11 @@ def precision_recall_curve(probabilities: ArrayLike, is_positive: ArrayLike) -> 
         )
     if not truth.any():
         raise InputError(f"none of the {len(truth)} images is positive: there is no recall")
+    counts = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
+    all_, positive = (Ranking.of(values[some], counts[some]) for some in (slice(None), truth))
     thresholds = np.unique(values)
-    flagged = len(values) - np.searchsorted(np.sort(values), thresholds)
-    hits = truth.sum() - np.searchsorted(np.sort(values[truth]), thresholds)
-    return Curve(hits / flagged, hits / truth.sum(), thresholds)
+    flagged, hits = all_.at_least(thresholds), positive.at_least(thresholds)
+    return Curve(hits / flagged, hits / positive.total, thresholds)
 
 
 def choose(

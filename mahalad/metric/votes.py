@@ -76,11 +76,14 @@ class HeldOut:
     probabilities : ndarray of shape (n, n_classes)
     distances : ndarray of shape (n,)
         To the k-th neighbour.
+    weights : ndarray of shape (n,) or None
+        Copies of one picture share the weight 1. None: they have not been looked for.
     """
 
     ids: NDArray[np.int64]
     probabilities: Floats
     distances: Floats
+    weights: Floats | None = None
 
 
 def vote(
