@@ -195,8 +195,8 @@ def _too_large(name: str, pixels: int | None) -> str:
     size = "too many" if pixels is None else f"{pixels / 1e6:.4g}"
     return (
         f"{name}: holds {size} megapixels, more than the limit of"
-        f" {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.4g}; where the file can be trusted, raise"
-        " PIL.Image.MAX_IMAGE_PIXELS"
+        f" {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.4g}; where the file can be trusted, raise it:"
+        f" --max-pixels {pixels or 'N'} on the command line, PIL.Image.MAX_IMAGE_PIXELS in Python"
     )
 
 
