@@ -8,7 +8,13 @@ import click
 
 from mahalad.checks import BATCH_SIZE, INPUT_SIZE, SEED_NUMBER
 from mahalad.choices import LOSSES, ORIENTATIONS
-from mahalad.commands.options import decorate, is_given, parse_levels, whole_range
+from mahalad.commands.options import (
+    decorate,
+    is_given,
+    max_pixels_option,
+    parse_levels,
+    whole_range,
+)
 
 _NETWORK = ("backbone", "weights", "levels", "size", "orientations")
 _LEARNING = ("loss", "margin", "hidden", "self_training")
@@ -40,6 +46,7 @@ def backbone_options(command: Any) -> Any:
             click.option("--size", type=whole_range(INPUT_SIZE), default=None,
                          help="Squash images to this square. Default: the network's own size."),
             device_option,
+            max_pixels_option,
         ],
         command,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mahalad.commands.editing import edited
+from mahalad.commands.options import max_pixels_option
 from mahalad.commands.paths import check_given
 from mahalad.commands.progress import progress_bar
 from mahalad.errors import InputError
@@ -37,6 +38,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="As one JSON object
 @click.argument("images", nargs=-1, required=True)
 @_LABEL
 @_NEW_LABEL
+@max_pixels_option
 def index_add(model: str, images: tuple[str, ...], label: str, new_label: bool) -> None:
     """Add IMAGES with a label to the MODEL; prints their ids.
 

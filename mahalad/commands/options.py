@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -75,6 +76,24 @@ class Neighbourhood(click.ParamType[int | str]):
         return known[text]
 
 
+def _allow_pixels(ctx: click.Context, option: Any, value: int | None) -> None:
+    """Set Pillow's limit, which holds for the process, while the command runs."""
+    if value is None:
+        return
+    from PIL import Image
+
+    ctx.call_on_close(partial(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS))
+    Image.MAX_IMAGE_PIXELS = value
+
+
+max_pixels_option = click.option(
+    "--max-pixels", type=click.IntRange(min=1), default=None, metavar="N", expose_value=False,
+    callback=_allow_pixels,
+    help="Largest picture that is read, in pixels (width times height). Default: 89478485, as a "
+         "small file may hold a picture that fills the memory.",
+)  # fmt: skip
+
+
 def whole_range(limit: Whole) -> click.IntRange:
     """Give the range of an option from the limit of the library's parameter."""
     return click.IntRange(limit.least, limit.most)
@@ -116,6 +135,7 @@ def network_options(command: Any) -> Any:
             click.option("--batch-size", type=whole_range(BATCH_SIZE), default=32,
                          show_default=True,
                          help="Images, or tiles, per pass through the network."),
+            max_pixels_option,
         ],
         command,
     )  # fmt: skip
@@ -206,6 +226,7 @@ def model_options(command: Any) -> Any:
                          "fetch them."),
             click.option("--device", default=None,
                          help="Device to score on. Default: as at fit."),
+            max_pixels_option,
         ],
         command,
     )  # fmt: skip

@@ -7,6 +7,7 @@ import sys
 import click
 
 from mahalad.commands.embedding_options import device_option, output_option, seed_option
+from mahalad.commands.options import max_pixels_option
 from mahalad.commands.paths import check_given, check_output, force_option, names_of
 from mahalad.commands.progress import progress_bar
 
@@ -27,6 +28,7 @@ from mahalad.commands.progress import progress_bar
                    "go on from it.")  # fmt: skip
 @device_option
 @seed_option
+@max_pixels_option
 @click.option("--grid", type=click.Path(dir_okay=False), default=None,
               help="Picture to write: images above their reconstructions.")  # fmt: skip
 @force_option

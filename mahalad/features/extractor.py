@@ -12,10 +12,13 @@ from sklearn.base import BaseEstimator
 from mahalad.checks import BATCH_SIZE, Limit, OneOf, check_parameters
 from mahalad.choices import ORIENTATIONS
 from mahalad.errors import ImageValueError, InputError
+from mahalad.features.record import record_of
+from mahalad.images.decoding import as_opened
 from mahalad.images.geometry import (
     BOX,
     LIMITS,
-    RECORDED,
+    are_prepared,
+    as_float,
     boxes_of,
     cut_from_square,
     fit_to_square,
@@ -23,8 +26,10 @@ from mahalad.images.geometry import (
     pad_to_squares,
     turn,
 )
+from mahalad.images.reading import prepared_batches
 from mahalad.images.region import hash_region, overwrite_outside, read_region, region_on_grid
 from mahalad.images.resizing import resize_square
+from mahalad.unfitted import NotFittedError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -187,7 +192,7 @@ class BackboneFeatures(BaseEstimator):
             self.backbone_.weights = record
 
     def prepare(self, image: Any) -> NDArray[Any]:
-        """Resize a decoded image: (S, S, 3), uint8 or float32 in [0, 1].
+        """Resize an image in memory (see `as_opened`): (S, S, 3), uint8 or float32 in [0, 1].
 
         With ``resize="pad"``, only the longer side is S, and `transform` fills the square. Nothing
         of what lies outside the region of interest is left in it.
@@ -195,8 +200,10 @@ class BackboneFeatures(BaseEstimator):
         Raises
         ------
         ImageValueError
-            No part of the image lies in the region of interest.
+            No part of the image lies in the region of interest, or values that are no pixels.
         """
+        self._check_built()
+        image = as_opened(image)
         side, interpolation = self.backbone_.side, self.backbone_.interpolation
         shape = fitted_shape(image, side, self.resize)
         if self.region_ is not None and not cut_from_square(self.region_, shape).any():
@@ -215,8 +222,8 @@ class BackboneFeatures(BaseEstimator):
         colour = np.rint(np.array(self.backbone_.mean) * 255).astype(np.uint8)
         return overwrite_outside(image, cut_from_square(self.region_, shape), colour)
 
-    def transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
-        """Extract features of prepared images.
+    def transform(self, X: Any) -> Features:
+        """Extract features of images: of arrays as `prepare` makes them, or of any others.
 
         Returns
         -------
@@ -224,7 +231,21 @@ class BackboneFeatures(BaseEstimator):
             Each pooled level (n, n_channels), and each map (n, height, width, n_features), which
             is 0 outside the region of interest. If padded images have maps, their boxes in the
             square are there as well, under `BOX`.
+
+        Raises
+        ------
+        ImageReadError, ImageValueError
+            The first image that cannot be read.
         """
+        self._check_built()
+        if are_prepared(X, self.side(), self.resize):
+            return self._oriented(X)
+        batches = prepared_batches(
+            X, self.prepare, batch_size=self.batch_size, ahead=self.read_ahead
+        )
+        return _joined([self._oriented(prepared) for prepared in batches])
+
+    def _oriented(self, prepared: Sequence[NDArray[Any]]) -> Features:
         total = self._transform(prepared)
         if self.orientations == 1:
             return total
@@ -235,10 +256,7 @@ class BackboneFeatures(BaseEstimator):
 
     def _transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
         backbone = self._placed()
-        parts = [backbone.extract(*self._squares(own)) for own in self.passes(prepared)]
-        found = parts[0]
-        if len(parts) > 1:
-            found = {name: np.concatenate([part[name] for part in parts]) for name in found}
+        found = _joined([backbone.extract(*self._squares(o)) for o in self.passes(prepared)])
         if self.region_ is not None:
             for name, values in found.items():
                 if values.ndim == 4:
@@ -278,6 +296,10 @@ class BackboneFeatures(BaseEstimator):
         """Compute where each picture lies in its square, (n, 4); None if all fill it."""
         return boxes_of(prepared, self.backbone_.side) if self.resize == "pad" else None
 
+    def _check_built(self) -> None:
+        if "backbone_" not in vars(self):
+            raise NotFittedError("these features have no network yet: call build()")
+
     def _check_orientations(self, region: Any) -> None:
         names = (self.maps,) if isinstance(self.maps, (str, int)) else self.maps
         has_maps = names is None or len(names) > 0
@@ -292,7 +314,7 @@ class BackboneFeatures(BaseEstimator):
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Make the squares that the network takes, (n, S, S, 3), and the regions to pool over."""
         if any(image.dtype != np.uint8 for image in prepared):
-            prepared = [_as_float(image) for image in prepared]
+            prepared = [as_float(image) for image in prepared]
         # Once more: small pictures were enlarged, and augmented copies moved and lit.
         prepared = [self._overwritten(image, image.shape[:2]) for image in prepared]
         if self.resize == "squash":
@@ -316,31 +338,10 @@ class BackboneFeatures(BaseEstimator):
 
     def record(self) -> dict[str, Any]:
         """Give what identifies these features: those with different records must not be mixed."""
-        b = self.backbone_
-        # Only where there are several: records of models from before tiles stay what they were.
-        several = {"tiles": b.tiles, "orientations": self.orientations}
-        several = {name: number for name, number in several.items() if number > 1}
-        outside = {} if self.outside_ is None else {"outside": self.outside_}
-        return {
-            "backbone": b.name,
-            "levels": list(b.level_names),
-            "maps": list(b.map_names),
-            "region": None if self.region_ is None else hash_region(self.region_),
-            **outside,
-            "input_size": b.input_size,
-            "mean": list(b.mean),
-            "std": list(b.std),
-            "interpolation": b.interpolation,
-            "resize": RECORDED[self.resize],
-            **several,
-            "precision": "float32",
-            "licence": b.licence,
-            "weights_source": b.weights.source,
-            "weights_origin": b.weights.origin,
-            "weights_sha256": b.weights.sha256,
-            "weights_dtype": b.weights.dtype,
-        }
+        return record_of(self, None if self.region_ is None else hash_region(self.region_))
 
 
-def _as_float(image: NDArray[Any]) -> NDArray[np.float32]:
-    return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
+def _joined(parts: Sequence[Features]) -> dict[str, NDArray[Any]]:
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mahalad.errors import ImageReadError, ImageValueError, MahaladError
+from mahalad.errors import ImageReadError, ImageValueError, InputError, MahaladError
 from mahalad.images.layout import Layout, layout_of
 from mahalad.images.sources import ImageSource, describe_missing
 from mahalad.protocols import FloatImage
@@ -92,6 +92,35 @@ def open_image(source: ImageSource) -> Image.Image | FloatImage:
         raise ImageReadError(f"{name}: cannot be decoded: {reason}") from error
 
 
+def as_opened(image: Any) -> Image.Image | FloatImage:
+    """Take an image as `open_image` gives it as it is; decode any other by the same rules.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image or ndarray
+
+    Raises
+    ------
+    InputError
+        It is no image in memory.
+    ImageReadError, ImageValueError
+        As of `open_image`.
+    """
+    if isinstance(image, Image.Image):
+        is_rgb = image.mode == "RGB" and not image.has_transparency_data
+        if is_rgb and layout_of(image).fault is None and _turn_of(image, warn=False) is None:
+            return image
+    elif isinstance(image, np.ndarray):
+        if image.dtype == np.float32 and image.ndim in (2, 3) and image.shape[2:] in ((), (3,)):
+            return image  # `resize_image` looks at the values
+    else:
+        raise InputError(
+            f"an image in memory is asked for (a PIL image or an array), not {type(image).__name__}"
+            "; a file is one by open_image(next(iter_sources(path))), of mahalad.images"
+        )
+    return open_image(ImageSource("image", None, image))
+
+
 def _decode_file(path: Path, name: str) -> Image.Image | FloatImage:
     _check_file(path, name)
     with open(path, "rb") as file:
@@ -124,18 +153,29 @@ def _decode_opened(
 
 
 def _upright(picture: Image.Image, name: str) -> Image.Image:
+    turn = _turn_of(picture, warn=True, name=name)
+    if turn is None:
+        return picture
+    turned = picture.transpose(turn)
+    # It is upright now: what would say otherwise goes.
+    turned.info = {k: value for k, value in turned.info.items() if k == "transparency"}
+    return turned
+
+
+def _turn_of(picture: Image.Image, *, warn: bool, name: str = "image") -> Image.Transpose | None:
+    """Find what makes a picture upright, by its EXIF block."""
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation)
     except Exception as error:  # damaged blocks make Pillow raise almost any type
-        reason = str(error) or type(error).__name__
-        warnings.warn(
-            f"{name}: its EXIF block cannot be read ({reason}): the picture is taken as it is "
-            "stored, not turned",
-            stacklevel=2,
-        )
-        return picture
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return picture if turn is None else picture.transpose(turn)
+        if warn:
+            reason = str(error) or type(error).__name__
+            warnings.warn(
+                f"{name}: its EXIF block cannot be read ({reason}): the picture is taken as it is "
+                "stored, not turned",
+                stacklevel=3,
+            )
+        return None
+    return _TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -155,8 +195,8 @@ def _too_large(name: str, pixels: int | None) -> str:
     size = "too many" if pixels is None else f"{pixels / 1e6:.4g}"
     return (
         f"{name}: holds {size} megapixels, more than the limit of"
-        f" {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.4g}; where the file can be trusted, raise"
-        " PIL.Image.MAX_IMAGE_PIXELS"
+        f" {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:.4g}; where the file can be trusted, raise it:"
+        f" --max-pixels {pixels or 'N'} on the command line, PIL.Image.MAX_IMAGE_PIXELS in Python"
     )
 
 

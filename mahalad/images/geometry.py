@@ -71,6 +71,31 @@ def fitted_shape(image: Image.Image | Prepared, side: int, resize: str) -> tuple
     return max(1, round(height * side / longer)), max(1, round(width * side / longer))
 
 
+def are_prepared(X: Any, side: int, resize: str) -> bool:
+    """Whether X is a sequence of pictures that fit a square of that side, as a policy leaves them.
+
+    Each is (h, w, 3), of uint8, or of float32 in [0, 1].
+    """
+    if not isinstance(X, (list, tuple, np.ndarray)) or len(X) == 0:
+        return False
+    return all(isinstance(image, np.ndarray) and _is_prepared(image, side, resize) for image in X)
+
+
+def _is_prepared(image: Prepared, side: int, resize: str) -> bool:
+    if image.ndim != 3 or image.shape[2] != 3:
+        return False
+    height, width = image.shape[:2]
+    fits = height == width == side if resize == "squash" else max(height, width) == side
+    if not fits or image.dtype not in (np.uint8, np.float32):
+        return False
+    return bool(image.dtype == np.uint8 or (image.min() >= 0 and image.max() <= 1))
+
+
+def as_float(image: Prepared) -> FloatImage:
+    """Bring a prepared image to float32 in [0, 1]."""
+    return image.astype(np.float32) / np.float32(255) if image.dtype == np.uint8 else image
+
+
 def pad_to_square(prepared: Prepared, side: int, *, mode: Any = "edge") -> Prepared:
     """Put a fitted picture, (h, w) or (h, w, 3), in the middle of a square, its edge repeated.
 

@@ -112,6 +112,22 @@ def read_batches(
         raise reader.error
 
 
+def prepared_batches(
+    X: Any, prepare: Prepare, *, batch_size: int, ahead: int = 0
+) -> Iterator[list[NDArray[Any]]]:
+    """Yield prepared images as `read_batches` does; the first that cannot be read is raised.
+
+    Raises
+    ------
+    ImageReadError, ImageValueError
+    """
+    for images in read_batches(X, prepare, batch_size=batch_size, ahead=ahead):
+        for image in images:
+            if image.error is not None:
+                raise image.error
+        yield [image.prepared for image in images if image.prepared is not None]
+
+
 class _Reader:
     """Draw images and hand them to threads: files to be decoded there, all else to be prepared."""
 

@@ -6,7 +6,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mahalad.errors import ImageValueError
 from mahalad.protocols import FloatImage
+
+_ROUNDING = 1e-5
+"""How far mixing with alpha may leave [0, 1]."""
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -39,6 +43,8 @@ def resize_square(
     ------
     ValueError
         Unknown `interpolation`, `size` below 1, or an image that is not from `open_image`.
+    ImageValueError
+        An array that is not of floats in [0, 1].
 
     Examples
     --------
@@ -63,13 +69,27 @@ def resize_image(
         if image.mode != "RGB":
             raise ValueError(f"image is of mode {image.mode!r}; allowed is 'RGB', from open_image")
         return np.array(image.resize(size, resampling))
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+        raise ValueError(f"image is of shape {image.shape}; allowed are (H, W) and (H, W, 3)")
+    _check_unit_range(image)
     if image.ndim == 2:
         grey = _resize_channel(image, size, resampling)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image is of shape {image.shape}; allowed are (H, W) and (H, W, 3)")
     channels = [_resize_channel(image[:, :, k], size, resampling) for k in range(3)]
     return np.stack(channels, axis=2)
+
+
+def _check_unit_range(image: FloatImage) -> None:
+    if image.dtype.kind != "f":
+        raise ImageValueError(
+            f"array of type {image.dtype}; allowed are floats in [0, 1], from open_image"
+        )
+    low, high = image.min(), image.max()
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # also where either is NaN
+        raise ImageValueError(
+            f"float values from {low:g} to {high:g}; allowed are finite values in [0, 1]; divide by"
+            " the sensor's maximum (255 for 8 bits)"
+        )
 
 
 def _resize_channel(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def iter_sources(X: object) -> Iterator[ImageSource]:
         yield ImageSource("X[0]", None, X)
     elif isinstance(X, np.ndarray) and X.ndim != 1:
         yield from _batch_sources(X, "X")
-    elif isinstance(X, Iterable) and not isinstance(X, _NOT_A_LIST):
+    elif isinstance(X, Iterable) and not (isinstance(X, _NOT_A_LIST) or _looks_like_a_list(X)):
         found = False
         for index, item in enumerate(X):
             for source in _item_sources(item, f"X[{index}]"):
@@ -93,7 +94,7 @@ def iter_sources(X: object) -> Iterator[ImageSource]:
         if not found:
             raise InputError(f"no images: X is an empty {type(X).__name__}; {_ALLOWED}")
     else:
-        raise InputError(f"X is of type {type(X).__name__}; {_ALLOWED}")
+        raise InputError(f"X is of type {type(X).__name__}; {_ALLOWED}{_line_instead(X)}")
 
 
 def is_stream(X: object) -> bool:
@@ -107,6 +108,40 @@ def is_stream(X: object) -> bool:
     return False
 
 
+def _looks_like_a_list(X: object) -> bool:
+    """Whether its items would be no images: channels of a tensor, a data frame's names."""
+    return _is_tensor(X) or type(X).__name__ == "DataFrame"
+
+
+def _is_tensor(value: object) -> bool:
+    torch = sys.modules.get("torch")  # without it there are no tensors
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _line_instead(value: Any, *, is_item: bool = False) -> str:
+    """Say what to write instead of something that is no image, where that is known."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return "; of a file's bytes, give PIL.Image.open(io.BytesIO(data))"
+    if isinstance(value, io.IOBase):
+        return "; of an open file, give PIL.Image.open(file)"
+    if _is_tensor(value):
+        lines = {
+            (4, False): "X.permute(0, 2, 3, 1).cpu().numpy()",
+            (3, False): "[X.permute(1, 2, 0).cpu().numpy()]",
+            (4, True): "(images.permute(0, 2, 3, 1).cpu().numpy() for images in X)",
+            (3, True): "(image.permute(1, 2, 0).cpu().numpy() for image in X)",
+        }
+        line = lines.get((value.ndim, is_item), "a NumPy array")
+        return f"; of tensors with channels first, uint8 or float in [0, 1], give {line}"
+    if type(value).__name__ == "DataFrame":
+        return "; of a data frame, give the column of paths, as X['path']"
+    if is_item and isinstance(value, (list, tuple)):
+        return "; of pairs of image and label, give (image for image, label in X)"
+    if not is_item and {"__len__", "__getitem__"} <= set(dir(value)):
+        return "; of a data set, give (X[i] for i in range(len(X)))"
+    return ""
+
+
 def _item_sources(item: object, position: str) -> Iterator[ImageSource]:
     if isinstance(item, (str, os.PathLike)):
         yield from _path_sources(item, position, required=False)
@@ -115,7 +150,8 @@ def _item_sources(item: object, position: str) -> Iterator[ImageSource]:
     elif isinstance(item, (Image.Image, np.ndarray)):
         yield ImageSource(position, None, item)
     else:
-        raise InputError(f"{position} is of type {type(item).__name__}; {_ALLOWED}")
+        hint = _line_instead(item, is_item=True)
+        raise InputError(f"{position} is of type {type(item).__name__}; {_ALLOWED}{hint}")
 
 
 def _batch_sources(batch: npt.NDArray[Any], position: str) -> Iterator[ImageSource]:

@@ -18,7 +18,8 @@ from mahalad.features.devices import no_tf32, placed, resolve_device
 from mahalad.features.golden import golden_images
 from mahalad.features.weights import hash_weights
 from mahalad.files.damage import naming
-from mahalad.images.reading import left_out, read_batches
+from mahalad.images.decoding import as_opened
+from mahalad.images.reading import left_out, prepared_batches
 from mahalad.images.resizing import resize_square
 from mahalad.metric.autoencoder import file as autoencoder_file
 from mahalad.metric.autoencoder.checkpoints import check_checkpoint, train_with_checkpoint
@@ -231,8 +232,8 @@ class Autoencoder(BaseEstimator):
         return self
 
     def prepare(self, image: Any) -> NDArray[Any]:
-        """Squash a decoded image to the input size: (S, S, 3), uint8 or float32 in [0, 1]."""
-        return resize_square(image, self._fitted().input_size, INTERPOLATION)
+        """Squash an image in memory to the input size: (S, S, 3), uint8 or float32 in [0, 1]."""
+        return resize_square(as_opened(image), self._fitted().input_size, INTERPOLATION)
 
     def transform(self, prepared: Sequence[NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Compute embeddings of prepared images: ``{"bottleneck": (n, bottleneck)}``, float32."""
@@ -326,13 +327,9 @@ class Autoencoder(BaseEstimator):
     def _batches(self, X: Any) -> Iterator[list[NDArray[Any]]]:
         """Prepared images, some at a time; the first that cannot be read ends it."""
         self._check_fitted()
-        for images in read_batches(
+        yield from prepared_batches(
             X, self.prepare, batch_size=self.batch_size, ahead=self.read_ahead
-        ):
-            for image in images:
-                if image.error is not None:
-                    raise image.error
-            yield [image.prepared for image in images if image.prepared is not None]
+        )
 
     # -- files -----------------------------------------------------------------------------
 

@@ -1,0 +1,102 @@
+"""What is given instead of images: the error has the line to write."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from mahalad.errors import InputError
+from mahalad.images.decoding import open_image
+from mahalad.images.sources import iter_sources
+
+
+class Pairs(Dataset):
+    """Images with labels, as data sets of torch are."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, i):
+        return torch.zeros(3, 8, 9), 0
+
+
+class DataFrame:
+    """As those of pandas and polars: iterating gives the names of the columns."""
+
+    def __iter__(self):
+        return iter(["path", "label"])
+
+
+FLOATS = torch.rand(2, 3, 8, 9)
+UINT8 = (FLOATS * 255).to(torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("X", "line"),
+    [
+        (b"png", "X is of type bytes; .* give PIL.Image.open(io.BytesIO(data))"),
+        ([b"png"], "X[0] is of type bytes; .* give PIL.Image.open(io.BytesIO(data))"),
+        ([bytearray(b"png")], "X[0] is of type bytearray; .* give PIL.Image.open(io.BytesIO(data"),
+        (io.BytesIO(b"png"), "X is of type BytesIO; .* give PIL.Image.open(file)"),
+        ([io.BytesIO(b"png")], "X[0] is of type BytesIO; .* give PIL.Image.open(file)"),
+        (FLOATS, "X is of type Tensor; .* float in [0, 1], give X.permute(0, 2, 3, 1).cpu().numpy"),
+        (FLOATS[0], "X is of type Tensor; .* give [X.permute(1, 2, 0).cpu().numpy()]"),
+        (list(FLOATS), "X[0] is of type Tensor; .* give (image.permute(1, 2, 0).cpu().numpy() for"),
+        (
+            DataLoader(FLOATS, batch_size=2),
+            "X[0] is of type Tensor; .* give (images.permute(0, 2, 3, 1).cpu().numpy() for images",
+        ),
+        (
+            DataLoader(TensorDataset(FLOATS, torch.zeros(2)), batch_size=2),
+            "X[0] is of type list; .* give (image for image, label in X)",
+        ),
+        ([(np.zeros((8, 9, 3)), 0)], "X[0] is of type tuple; .* (image for image, label in X)"),
+        (Pairs(), "X is of type Pairs; .* give (X[i] for i in range(len(X)))"),
+        (DataFrame(), "X is of type DataFrame; .* give the column of paths, as X['path']"),
+        (np.zeros((8, 9, 3)), "X is one array of shape (8, 9, 3), .* give [array] for one image"),
+    ],
+)
+def test_the_error_has_the_line_to_write(X, line):
+    with pytest.raises(InputError) as caught:
+        list(iter_sources(X))
+    start, _, end = line.partition(" .* ")
+    assert str(caught.value).startswith(start)
+    assert end in str(caught.value)
+
+
+@pytest.mark.parametrize("tensors", [FLOATS, UINT8])
+def test_the_lines_do_what_they_say(tensors):
+    expected = np.moveaxis((FLOATS if tensors is FLOATS else UINT8).numpy(), 1, 3)
+    X = tensors
+    given = [
+        X.permute(0, 2, 3, 1).cpu().numpy(),
+        (image.permute(1, 2, 0).cpu().numpy() for image in X),
+        (images.permute(0, 2, 3, 1).cpu().numpy() for images in DataLoader(X, batch_size=2)),
+        [*[X[0].permute(1, 2, 0).cpu().numpy()], *[X[1].permute(1, 2, 0).cpu().numpy()]],
+    ]
+    for images in given:
+        found = [np.asarray(open_image(source)) for source in iter_sources(images)]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_column_of_paths_is_a_list(tmp_path):
+    class Series:
+        """As pandas': values, a length, no Sequence."""
+
+        def __init__(self, values):
+            self.values = values
+
+        def __iter__(self):
+            return iter(self.values)
+
+        def __len__(self):
+            return len(self.values)
+
+    Image.new("L", (2, 2)).save(tmp_path / "a.png")
+    (source,) = iter_sources(Series([str(tmp_path / "a.png")]))
+    assert source.path == tmp_path / "a.png"
