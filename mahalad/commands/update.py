@@ -11,7 +11,7 @@ import click
 from mahalad.commands.editing import change_detector, state_of
 from mahalad.commands.embedding_options import output_option
 from mahalad.commands.fit import group_option, grouped, say_suspects
-from mahalad.commands.options import decorate
+from mahalad.commands.options import decorate, max_pixels_option
 from mahalad.commands.paths import check_given, check_output, force_option, names_of
 from mahalad.commands.progress import with_progress
 
@@ -35,6 +35,7 @@ def _reading_options(command: Any) -> Any:
 @click.command()
 @click.argument("model", type=click.Path())
 @click.argument("images", nargs=-1, required=True)
+@max_pixels_option
 @group_option
 @_reading_options
 def update(
@@ -71,6 +72,7 @@ def update(
 @click.command()
 @click.argument("model", type=click.Path())
 @click.argument("images", nargs=-1, required=True)
+@max_pixels_option
 @_reading_options
 def remove(model: str, images: tuple[str, ...], weights: str | None, device: str | None) -> None:
     """Take IMAGES (folders, globs, files) out of a MODEL of `fit`.

@@ -757,7 +757,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         return self._calibrated
 
     def _fitted(self) -> Fitted:
-        state, fitted = self._state, self._up_to_date()
+        fitted, state = self._up_to_date(), self._state
         levels, known = tuple(state.levels), state.left_out(fitted)
         return Fitted(
             self.features_, fitted.scorer, levels, self._salt(), *known, columns=state.columns

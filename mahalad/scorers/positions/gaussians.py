@@ -23,7 +23,7 @@ from mahalad.scorers.positions.chunks import centred, chunks, for_each_chunk, sq
 from mahalad.scorers.positions.covariances import Covariances, Whitening
 
 _BUFFERED = 256  # samples summed at once: one pass over the large sums instead of one per batch
-_PAIRS = 2**11
+_PAIRS = 2**12
 _NO_SUMS = "this fit was read from a file without its sums: it can only score"
 
 

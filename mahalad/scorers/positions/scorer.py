@@ -27,7 +27,7 @@ from mahalad.scorers.positions.standards import Standardized, Standards, unexpla
 
 _CONTEXT_WEIGHT = 0.6  # in the map, as a share of all other weights, where position tells nothing
 
-PAIRS = (2**7, 2**10)
+PAIRS = (2**9, 2**12)
 """Pairs of images that are left out together: for maps, and for the score."""
 
 
