@@ -60,6 +60,21 @@ def test_a_bad_image_of_the_fit_is_flagged():
     assert scores == sorted(scores, reverse=True)
 
 
+def test_a_part_with_many_images_makes_no_suspects_of_others():
+    Z = np.concatenate([samples(30), samples(1, seed=5).repeat(200, axis=0)])
+    with pytest.warns(UserWarning, match="200 images are copies"):
+        assert len(AnomalyDetector(fpr=0.1).fit(Z).suspects_) <= 2
+
+
+def test_a_nominal_rule_scores_as_it_judges():
+    """Its verdicts are by the fit as it is, whatever rule the fit had."""
+    X = samples(40)
+    changed = AnomalyDetector(fpr=0.1).fit(X).set_params(threshold="chi2-nominal")
+    plain = AnomalyDetector(threshold="chi2-nominal", fpr=0.1).fit(X)
+    np.testing.assert_array_equal(changed.anomaly_score(X), plain.anomaly_score(X))
+    assert next(changed.inspect(X)).in_fit
+
+
 def test_few_good_images_are_suspected():
     """About 1 %: 40 fits to 100 images."""
     n = sum(len(AnomalyDetector().fit(samples(100, seed)).suspects_) for seed in range(40))
@@ -113,7 +128,7 @@ def test_what_cannot_be_removed_is_said(tmp_path):
     detector = AnomalyDetector(fpr=0.1).fit(samples(30))
     for X, message in (
         (samples(2, seed=1), r"X\[0\] is not among the images of the fit: nothing was removed"),
-        (samples(30), "every image of the fit would be removed"),
+        (samples(30), "every image of the fit that is kept would be removed"),
     ):
         with pytest.raises(InputError, match=message):
             detector.remove(X)

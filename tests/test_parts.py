@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import write_text
 from PIL import Image
 from promise import ASKED, PARTS, D, rates
 from scipy import stats
@@ -17,6 +19,7 @@ from sklearn.base import clone
 from mahalad import AnomalyDetector, MahalanobisDetector, load
 from mahalad.detectors.copies import near_copies, near_copies_of_features, thumbnail
 from mahalad.errors import CalibrationError, InputError
+from mahalad.files.container import read_model
 from mahalad.thresholds.guarantee import conformal_rank
 from mahalad.thresholds.ranking import Ranking, shared_weights
 from mahalad.thresholds.rules import RULES, ConformalThreshold
@@ -121,14 +124,48 @@ def test_calibration_images_of_the_fit_do_not_count():
         AnomalyDetector(threshold="holdout").fit(X, calibration=new, calibration_groups=[1, 2, 3])
 
 
-def test_named_groups_are_believed():
+def test_named_groups_are_believed_but_for_exact_copies():
     rng = np.random.default_rng(5)
-    X = rng.normal(size=(50, D)).repeat(2, axis=0)
+    X = rng.normal(size=(50, D))
+    near = np.concatenate([X, X + 0.01 * rng.normal(size=X.shape)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        detector = AnomalyDetector().fit(X, groups=np.arange(100))
+        detector = AnomalyDetector().fit(near, groups=np.arange(100))
     assert detector.guarantee_.n_independent == 100
     assert detector.copies_ == []
+    for options in ({"groups": np.arange(100)}, {}):
+        with pytest.warns(UserWarning, match="100 images are copies .* 50 independent ones"):
+            detector = AnomalyDetector().fit(X.repeat(2, axis=0), **options)
+        assert detector.guarantee_.n_independent == 50
+    separate = AnomalyDetector(near_copies="separate").fit(X.repeat(2, axis=0))
+    assert separate.guarantee_.n_independent == 50
+
+
+def test_outliers_and_clusters_make_no_copies():
+    """Four samples far from all others; two kinds of parts, and twelve."""
+    rng = np.random.default_rng(6)
+    far = rng.normal(size=(50, 16))
+    far[:4] += 1e3 * rng.normal(size=(4, 16))
+    two = rng.normal(size=(100, 16)) + 20 * (np.arange(100) < 50)[:, None]
+    twelve = rng.normal(size=(240, 16)) + (100 * rng.normal(size=(12, 16))).repeat(20, axis=0)
+    for X in (far, two, twelve):
+        assert not len(near_copies_of_features({"a": X}))
+
+
+def test_a_holdout_split_of_an_older_file_knows_no_near_copies(tmp_path):
+    """The images of the fit are those of the time of saving."""
+    rng = np.random.default_rng(7)
+    X = rng.normal(size=(60, D))
+    X = np.concatenate([X, X + 1e-4 * rng.normal(size=X.shape)])
+    old = AnomalyDetector(threshold="holdout", fpr=0.1, near_copies="separate").fit(X)
+    old.save(tmp_path / "m")
+    header, arrays = read_model(tmp_path / "m")
+    header["params"]["near_copies"] = "group"  # a version that knew them not would have no such key
+    header["calibration"]["n_keys"] = 0
+    arrays["calibration/keys"] = np.empty(0, np.uint64)
+    write_text(tmp_path / "old", json.dumps(header), arrays)
+    new = rng.normal(size=(5, D))
+    np.testing.assert_allclose(load(tmp_path / "old").anomaly_score(new), old.anomaly_score(new))
 
 
 # -- near-copies ---------------------------------------------------------------------------

@@ -93,8 +93,9 @@ def change_detector(
         embedded = (read_header(path).get("features") or {}).get("weights_embedded", False)
         detector = load(path, weights=weights, device=device)
         n, was = detector.n_images_, state_of(detector)
+        n_scores = len(detector.calibration_scores_)
         change(detector)
-        if detector.n_images_ == n:
+        if (detector.n_images_, len(detector.calibration_scores_)) == (n, n_scores):
             return detector, f"{path}: {n} images as before; nothing is written"
         if _version(path) != before:
             raise _changed(path)

@@ -52,6 +52,13 @@ def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
     return detector, len(detector.unreadable_)
 
 
+def scores_without(detector: AnomalyDetector) -> bool:
+    """Whether images of the fit are scored by the fit without them."""
+    from mahalad.detectors.state import LEFT_OUT
+
+    return detector.calibration_method_ in LEFT_OUT
+
+
 def shift_of(detector: AnomalyDetector, scores: Sequence[float]) -> str:
     """Say whether nearly all images, scored anew, are above all good ones; else nothing."""
     from mahalad.detectors.suspects import describe_shift, is_shifted, n_above_all
@@ -82,17 +89,20 @@ def say_summary(
     unreadable_normals: int,
     *,
     n_in_fit: int = 0,
+    left_out: bool = True,
     shift: str = "",
 ) -> int:
     """Say on stderr what happened; return the exit code.
 
-    `n_in_fit` images are of the fit, and `shift` says what is odd about all images together.
+    `n_in_fit` images are of the fit, with scores by the fit without them if they are `left_out`;
+    `shift` says what is odd about all images together.
     """
     from mahalad.report.text import printable
 
     text = f"{n_scored} images scored, {n_flagged} flagged"
     if n_in_fit:
-        text += f" ({n_in_fit} are images of the fit, scored as if they were not)"
+        how = "scored as if they were not" if left_out else "and score too low: they were seen"
+        text += f" ({n_in_fit} are images of the fit, {how})"
     if unreadable:
         text += f", {len(unreadable)} unreadable:"
     click.echo(text, err=True)

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mahalad.commands.judging import check_source, read_detector, say_summary, shift_of
+from mahalad.commands.judging import (
+    check_source,
+    read_detector,
+    say_summary,
+    scores_without,
+    shift_of,
+)
 from mahalad.commands.options import model_options
 from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
 from mahalad.commands.progress import with_progress
@@ -60,7 +66,13 @@ def report(images: tuple[str, ...], output: str, title: str, force: bool, **opti
     n_in_fit = sum(image.result.in_fit for image in pictured)
     sys.exit(
         say_summary(
-            len(pictured), n_flagged, errors, unreadable_normals, n_in_fit=n_in_fit, shift=shift
+            len(pictured),
+            n_flagged,
+            errors,
+            unreadable_normals,
+            n_in_fit=n_in_fit,
+            left_out=scores_without(detector),
+            shift=shift,
         )
     )
 

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mahalad.choices import MAP_FORMATS, ROW_STYLES
-from mahalad.commands.judging import check_source, read_detector, say_summary, shift_of
+from mahalad.commands.judging import (
+    check_source,
+    read_detector,
+    say_summary,
+    scores_without,
+    shift_of,
+)
 from mahalad.commands.options import Fpr, model_options
 from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
 from mahalad.commands.progress import with_progress
@@ -131,6 +137,7 @@ def score(
         results.unreadable,
         unreadable_normals,
         n_in_fit=results.n_in_fit,
+        left_out=results.n_in_fit == 0 or scores_without(detector),
         shift=shift_of(detector, results.scores) if judges_lots else "",
     )
     if lot is not None:

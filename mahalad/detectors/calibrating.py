@@ -55,20 +55,21 @@ def calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Ca
 
 
 def in_parts(state: FitState, recipe: FitRecipe) -> FitState:
-    """Return a state whose groups are independent parts: near-copies are in one with each other."""
-    if recipe.near_copies == "separate":
-        return state
-    return replace(state, store=_in_parts(state.store), held_out=_in_parts(state.held_out))
+    """Return a state whose groups are independent parts: copies are in one with each other."""
+    near = recipe.near_copies == "group"
+    store, held_out = _in_parts(state.store, near), _in_parts(state.held_out, near)
+    return replace(state, store=store, held_out=held_out)
 
 
-def _in_parts(store: FeatureStore) -> FeatureStore:
+def _in_parts(store: FeatureStore, near: bool) -> FeatureStore:
     if store.n_kept < 2:
         return store
-    return store.regrouped(joined(store.groups, _alike(store.kept)))
+    pairs = [_same(store.kept), *([_alike(store.kept)] if near else [])]
+    return store.regrouped(joined(store.groups, np.concatenate(pairs)))
 
 
 def copies_in(store: FeatureStore) -> list[list[str]]:
-    """Find the images that look the same: exact copies and near-copies, but for named groups.
+    """Find the images that look the same: exact copies, and near-copies but for named groups.
 
     Returns
     -------
@@ -78,9 +79,7 @@ def copies_in(store: FeatureStore) -> list[list[str]]:
     if store.n_kept < 2:
         return []
     kept = store.kept
-    own = np.flatnonzero(are_own(kept.groups, kept.keys))
-    first, which = np.unique(kept.keys[own], return_index=True, return_inverse=True)[1:]
-    pairs = np.concatenate([np.column_stack([own[first[which]], own]), _alike(kept)])
+    pairs = np.concatenate([_same(kept), _alike(kept)])
     parts = joined(np.arange(store.n_kept), pairs)
     order = np.argsort(parts, kind="stable")
     together = np.split(order, np.cumsum(np.bincount(parts))[:-1])
@@ -98,6 +97,12 @@ def leaked(state: FitState, recipe: FitRecipe) -> NDArray[np.bool_]:
         across = second[(first < store.n_kept) & (second >= store.n_kept)]
         found[across - store.n_kept] = True
     return np.asarray(found)
+
+
+def _same(kept: Kept) -> NDArray[np.intp]:
+    """Every image with the first of the same content."""
+    first, which = np.unique(kept.keys, return_index=True, return_inverse=True)[1:]
+    return np.column_stack([first[which], np.arange(len(which))])
 
 
 def _alike(kept: Kept) -> NDArray[np.intp]:

@@ -336,7 +336,10 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         return self._fitted().scores(X)[0]
 
     def level_scores(self, X: Any) -> Floats:
-        """Anomaly scores per level, shape (n, n_levels), up = abnormal; they sum to the score."""
+        """Anomaly scores per level, shape (n, n_levels), up = abnormal; they sum to the score.
+
+        Of an image of the fit they are by the fit as it is, and the score by the fit without it.
+        """
         levels = self._fitted().scores(X)[1]
         if levels is None:
             raise InputError(f"the scorer {self.scorer_!r} has no scores per level")
@@ -413,7 +416,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         ndarray of shape (n, side, side)
             A map covers the image, squashed to a square of `side` pixels: the network's input
             times the tiles along a side, also if the network saw the image padded. For features
-            without images it has the size of the finest map. The per-position scorer gives
+            without images it has the size of the finest map. Of an image of the fit it is by the
+            fit as it is, and the score by the fit without it. The per-position scorer gives
             standard deviations of good images. Image-level Gaussians give the exact shares of
             positions in the score: they are signed, and their mean times side^2 is the score.
 
@@ -557,7 +561,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         store = self._state.store
         if store.is_empty or fitted.method not in LEFT_OUT:
             return []
-        which = np.flatnonzero(suspected(fitted.scores))
+        which = np.flatnonzero(suspected(fitted.scores, fitted.weights))
         which = which[np.argsort(-fitted.scores[which], kind="stable")]
         names, marks = store.kept.names[which].tolist(), np.ones(len(which), dtype=bool)
         scores = fitted.scores[which]
@@ -758,9 +762,17 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
     def _fitted(self) -> Fitted:
         fitted, state = self._up_to_date(), self._state
-        levels, known = tuple(state.levels), state.left_out(fitted)
+        keys, scores = state.left_out(fitted)
+        if not needs_scores(self.threshold):  # its verdicts are not about scores
+            scores = np.full(len(keys), np.nan)
         return Fitted(
-            self.features_, fitted.scorer, levels, self._salt(), *known, columns=state.columns
+            self.features_,
+            fitted.scorer,
+            tuple(state.levels),
+            self._salt(),
+            keys,
+            scores,
+            columns=state.columns,
         )
 
     def _fitted_threshold(self) -> Threshold:
@@ -782,6 +794,13 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             warnings.warn(
                 f"{ignored} of {self._state.held_out.n_kept} calibration images show parts that "
                 "are in the fit as well, and do not count",
+                stacklevel=4,
+            )
+        store = self._state.store
+        if not self._state.held_out.is_empty and not store.is_complete:
+            warnings.warn(
+                f"of {store.n_seen} images of the fit {store.n_kept} are kept (max_stored): "
+                "whether calibration images are among the others was not seen; they must not be",
                 stacklevel=4,
             )
         together = self.copies_ if self.near_copies == "group" else []

@@ -212,6 +212,8 @@ def restore(
         unreadable=tuple(Result(r["name"], error=r["error"]) for r in fit["unreadable"]),
         columns=tuple(fit.get("columns", ())),
     )
+    if not header["calibration"]["n_keys"]:  # of an older version, which knew no near-copies
+        recipe = replace(recipe, near_copies="separate")
     scorer = _restore_scorer(header, arrays, state, recipe, make_scorer)
     if recipe.streams and has_sums(scorer):
         state = replace(state, scorer=scorer)

@@ -28,7 +28,8 @@ class Lot:
     fdr : float
         Share of good images among those flagged that was allowed, on average over lots.
     share : float or None
-        Estimated share of the readable images that are abnormal; None where none is readable.
+        Estimated share of the readable images that are abnormal, without those of the fit; None
+        where there is none.
     share_error : float or None
         Standard error of the share.
     fewest : int
@@ -103,7 +104,10 @@ def judge_lot(judged: Iterable[Result], rule: ConformalThreshold, fdr: float) ->
     limit = rule.critical_value(p_values[selected].max()) if selected.any() else None
     for i, flagged in zip(readable, selected.tolist(), strict=True):
         results[i] = replace(results[i], anomaly=flagged, threshold=limit)
-    share, error = share_abnormal(p_values, n_calibration) if readable else (None, None)
+    is_new = np.array([not results[i].in_fit for i in readable], dtype=bool)
+    share, error = None, None
+    if is_new.any():  # those of the fit are known
+        share, error = share_abnormal(p_values[is_new], n_calibration)
     fewest = fewest_found(len(readable), n_calibration, fdr)
     new = np.array([results[i].score for i in readable if not results[i].in_fit], np.float64)
     n_above = n_above_all(new, rule.ranking_.scores)

@@ -21,14 +21,17 @@ _FEWEST = 5  # images of it
 _RARE = 1e-3  # probability of so many, if the lot is like the good images
 
 
-def suspected(scores: Floats) -> NDArray[np.bool_]:
+def suspected(scores: Floats, weights: Floats) -> NDArray[np.bool_]:
     """Find scores (n,), by fits without the image itself, that stand out from the others.
 
-    The median and the upper quartile say what is usual: the bad images may be up to a quarter.
+    The images of one part share the `weights` (n,) of one image. The median and the upper quartile
+    say what is usual: the bad images may be up to a quarter.
     """
     if not len(scores):
         return np.zeros(0, dtype=bool)
-    median, upper = np.quantile(scores, [0.5, 0.75])
+    order = np.argsort(scores)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    median, upper = scores[order][np.searchsorted(reached, [0.5, 0.75], side="left")]
     return np.asarray(scores - median > DEVIATIONS * max(upper - median, 0.0) / _QUARTILE)
 
 
