@@ -46,7 +46,8 @@ def without(state: FitState, removed: Kept, make_scorer: MakeScorer) -> FitState
             f"{strange[0]} is not among the images of the fit{kept}: nothing was removed"
         )
     if gone["store"].all():
-        raise InputError("every image of the fit that is kept would be removed: nothing was")
+        which = "" if state.store.is_complete else " that is kept"
+        raise InputError(f"every image of the fit{which} would be removed: nothing was")
     rest = {name: stores[name].without(which) for name, which in gone.items()}
     scorer = state.scorer
     if state.store.is_complete:
