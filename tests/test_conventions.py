@@ -61,6 +61,23 @@ def test_fit_predict_of_an_iterator_reads_it_once(small_weights):
     np.testing.assert_array_equal(verdicts, detector.predict(pictures(range(12))))
 
 
+def test_fit_predict_of_a_camera_with_one_buffer(small_weights):
+    frames = pictures(range(12))
+    buffer = np.empty_like(frames[0])
+
+    def camera():
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+
+    detector = MahalanobisDetector(
+        "test_efficientnet", weights=small_weights, scope="image", input_size=32, fpr=0.1
+    )
+    wanted = detector.fit_predict(frames)
+    np.testing.assert_array_equal(detector.fit_predict(camera()), wanted)
+    assert detector.copies_ == []
+
+
 # -- features ------------------------------------------------------------------------------
 
 

@@ -22,9 +22,9 @@ from mahalad.thresholds.guarantee import (
     conformal_rank,
     guarantee_of,
     plan,
+    rate_bounds,
     tolerance_needs,
     tolerance_rank,
-    upper_bounds,
 )
 
 # -- the tolerance rule --------------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_tolerance_holds_for_single_fits_by_leave_one_out(n):
     held = {rule: np.mean(np.array(of_rule) <= ASKED) for rule, of_rule in rates.items()}
     assert held[ToleranceThreshold] >= 0.95 - 3 * ERROR
     assert held[ConformalThreshold] < 0.8
-    bound = upper_bounds(n)[conformal_rank(n, ASKED) - 1]
+    bound = rate_bounds(n, np.arange(n))[conformal_rank(n, ASKED) - 1]
     within = np.mean(np.array(rates[ConformalThreshold]) <= bound)
     assert 0.95 - 3 * ERROR <= within <= 0.95 + 3 * ERROR
 

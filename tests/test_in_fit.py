@@ -210,6 +210,8 @@ def test_fit_names_images_that_do_not_fit_and_leaves_them_out(folder, small_weig
     assert load(model).n_images_ == 24
     wrong = run("fit", folder, "-o", model, *options, "--without", "other.png")
     assert wrong.exit_code == 2 and "is none of the images" in wrong.output
+    missing = run("fit", folder, "-o", model, *options, "--without", tmp_path / "none.txt")
+    assert missing.exit_code == 2 and "none.txt: cannot be read (No such file" in missing.output
 
 
 def test_score_and_report_ask_what_has_changed(folder, small_weights, tmp_path):

@@ -137,12 +137,18 @@ def _without(names: list[str], left_out: Sequence[str]) -> list[str]:
     Raises
     ------
     click.BadParameter
-        A name that is none of the images, or nothing is left.
+        A list that cannot be read, a name that is none of the images, or nothing is left.
     """
     unwanted: list[str] = []
     for name in left_out:
         if name.lower().endswith(".txt"):
-            lines = Path(name).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            try:
+                text = Path(name).read_text(encoding="utf-8", errors="surrogateescape")
+            except OSError as error:
+                raise click.BadParameter(
+                    f"{name}: cannot be read ({error.strerror})", param_hint="--without"
+                ) from error
+            lines = text.splitlines()
             unwanted += [line.strip() for line in lines if line.strip()]
         else:
             unwanted.append(name)

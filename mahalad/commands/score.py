@@ -89,8 +89,9 @@ def score(
 ) -> None:
     """Score IMAGES (folders, globs, files) and flag those that are not good.
 
-    A row has the path, the anomaly score (up = abnormal), the threshold, the p-value and
-    whether it is flagged. An unreadable image is a row with an error and no score.
+    A row has the path, the anomaly score (up = abnormal), the threshold, the p-value, whether it is
+    flagged, and whether it is an image of the fit (then scored without itself). An unreadable image
+    is a row with an error and no score.
 
     With a model of `tune` a row also has the label, its probability and whether the image is
     novel; the p-value is then of novelty (small = unlike all labelled images), not of the label.

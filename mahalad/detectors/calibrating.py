@@ -56,20 +56,20 @@ def calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Ca
 
 def in_parts(state: FitState, recipe: FitRecipe) -> FitState:
     """Return a state whose groups are independent parts: copies are in one with each other."""
-    near = recipe.near_copies == "group"
-    store, held_out = _in_parts(state.store, near), _in_parts(state.held_out, near)
+    store, held_out = _in_parts(state.store, recipe), _in_parts(state.held_out, recipe)
     return replace(state, store=store, held_out=held_out)
 
 
-def _in_parts(store: FeatureStore, near: bool) -> FeatureStore:
+def _in_parts(store: FeatureStore, recipe: FitRecipe) -> FeatureStore:
     if store.n_kept < 2:
         return store
-    pairs = [_same(store.kept), *([_alike(store.kept)] if near else [])]
-    return store.regrouped(joined(store.groups, np.concatenate(pairs)))
+    return store.regrouped(joined(store.groups, _copies(store.kept, recipe)))
 
 
-def copies_in(store: FeatureStore) -> list[list[str]]:
-    """Find the images that look the same: exact copies, and near-copies but for named groups.
+def copies_in(store: FeatureStore, recipe: FitRecipe) -> list[list[str]]:
+    """Find the images that count as one because they look the same.
+
+    Exact copies do in any case, near-copies unless the recipe or named groups say otherwise.
 
     Returns
     -------
@@ -79,8 +79,7 @@ def copies_in(store: FeatureStore) -> list[list[str]]:
     if store.n_kept < 2:
         return []
     kept = store.kept
-    pairs = np.concatenate([_same(kept), _alike(kept)])
-    parts = joined(np.arange(store.n_kept), pairs)
+    parts = joined(np.arange(store.n_kept), _copies(kept, recipe))
     order = np.argsort(parts, kind="stable")
     together = np.split(order, np.cumsum(np.bincount(parts))[:-1])
     return [kept.names[places].tolist() for places in together if len(places) > 1]
@@ -97,6 +96,13 @@ def leaked(state: FitState, recipe: FitRecipe) -> NDArray[np.bool_]:
         across = second[(first < store.n_kept) & (second >= store.n_kept)]
         found[across - store.n_kept] = True
     return np.asarray(found)
+
+
+def _copies(kept: Kept, recipe: FitRecipe) -> NDArray[np.intp]:
+    """Pairs of images that show the same part, whatever they are called."""
+    if recipe.near_copies == "separate":
+        return _same(kept)
+    return np.concatenate([_same(kept), _alike(kept)])
 
 
 def _same(kept: Kept) -> NDArray[np.intp]:

@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from mahalad.files.layouts import N_PIXELS
 from mahalad.protocols import Features, Floats
 
 SIDE = 16
@@ -39,14 +40,14 @@ _SHOWN = 3
 
 
 def thumbnail(prepared: Any) -> NDArray[np.uint8]:
-    """Make the thumbnail of a prepared image, (N_PIXELS,); empty of what is no picture.
+    """Make the thumbnail of a prepared image, (N_PIXELS,); black of what is no picture.
 
     Parameters
     ----------
     prepared : ndarray of shape (H, W, 3), uint8 or float in [0, 1]
     """
     if not isinstance(prepared, np.ndarray) or prepared.ndim != 3 or prepared.shape[2] != 3:
-        return np.empty(0, np.uint8)
+        return np.zeros(N_PIXELS, np.uint8)
     if prepared.dtype != np.uint8:
         prepared = np.clip(np.rint(prepared * 255.0), 0, 255).astype(np.uint8)
     small = Image.fromarray(prepared).resize((SIDE, SIDE), Image.Resampling.BOX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -238,7 +239,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
         Parameters are those of `fit`, and iterators are read into a list.
         """
-        X = list(X) if isinstance(X, Iterator) else X
+        X = [copy.copy(image) for image in X] if isinstance(X, Iterator) else X
         return self.fit(X, y, groups=groups).predict(X)
 
     def partial_fit(self, X: Any, y: Any = None, *, groups: Sequence[Any] | None = None) -> Self:
@@ -572,9 +573,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
     @property
     def copies_(self) -> list[list[str]]:
-        """Names of images of the fit that are copies or near-copies of each other."""
+        """Names of images of the fit that are copies, or taken for near-copies, of each other."""
         self._check_fitted()
-        return copies_in(self._state.store)
+        return copies_in(self._state.store, self._recipe())
 
     # -- files -----------------------------------------------------------------------------
 
@@ -803,7 +804,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
                 "whether calibration images are among the others was not seen; they must not be",
                 stacklevel=4,
             )
-        together = self.copies_ if self.near_copies == "group" else []
+        together = self.copies_
         if together:
             warnings.warn(describe(together), stacklevel=4)
 

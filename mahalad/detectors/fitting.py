@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mahalad.arrays import as_input_of, in_order, rows
 from mahalad.detectors.copies import thumbnail
@@ -15,8 +14,7 @@ from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
 from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
 from mahalad.errors import InputError
 from mahalad.features.extraction import extract
-from mahalad.files.layouts import N_PIXELS
-from mahalad.images.reading import ReadImage, left_out
+from mahalad.images.reading import left_out
 from mahalad.result import Result
 
 
@@ -79,7 +77,7 @@ def read(
                     np.array(keys, np.uint64),
                     np.array(labels),
                     np.array([image.source.name for image in readable], dtype=object),
-                    _looks(readable),
+                    np.stack([thumbnail(image.prepared) for image in readable]),
                 )
             )
             if sums is not None:
@@ -94,10 +92,3 @@ def read(
         unreadable=tuple(unreadable),
         columns=column_names(X) if features is None else (),
     )
-
-
-def _looks(images: Sequence[ReadImage]) -> NDArray[np.uint8]:
-    """Thumbnails (n, 768); black where images are none, but features that were given."""
-    found = [thumbnail(image.prepared) for image in images]
-    black = np.zeros(N_PIXELS, np.uint8)
-    return np.stack([look if len(look) else black for look in found])

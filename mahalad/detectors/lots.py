@@ -99,7 +99,8 @@ def judge_lot(judged: Iterable[Result], rule: ConformalThreshold, fdr: float) ->
     results = list(judged)
     readable = [i for i, result in enumerate(results) if result.error is None]
     n_calibration = rule.ranking_.total
-    p_values = rule.p_values(np.array([results[i].score for i in readable], dtype=np.float64))
+    scores = np.array([results[i].score for i in readable], dtype=np.float64)
+    p_values = rule.p_values(scores)
     selected = benjamini_hochberg(p_values, fdr)
     limit = rule.critical_value(p_values[selected].max()) if selected.any() else None
     for i, flagged in zip(readable, selected.tolist(), strict=True):
@@ -109,7 +110,6 @@ def judge_lot(judged: Iterable[Result], rule: ConformalThreshold, fdr: float) ->
     if is_new.any():  # those of the fit are known
         share, error = share_abnormal(p_values[is_new], n_calibration)
     fewest = fewest_found(len(readable), n_calibration, fdr)
-    new = np.array([results[i].score for i in readable if not results[i].in_fit], np.float64)
-    n_above = n_above_all(new, rule.ranking_.scores)
-    shifted = is_shifted(n_above, len(new), n_calibration)
+    n_above = n_above_all(scores[is_new], rule.ranking_.scores)
+    shifted = is_shifted(n_above, int(is_new.sum()), n_calibration)
     return Lot(tuple(results), fdr, share, error, fewest, n_above, shifted)

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from mahalad.detectors.copies import joined
 from mahalad.errors import InputError
 
 SAME = 1e-3
@@ -50,8 +49,7 @@ def number_parts(
     first, second = of_row[_first_of_group(groups, len(X))], of_row
     pairs = _near(own)
     ends = np.concatenate([first, pairs[:, 0]]), np.concatenate([second, pairs[:, 1]])
-    graph = coo_array((np.ones(len(ends[0])), ends), shape=(len(own), len(own)))
-    part = connected_components(graph, directed=False)[1][of_row]
+    part = joined(np.arange(len(own)), np.column_stack(ends))[of_row]
     _, appears, numbers = np.unique(part, return_index=True, return_inverse=True)
     return np.asarray(np.argsort(np.argsort(appears))[numbers.reshape(-1)], dtype=np.intp)
 

@@ -46,18 +46,6 @@ _NAME_OF = {
 _RANKED = ("conformal", "holdout", "tolerance")
 
 
-def upper_bounds(n: int, confidence: float = CONFIDENCE) -> Floats:
-    """Bound the rates of thresholds at the largest, second largest, ... of n calibration scores.
-
-    Returns
-    -------
-    ndarray of shape (n,)
-        Increasing: the k-th is the `confidence` quantile of Beta(k, n + 1 - k).
-    """
-    ranks = np.arange(1, n + 1)
-    return np.asarray(special.betaincinv(ranks, n + 1 - ranks, confidence))
-
-
 def rate_bounds(n: float, above: Floats, confidence: float = CONFIDENCE) -> Floats:
     """Bound the rates of thresholds that a weight of calibration scores lies above.
 
@@ -312,8 +300,8 @@ CHI2_NEEDS = CHI2
 
 
 def _bound(n: float, rank: float, confidence: float) -> float:
-    """One of `upper_bounds`."""
-    return float(special.betaincinv(rank, n + 1 - rank, confidence))
+    """Bound the rate of a threshold at the score of that rank; see `rate_bounds`."""
+    return float(rate_bounds(n, np.array(rank - 1.0), confidence))
 
 
 def _percent(rate: float) -> str:
