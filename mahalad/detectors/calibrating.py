@@ -14,6 +14,7 @@ from mahalad.detectors.reservoir import FeatureStore, Kept, are_own
 from mahalad.detectors.scoring import score
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState, MakeScorer
 from mahalad.errors import CalibrationError, InputError
+from mahalad.files.dates import today
 from mahalad.possible import more_images
 from mahalad.protocols import Features, Floats
 from mahalad.scorers.capabilities import capabilities_of
@@ -51,7 +52,7 @@ def calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Ca
     calibrated = _calibrate(in_parts(state, recipe), recipe, make_scorer)
     if capabilities_of(calibrated.scorer).standardizes:
         calibrated.scorer.factorise()  # now, so that no question changes anything
-    return calibrated
+    return replace(calibrated, date=today())
 
 
 def in_parts(state: FitState, recipe: FitRecipe) -> FitState:

@@ -95,6 +95,7 @@ def describe(
             "grouped": state.grouped,
             "columns": list(state.columns),
             "unreadable": [{"name": r.name, "error": r.error} for r in state.unreadable],
+            **({} if calibrated.date is None else {"date": calibrated.date}),
         },
         "held_out": _describe_store(state.held_out, include_features),
         "calibration": {
@@ -225,6 +226,7 @@ def restore(
         found["weights"],
         found["keys"],
         about["counts_parts"],
+        fit.get("date"),
     )
     return state, calibrated
 

@@ -91,6 +91,7 @@ DETECTOR = {
         "grouped": bool,
         "columns": Optional(ListOf(str)),
         "unreadable": _UNREADABLE,
+        "date": Optional(str),
     },
     "held_out": _STORE,
     "calibration": {
@@ -134,6 +135,7 @@ CLASSIFIER = {
     },
     "n_self_trained": int,
     "unreadable": _UNREADABLE,
+    "date": Optional(str),
     "golden": {"seed": int, "rtol": float},
 }
 OF_AUTOENCODER = {"params": dict, "state": ABOUT_AUTOENCODER}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mahalad.errors import InputError
 from mahalad.files.checksum import hash_rows
+from mahalad.files.dates import today
 from mahalad.images.reading import ReadImage, left_out
 from mahalad.index.contract import Distance, VectorIndex
 from mahalad.index.opening import open_index
@@ -101,7 +102,7 @@ def fit(
     votes = HeldOut(ids[: len(distances)], probabilities, distances)
     checksums = hash_rows(index.get(votes.ids).vectors)  # ids ascend
     calibration = Calibration(method, votes, checksums, recipe.voting.k, recipe.voting.weights)
-    return Fitted(embedding, index, classes, calibration, n_self_trained, unreadable)
+    return Fitted(embedding, index, classes, calibration, n_self_trained, unreadable, date=today())
 
 
 def checked_labels(recipe: Recipe, y: Any, unlabelled: Any) -> NDArray[Any]:
