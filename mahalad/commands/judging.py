@@ -26,7 +26,7 @@ def check_source(options: dict[str, Any]) -> None:
 def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
     """Read or fit the detector that `model_options` ask for; also count its unreadable images.
 
-    With `labels`, it may be a classifier, which has neither maps nor a report.
+    With `labels`, it may be a classifier, which has no maps.
     """
     weights, device, fpr = options["weights"], options["device"], options["fpr"]
     if options["model"] is not None:
@@ -35,8 +35,8 @@ def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
         if is_classifier(options["model"]):
             if not labels:
                 raise InputError(
-                    f"{options['model']}: a classifier by nearest neighbours has no anomaly maps, "
-                    "and no report: `mahalad score` without --maps gives its labels"
+                    f"{options['model']}: a classifier by nearest neighbours has no anomaly maps: "
+                    "`mahalad score` without --maps gives its labels"
                 )
             return _read_classifier(options["model"], weights, device, fpr), 0
         detector = load(options["model"], weights=weights, device=device)

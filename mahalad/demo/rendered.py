@@ -221,8 +221,17 @@ def _shadow(inside: Map, azimuth: float, reach: float) -> Map:
     return np.asarray(moved, np.float32) / 255
 
 
-def _photograph(rng: Generator, defect: str | None, size: int) -> Map:
-    """Return the image in 0..255, shape (size, size, 3), of one part."""
+def _changed(good: _Part, part: _Part) -> NDArray[np.bool_]:
+    """Find where a defect is: where metal came or went, or by a fifth of its depth or colour."""
+    where: NDArray[np.bool_] = (good.distance < 0) != (part.distance < 0)
+    tint = np.abs(part.tint - good.tint).max(axis=2)
+    for change in (np.abs(part.relief - good.relief), tint):  # what is beside the metal is not seen
+        where |= (change > max(0.2 * float(change.max()), 1e-6)) & (part.distance < 0)
+    return where
+
+
+def _photograph(rng: Generator, defect: str | None, size: int) -> tuple[Map, NDArray[np.bool_]]:
+    """Return the image in 0..255, shape (size, size, 3), of one part, and where its defect is."""
     # A stream of its own for the defect: it leaves light, pose, texture and noise as they are.
     rng, defect_rng = rng.spawn(2)
     part = _good_part(rng, size)
@@ -232,6 +241,7 @@ def _photograph(rng: Generator, defect: str | None, size: int) -> Map:
     falloff = rng.uniform(0.1, 0.25)
     warmth = np.array([1 + 0.015 * rng.normal(), 1, 1 + 0.015 * rng.normal()], np.float32)
     noise = rng.standard_normal((size, size, 3), dtype=np.float32) * rng.uniform(1.4, 1.8)
+    good = part
     if defect is not None:
         part = _EDITS[defect](defect_rng, part)
     metal = _shade(part, marks, azimuth, elevation, gloss)
@@ -244,7 +254,7 @@ def _photograph(rng: Generator, defect: str | None, size: int) -> Map:
     scene *= exposure * (1 + falloff * gradient)[..., None] * warmth
     # Square root: the display gamma, near enough, and ten times as fast as a power.
     noise += 255 * np.sqrt(np.clip(scene, 0, 1))
-    return noise
+    return noise, _changed(good, part)
 
 
 def render_part(rng: Generator, defect: str | None = None, size: int = 256) -> Image.Image:
@@ -269,8 +279,19 @@ def render_part(rng: Generator, defect: str | None = None, size: int = 256) -> I
     >>> render_part(default_rng(0), "dent", size=64).size
     (64, 64)
     """
+    return render_masked(rng, defect, size)[0]
+
+
+def render_masked(
+    rng: Generator, defect: str | None = None, size: int = 256
+) -> tuple[Image.Image, Image.Image]:
+    """Render one photograph of the part, and the mask of its defect: white where it is.
+
+    Parameters and errors are those of `render_part`.
+    """
     check_parameters(_PART, {"defect": defect, "size": size})
-    return Image.fromarray(np.clip(_photograph(rng, defect, size), 0, 255).astype(np.uint8))
+    pixels, where = _photograph(rng, defect, size)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), Image.fromarray(where)
 
 
 def write_dataset(
@@ -284,9 +305,10 @@ def write_dataset(
 ) -> Path:
     """Write a set of rendered images in the layout of MVTec AD and return `folder`.
 
-    It receives `train/good`, `test/good` and `test/<defect>` with `000.png`, `001.png`, ...
-    Files of the same name are replaced, others left alone. Larger counts add images and change
-    none. `InputError` for a count or seed below 0, or a size below 16.
+    It receives `train/good`, `test/good` and `test/<defect>` with `000.png`, `001.png`, ..., and
+    `ground_truth/<defect>` with the masks `000_mask.png`, ... Files of the same name are replaced,
+    others left alone. Larger counts add images and change none. `InputError` for a count or seed
+    below 0, or a size below 16.
     """
     given = {"n_train": n_train, "n_test_good": n_test_good, "seed": seed, "size": size}
     check_parameters(_DATASET, given | {"n_test_per_defect": n_test_per_defect})
@@ -297,9 +319,14 @@ def write_dataset(
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
         defect = target.name if target.name in DEFECTS else None
+        masks = folder / "ground_truth" / target.name
+        if defect is not None:
+            masks.mkdir(parents=True, exist_ok=True)
         for index, image_seed in enumerate(group_seed.spawn(count)):
-            image = render_part(default_rng(image_seed), defect, size)
+            image, mask = render_masked(default_rng(image_seed), defect, size)
             image.save(target / f"{index:03d}.png", compress_level=1)
+            if defect is not None:
+                mask.save(masks / f"{index:03d}_mask.png")
     return folder
 
 

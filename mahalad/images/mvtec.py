@@ -110,6 +110,26 @@ def _find_masks(
     return tuple(masks)
 
 
+def mask_beside(path: str | Path) -> Path | None:
+    """Find the ground-truth mask of one test image, ``test/<kind>/<stem>``; None if there is none.
+
+    It is looked for as in `find_categories`, from the innermost folder named ``test``.
+    """
+    path = Path(path)
+    tests = [folder for folder in path.parents if folder.name == "test"]
+    if not tests or path.parent == tests[0]:
+        return None
+    key = (tests[0].parent / "ground_truth" / path.relative_to(tests[0])).with_suffix("")
+    if not key.parent.is_dir():
+        return None
+    for stem in (f"{key.name}_mask", key.name):
+        for extension in sorted(IMAGE_EXTENSIONS):
+            mask = key.with_name(stem + extension)
+            if mask.is_file():
+                return mask
+    return None
+
+
 def _images(folder: Path) -> tuple[Path, ...]:
     return tuple(source.path for source in iter_sources(folder) if source.path is not None)
 
