@@ -32,13 +32,18 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
               help="HTML file to write (whole or not at all).")  # fmt: skip
 @model_options
-@click.option("--title", default="Anomaly report", show_default=True, help="Heading of the page.")
+@click.option("--title", default=None, help="Heading of the page (Anomaly report, or Labels).")
 @click.option("--pictures", type=click.IntRange(min=1), default=100, show_default=True,
               metavar="N", help="Images that are shown: mistakes first, then what is flagged, and "
               "of the rest a quarter. The others count.")  # fmt: skip
 @force_option
 def report(
-    images: tuple[str, ...], output: str, title: str, pictures: int, force: bool, **options: Any
+    images: tuple[str, ...],
+    output: str,
+    title: str | None,
+    pictures: int,
+    force: bool,
+    **options: Any,
 ) -> None:
     """Judge IMAGES (folders, globs, files) and write one page that shows them.
 
@@ -75,7 +80,7 @@ def _write_page(
     detector: AnomalyDetector,
     given: Sequence[str],
     names: Sequence[str],
-    title: str,
+    title: str | None,
     source: str,
     most: int,
 ) -> tuple[str, dict[str, Any]]:
@@ -96,7 +101,7 @@ def _write_page(
         shown.images,
         shown.errors,
         Words(
-            title,
+            title or "Anomaly report",
             notice=shift,
             summary=asked_and_got(shown.images, detector.guarantee_),
             about=facts_of(detector, units, source),
@@ -121,7 +126,7 @@ def _write_labels(
     classifier: MetricKNNClassifier,
     given: Sequence[str],
     names: Sequence[str],
-    title: str,
+    title: str | None,
     source: str,
     most: int,
 ) -> tuple[str, dict[str, Any]]:
@@ -139,7 +144,7 @@ def _write_labels(
         shown.images,
         shown.errors,
         Words(
-            title,
+            title or "Labels",
             summary=labels_and_got(shown.images, classifier.novelty_fpr),
             about=facts_of_classifier(classifier, source),
         ),

@@ -36,6 +36,7 @@ def cards(
     groups: Sequence[tuple[str, str]],
     card: Callable[[ReportImage], str],
     note: str,
+    css: str = "gallery",
 ) -> str:
     """Write a section of images as HTML.
 
@@ -50,6 +51,8 @@ def cards(
         Writes the ``<li>`` of an image that has a picture.
     note : str
         HTML.
+    css : str
+        Classes of the lists.
     """
     if not images:
         return "<section><h2>Images</h2><p>No image could be judged.</p></section>"
@@ -71,7 +74,7 @@ def cards(
         if group:
             few = f"{len(group)} of {size}" if size > len(group) else str(size)
             parts.append(f'<h3>{name} ({few}) <span class="soft">{order}</span></h3>')
-            parts.append('<ol class="gallery">\n' + "\n".join(map(card, group)) + "\n</ol>")
+            parts.append(f'<ol class="{css}">\n' + "\n".join(map(card, group)) + "\n</ol>")
     return "\n".join(parts) + "</section>"
 
 

@@ -19,6 +19,7 @@ _GROUPS = (
     ("Novel", "the farthest from all labelled images first"),
     ("Others", "the least sure first"),
 )
+_CSS = "gallery wide"
 _NOTE = (
     "Below each image stand the labelled images that voted on it, the nearest first, with their "
     "labels and distances."
@@ -50,7 +51,7 @@ def render_labels(
     most : int
         Images that get a card; the others count.
     """
-    sections = [_confusion(images, classes), cards(images, most, _GROUPS, _card, _NOTE)]
+    sections = [_confusion(images, classes), cards(images, most, _GROUPS, _card, _NOTE, _CSS)]
     return fill_page(words, _facts(images, len(errors), novelty_fpr), sections, errors)
 
 
@@ -117,7 +118,7 @@ def _confusion(images: Sequence[ReportImage], classes: Sequence[str]) -> str:
         percent(counts[j][j] / total) if total else "&ndash;" for j, total in enumerate(columns)
     ]
     rows.append(["right, of this column", *precision, ""])
-    head = ["folder \\ found label", *map(text, classes), "found"]
+    head = ["folder \\ found label", *map(text, classes), "right"]
     return (
         "<section><h2>Confusions</h2>\n"
         + table("Labels of the folders (rows) and labels found (columns)", head, rows, "")
@@ -139,10 +140,10 @@ def _card(image: ReportImage) -> str:
     )
     css = ' class="mistake"' if image.mistake else ""
     return (
-        f"<li{css}>{view(image)}{heading(image)}{truth}"
+        f'<li{css}><div class="beside">{view(image)}<div>{heading(image)}{truth}'
         f'<p class="verdict"><i>{text(result.label)}</i>'
         f"<span>{percent(result.probability or 0.0)} of the votes</span>{novel}{badge}</p>"
-        f'{p_value}<ol class="votes">{votes}</ol></li>'
+        f'{p_value}</div></div><ol class="votes">{votes}</ol></li>'
     )
 
 
