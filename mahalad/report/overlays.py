@@ -124,7 +124,7 @@ def outlined(
     )
     # Widened by both lines, so that these lie around the region and do not cover it.
     line = line or _line_of(picture.size)
-    wide = ndimage.binary_dilation(np.asarray(grey) > 63, iterations=2 * line)
+    wide = ndimage.binary_dilation(np.asarray(grey) > 63, np.ones((3, 3), bool), 2 * line)
     return _with_outline(np.array(picture), wide, line)
 
 
