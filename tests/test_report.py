@@ -71,7 +71,8 @@ class Page(HTMLParser):
         ]
 
     def cards(self) -> list[dict[str, Any]]:
-        return [one for one in self.all("li") if one["parents"][-1].get("class") == "gallery"]
+        lists = self.all("ol", **{"class": "gallery"})
+        return [one for one in self.all("li") if one["parents"][-1] in lists]
 
     def within(self, parent: dict[str, Any], tag: str) -> list[dict[str, Any]]:
         return [one for one in self.all(tag) if parent in one["parents"]]

@@ -28,5 +28,5 @@ def side_by_side(panels: Mapping[str, Image.Image]) -> bytes:
     about = PngInfo()
     about.add_text("Software", MARK)
     buffer = io.BytesIO()
-    whole.save(buffer, format="PNG", optimize=True, pnginfo=about)
+    whole.save(buffer, format="PNG", pnginfo=about)
     return buffer.getvalue()

@@ -254,7 +254,7 @@ def _photograph(rng: Generator, defect: str | None, size: int) -> tuple[Map, NDA
     scene *= exposure * (1 + falloff * gradient)[..., None] * warmth
     # Square root: the display gamma, near enough, and ten times as fast as a power.
     noise += 255 * np.sqrt(np.clip(scene, 0, 1))
-    return noise, _changed(good, part)
+    return noise, np.zeros((size, size), bool) if part is good else _changed(good, part)
 
 
 def render_part(rng: Generator, defect: str | None = None, size: int = 256) -> Image.Image:

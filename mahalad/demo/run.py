@@ -108,42 +108,43 @@ def run_demo(
         error = shown.errors[0].error
         raise InputError(f"an image of the demo was changed while it ran: {error}")
     scored = time.perf_counter()
-    # Without features, an eighth as large: it judges, and cannot be updated.
+    # Without features, a third as large: it judges, and cannot be updated.
     detector.save(folder / MODEL, include_features=False)
     write_atomically(folder / PICTURE, _picture(detector, kinds, shown))
 
-    got = asked_and_got(shown.images, detector.guarantee_)
-    baseline = _baseline(train, kinds)
     times = (
         f"Rendered {n_train + len(kinds)} images in {rendered - started:.1f} s, fitted to "
         f"{n_train} in {fitted - rendered:.1f} s (network loaded), judged and drew {len(kinds)} "
         f"at {len(kinds) / (scored - fitted):.1f} images/s."
     )
     asked = [str(folder / PARTS / "test"), "-m", str(folder / MODEL)]
-    command = command_line([program, "score", *asked, "--fpr", f"{detector.fpr:g}"])
-    intro = _INTRO.format(n_test=len(kinds), n_train=n_train)
-    page = render_report(
+    words = Words(
+        "Defects found from good parts alone",
+        intro=[_INTRO.format(n_test=len(kinds), n_train=n_train)],
+        summary=asked_and_got(shown.images, detector.guarantee_),
+        about=facts_of(detector, units_of(detector), str(folder / MODEL))
+        | {"For comparison": _baseline(train, kinds), "Times": times},
+        command=command_line([program, "score", *asked, "--fpr", f"{detector.fpr:g}"]),
+    )
+    write_atomically(folder / PAGE, _page(detector, shown, words).encode())
+    places = {"page": folder / PAGE, "model": folder / MODEL, "next": words.command}
+    said = [f"{what:6} {place}" for what, place in places.items()]
+    table = format_table(HEADER, rows_by_kind(shown.images))
+    judged = [words.summary, _located(shown), words.about["For comparison"], times]
+    return "\n".join([table, "", *judged, "", *said])
+
+
+def _page(detector: MahalanobisDetector, shown: Pictured, words: Words) -> str:
+    return render_report(
         shown.images,
-        [],
-        Words(
-            "Defects found from good parts alone",
-            intro=[intro],
-            summary=got,
-            about=facts_of(detector, units_of(detector), str(folder / MODEL))
-            | {"For comparison": baseline, "Times": times},
-            command=command,
-        ),
+        shown.errors,
+        words,
         threshold=detector.threshold_,
         fpr=detector.fpr,
         calibration_scores=detector.calibration_scores_,
         spotlight=shown.spotlight,
         most=MOST,
     )
-    write_atomically(folder / PAGE, page.encode())
-    places = {"page": folder / PAGE, "model": folder / MODEL, "next": command}
-    said = [f"{what:6} {place}" for what, place in places.items()]
-    table = format_table(HEADER, rows_by_kind(shown.images))
-    return "\n".join([table, "", got, _located(shown), baseline, times, "", *said])
 
 
 def _render(folder: Path, *, n_train: int, n_test_good: int, n_test_per_defect: int) -> None:
@@ -188,6 +189,8 @@ def _make_room(folder: Path) -> None:
 def _located(shown: Pictured) -> str:
     """Say how often the map points at the defect."""
     hits = [image.hit for image in shown.images if image.hit is not None]
+    if not hits:
+        return "No defect was found."
     return f"On {sum(hits)} of {len(hits)} defects found, the map's highest point lies on it."
 
 

@@ -59,11 +59,14 @@ def labels_and_got(images: Sequence[ReportImage], novelty_fpr: float) -> str:
     """Say how many labels are right, where that is known, and how many images are novel."""
     known = [image for image in images if image.kind is not None]
     right = sum(not image.mistake for image in known)
-    novel = sum(bool(_labelled(image).novel) for image in images)
+    judged = [image for image in images if _labelled(image).novel is not None]
     told = f"{len(images)} images labelled"
     if known:
         share = f"{100 * right / len(known):.1f} %"
         told += f"; {right} of {len(known)} as their folders are named ({share})"
+    if images and not judged:
+        return f"{told}. There are too few labelled images to tell which ones are novel."
+    novel = sum(bool(_labelled(image).novel) for image in judged)
     return (
         f"{told}. {novel} are called novel; of images like the labelled ones "
         f"{100 * novelty_fpr:g} % would be, as asked for."
