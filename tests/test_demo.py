@@ -211,7 +211,7 @@ def test_the_page_is_that_of_report_with_overlays_and_ground_truth(
     page: str, results: list[Result]
 ) -> None:
     n_flagged = sum(bool(result.anomaly) for result in results)
-    assert page.count('<li class="') == 16
+    assert page.count('<div class="view">') == 16
     assert page.count('class="map"') == n_flagged
     assert re.findall(r"<figcaption>([^<]*)", page) == [
         "The image", "What is abnormal", "Ground truth",
@@ -274,7 +274,7 @@ def test_second_run_replaces_the_first_and_spares_other_files(
     expected += [f"ground_truth/{defect}/000_mask.png" for defect in DEFECTS]
     assert names == sorted(expected)
     assert own.read_bytes() == b"mine"
-    assert (folder / "index.html").read_text(encoding="utf-8").count('<li class="') == 9
+    assert (folder / "index.html").read_text(encoding="utf-8").count('<div class="view">') == 9
 
 
 @pytest.mark.parametrize(

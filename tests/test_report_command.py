@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 import shutil
 
@@ -14,6 +15,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mahalad import load
+from mahalad.report.results import picture_results
+from mahalad.result import LabelledResult, Neighbour
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +208,7 @@ def test_a_page_of_many_images_is_bounded(model, picture_folder, tmp_path):
     given = ("report", picture_folder / "test", "-m", model, "-o", out)
     assert run(*given, "--pictures", "6").exit_code == 0
     page = out.read_text()
-    assert page.count('<li class="') == 6 and "Images judged 16" in text_of(page)
+    assert page.count('<div class="view">') == 6 and "Images judged 16" in text_of(page)
     assert "Left out, for the size of the page: 3 of 8 in &ldquo;Flagged" in page
     assert "7 of 8 in &ldquo;Passed" in page
     assert run(*given, "--pictures", "0").exit_code == 2
@@ -313,6 +316,19 @@ def test_neighbours_that_are_gone_are_named_without_a_picture(classifier, pictur
     page = out.read_text()
     assert page.count("no picture") == 48 and "known/good/" in page
     assert len(pictures_of(page)) == 16
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_neighbour_that_is_a_pipe_now_is_not_waited_for(picture_folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    near = tuple(
+        Neighbour(i, str(path), "spot", 0.1)
+        for i, path in enumerate((tmp_path / "pipe.png", tmp_path, tmp_path / "none.png", "X[3]"))
+    )
+    name = str(picture_folder / "test/spot/200.png")
+    result = LabelledResult(name, score=0.0, label="spot", probability=1.0, neighbours=near)
+    (image,) = picture_results([result], {}, None).images
+    assert image.neighbours == (None,) * 4
 
 
 @pytest.mark.parametrize("folders", ["", "new/day 2"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from mahalad.images.folders import GOOD
 from mahalad.report.choosing import chosen, grouped
 from mahalad.report.pictures import ReportImage, Spotlight, img
 from mahalad.report.text import number, text
@@ -123,17 +122,9 @@ def _card(image: ReportImage) -> str:
     p_value = "" if result.p_value is None else f"<span>p {result.p_value:.3g}</span>"
     mark = "<span>in the fit</span>" if result.in_fit else ""
     badge = f'<span class="badge">{_MISTAKES[image.mistake]}</span>' if image.mistake else ""
-    css = [
-        word
-        for word, applies in (
-            ("is-flagged", image.flagged),
-            ("is-good", image.kind == GOOD),
-            ("mistake", bool(image.mistake)),
-        )
-        if applies
-    ]
+    css = ' class="mistake"' if image.mistake else ""
     return (
-        f'<li class="{" ".join(css)}">{view(image)}{heading(image)}'
+        f"<li{css}>{view(image)}{heading(image)}"
         f"<span>{text(kind)}</span><span>score {number(image.score)}</span>{p_value}{mark}"
         f'<p class="verdict">{_verdict(result.anomaly)}{badge}</p></li>'
     )

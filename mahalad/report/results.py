@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -146,6 +147,8 @@ def _mask_of(name: str) -> Booleans | None:
 
 def _neighbour(path: str) -> bytes | None:
     """The thumbnail of a stored image; None where it is no file any more."""
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return None
     try:
         return encode(thumbnail(reopen(path), NEIGHBOUR_SIDE))
     except (ImageReadError, ImageValueError):
