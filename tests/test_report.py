@@ -415,6 +415,15 @@ def test_errors_are_listed_with_their_reasons() -> None:
     ]
 
 
+def test_of_very_many_errors_the_first_are_listed() -> None:
+    errors = [Result(f"{i}.png", error="is empty") for i in range(130)]
+    _, page = render([make(3.0, "good")], errors)
+    listed = [one["text"] for one in page.within(page.all("section", id="unreadable")[0], "li")]
+    assert listed[0] == "0.png: is empty" and listed[99] == "99.png: is empty"
+    assert listed[100:] == ["and 30 more, which mahalad score lists"]
+    assert page.facts()["Unreadable"] == "130"
+
+
 @pytest.mark.parametrize("errors", [[], [BROKEN]])
 def test_a_page_without_images_says_so(errors: list[Result]) -> None:
     text, page = render([], errors)

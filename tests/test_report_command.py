@@ -318,6 +318,23 @@ def test_neighbours_that_are_gone_are_named_without_a_picture(classifier, pictur
     assert len(pictures_of(page)) == 16
 
 
+def test_a_lot_that_is_unlike_all_labelled_images_says_so_first(
+    classifier, picture_folder, tmp_path
+):
+    (tmp_path / "other").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        noise = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"other/{i}.png")
+    out = tmp_path / "page.html"
+    result = run("report", tmp_path / "other", "-m", classifier, "-o", out)
+    assert "Warning: 10 of 10 images are farther from all labelled images" in result.stderr
+    text = text_of(out.read_text())
+    assert text.index("Read this first: 10 of 10") < text.index("10 images labelled")
+    run("report", picture_folder / "test", "-m", classifier, "-o", out)
+    assert "Read this first" not in out.read_text()
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_neighbour_that_is_a_pipe_now_is_not_waited_for(picture_folder, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")

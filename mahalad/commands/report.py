@@ -135,16 +135,18 @@ def _write_labels(
     from mahalad.report.labels import labels_and_got, render_labels
     from mahalad.report.page import Words
     from mahalad.report.results import picture_results
-    from mahalad.report.words import facts_of_classifier
+    from mahalad.report.words import facts_of_classifier, shift_of_labels
 
     classes = classifier.classes_.astype(str).tolist()
     labels = labels_of(common_folder(given, names), names, classes)
     shown = picture_results(classifier.inspect(with_progress(names, "judge")), labels, None, most)
+    shift = shift_of_labels(shown.images, classifier)
     page = render_labels(
         shown.images,
         shown.errors,
         Words(
             title or "Labels",
+            notice=shift,
             summary=labels_and_got(shown.images, classifier.novelty_fpr),
             about=facts_of_classifier(classifier, source),
         ),
@@ -156,6 +158,7 @@ def _write_labels(
         "n_scored": len(shown.images),
         "n_flagged": sum(image.flagged for image in shown.images),
         "unreadable": shown.errors,
+        "shift": shift,
     }
 
 

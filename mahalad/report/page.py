@@ -27,6 +27,8 @@ from mahalad.report.pictures import ReportImage, Spotlight
 from mahalad.report.text import percent, text
 from mahalad.result import Result
 
+_ERRORS_SHOWN = 100
+
 
 @dataclass(frozen=True)
 class Words:
@@ -244,9 +246,12 @@ def _errors(errors: Sequence[Result]) -> str:
     if not errors:
         return ""
     items = []
-    for result in errors:
+    for result in errors[:_ERRORS_SHOWN]:
         reason = (result.error or "could not be read").removeprefix(f"{result.name}: ")
         items.append(f"<li><b>{text(result.name)}</b>: {text(reason)}</li>")
+    if len(errors) > _ERRORS_SHOWN:
+        more = len(errors) - _ERRORS_SHOWN
+        items.append(f"<li>and {more} more, which <kbd>mahalad score</kbd> lists</li>")
     return (
         f'<section id="unreadable"><h2>Unreadable images ({len(errors)})</h2>\n<p>They were not '
         "judged and count in no figure above.</p>\n<ul>\n" + "\n".join(items) + "\n</ul></section>"

@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mahalad.detectors.mahalanobis import MahalanobisDetector
+from mahalad.detectors.suspects import is_shifted, n_above_all
+from mahalad.errors import CalibrationError, InputError
 from mahalad.images.folders import GOOD
 from mahalad.images.geometry import describe_input
 from mahalad.report.maps import MapUnits
 from mahalad.report.pictures import ReportImage
+from mahalad.result import LabelledResult
 from mahalad.thresholds.guarantee import Guarantee
 
 if TYPE_CHECKING:
@@ -109,6 +114,26 @@ def facts_of_classifier(classifier: MetricKNNClassifier, source: str) -> dict[st
             f"{point.precision:.3f}, recall {point.recall:.3f} on held-out votes"
         )
     return facts
+
+
+def shift_of_labels(images: Sequence[ReportImage], classifier: MetricKNNClassifier) -> str:
+    """Say whether nearly all images are farther off than every labelled one; else nothing."""
+    try:
+        held_out = classifier.held_out()[0]
+    except (CalibrationError, InputError):  # nothing to compare them with
+        return ""
+    results = [image.result for image in images if isinstance(image.result, LabelledResult)]
+    distances = np.array([result.distance for result in results], dtype=np.float64)
+    n_above = n_above_all(distances, held_out.distances)
+    weights = held_out.weights
+    n_parts = len(held_out.distances) if weights is None else float(weights.sum())
+    if not is_shifted(n_above, len(distances), n_parts):
+        return ""
+    return (
+        f"{n_above} of {len(distances)} images are farther from all labelled images than any of "
+        "these is from the others: has the camera, the light, the image format or its compression "
+        "changed since the fit? Their labels say little."
+    )
 
 
 def _network(record: dict[str, Any]) -> str:
