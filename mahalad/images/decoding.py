@@ -20,8 +20,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mahalad.errors import ImageReadError, ImageValueError, InputError, MahaladError
+from mahalad.errors import (
+    ImageReadError,
+    ImageValueError,
+    InputError,
+    MahaladError,
+    SeveralPagesWarning,
+)
 from mahalad.images.layout import Layout, layout_of
+from mahalad.images.pages import pages_of, turn_to
 from mahalad.images.sources import ImageSource, describe_missing
 from mahalad.protocols import FloatImage
 
@@ -61,7 +68,8 @@ def open_image(source: ImageSource) -> Image.Image | FloatImage:
     Notes
     -----
     * The EXIF orientation is applied; an EXIF block that cannot be read is warned of, and the
-      picture taken as it is stored. Of a file with several frames, the first one is taken.
+      picture taken as it is stored. Of a file with several pages, the first one is taken, with a
+      `SeveralPagesWarning`, unless the source names a page.
     * Grey is repeated in three channels; palettes are expanded; one-bit images become 0 and 255;
       CMYK, YCbCr, LAB and HSV are converted by Pillow.
     * Alpha, palette or colour-key transparency is composited on white.
@@ -79,7 +87,7 @@ def open_image(source: ImageSource) -> Image.Image | FloatImage:
     try:
         if isinstance(value, Image.Image):
             return _decode_opened(value, name, keep=True)
-        return _decode_file(value, name)
+        return _decode_file(value, name, source.page)
     except MahaladError:
         raise
     except PermissionError as error:
@@ -121,7 +129,7 @@ def as_opened(image: Any) -> Image.Image | FloatImage:
     return open_image(ImageSource("image", None, image))
 
 
-def _decode_file(path: Path, name: str) -> Image.Image | FloatImage:
+def _decode_file(path: Path, name: str, page: int | None) -> Image.Image | FloatImage:
     _check_file(path, name)
     with open(path, "rb") as file:
         try:
@@ -132,10 +140,30 @@ def _decode_file(path: Path, name: str) -> Image.Image | FloatImage:
                 f"{name}: not an image that Pillow can read; its first bytes are {file.read(24)!r}"
             ) from error
         with picture:
-            pixels = picture.width * picture.height
-            if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
-                raise ImageReadError(_too_large(name, pixels))
+            _check_size(picture, name)
+            _turn_to(picture, name, page)
             return _decode_opened(picture, name)
+
+
+def _turn_to(picture: Image.Image, name: str, page: int | None) -> None:
+    """Turn to a page; without a number, say where there are others than the first."""
+    if page is None:
+        n_pages = len(pages_of(picture))
+        if n_pages > 1:
+            warnings.warn(SeveralPagesWarning(name, n_pages), stacklevel=5)
+        return
+    try:
+        turn_to(picture, page)
+    except EOFError as error:
+        n_pages = len(pages_of(picture))
+        raise ImageReadError(f"{name}: there is no page {page}: the file has {n_pages}") from error
+    _check_size(picture, name)
+
+
+def _check_size(picture: Image.Image, name: str) -> None:
+    pixels = picture.width * picture.height
+    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+        raise ImageReadError(_too_large(name, pixels))
 
 
 def _decode_opened(
@@ -184,11 +212,21 @@ def _check_file(path: Path, name: str) -> None:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageReadError(describe_missing(name)) from error
     if stat.S_ISDIR(status.st_mode):
+        _check_listed(path, name)
         raise ImageReadError(f"{name}: is a folder, not an image file")
     if not stat.S_ISREG(status.st_mode):
         raise ImageReadError(f"{name}: is not a regular file")
     if status.st_size == 0:
         raise ImageReadError(f"{name}: is empty (0 bytes)")
+
+
+def _check_listed(folder: Path, name: str) -> None:
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        raise ImageReadError(
+            f"{name}: folder cannot be listed: {error.strerror}; what images it holds is not known"
+        ) from error
 
 
 def _too_large(name: str, pixels: int | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from PIL import Image
+from PIL.FitsImagePlugin import FitsImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -45,6 +46,11 @@ def layout_of(picture: Image.Image) -> Layout:
         return _tiff(picture)
     if isinstance(picture, PngImageFile):
         return _png(picture)
+    if isinstance(picture, FitsImageFile) and picture.mode != "L":
+        return Layout(
+            fault="a FITS of more than 8 bits, whose scale and zero Pillow leaves out: give its "
+            "pixels as an array"
+        )
     return Layout()
 
 

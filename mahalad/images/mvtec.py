@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mahalad.errors import InputError
-from mahalad.images.sources import IMAGE_EXTENSIONS, iter_sources
+from mahalad.images.searching import image_extensions
+from mahalad.images.sources import iter_sources
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,9 @@ def _find_masks(
 ) -> tuple[Path | None, ...]:
     truth = folder / "ground_truth"
     files: dict[Path, Path] = {}  # by the path below `truth`, without extension
-    if truth.is_dir() and any(path.suffix.lower() in IMAGE_EXTENSIONS for path in truth.rglob("*")):
+    if truth.is_dir() and any(
+        path.suffix.lower() in image_extensions() for path in truth.rglob("*")
+    ):
         for path in _images(truth):
             files.setdefault(path.relative_to(truth).with_suffix(""), path)
     masks: list[Path | None] = []

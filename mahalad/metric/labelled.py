@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import InputError
-from mahalad.images.sources import IMAGE_EXTENSIONS, iter_sources
+from mahalad.images.searching import image_extensions
+from mahalad.images.sources import iter_sources
 
 _COLUMNS = ("path", "label")
 _SHOWN = 5
@@ -114,7 +115,7 @@ def _shares(counts: NDArray[np.intp], n: int) -> NDArray[np.intp]:
 
 def _read_folders(folder: Path) -> tuple[list[str], list[str]]:
     entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    loose = [e for e in entries if e.is_file() and e.suffix.lower() in IMAGE_EXTENSIONS]
+    loose = [e for e in entries if e.is_file() and e.suffix.lower() in image_extensions()]
     if loose:
         raise InputError(
             f"{folder}: {len(loose)} images without a label, such as {loose[0]}: put each image "

@@ -18,7 +18,8 @@ from mahalad.errors import InputError, MahaladError
 from mahalad.files.container import write_atomically
 from mahalad.files.recognition import recognize
 from mahalad.images.decoding import open_image
-from mahalad.images.sources import ImageSource
+from mahalad.images.pages import split_page
+from mahalad.images.sources import source_of
 from mahalad.protocols import FloatImage, Floats
 from mahalad.report.overlays import checked_map, overlay, thumbnail
 from mahalad.result import Result
@@ -130,7 +131,7 @@ class MapFolder:
             The folder is not writable.
         """
         self._check_replaced(
-            {Path(name).resolve() for name in (*self._stems, *used) if name}, force
+            {Path(split_page(name)[0]).resolve() for name in (*self._stems, *used) if name}, force
         )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -214,7 +215,7 @@ def colour_begins(result: Result, map_threshold: float) -> float:
 
 def reopen(name: str) -> Image.Image | FloatImage:
     """Open the image of a `Result.name` again, at its own size."""
-    return open_image(ImageSource(name, Path(name), Path(name)))
+    return open_image(source_of(name))
 
 
 def _save_overlay(name: str, values: Floats, threshold: float, path: Path) -> None:
