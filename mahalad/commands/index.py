@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mahalad.commands.editing import edited
+from mahalad.commands.gathering import gather, pages_option
 from mahalad.commands.options import max_pixels_option
 from mahalad.commands.paths import check_given
 from mahalad.commands.progress import progress_bar
@@ -39,15 +40,17 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="As one JSON object
 @_LABEL
 @_NEW_LABEL
 @max_pixels_option
-def index_add(model: str, images: tuple[str, ...], label: str, new_label: bool) -> None:
+@pages_option
+def index_add(model: str, images: tuple[str, ...], label: str, new_label: bool, pages: str) -> None:
     """Add IMAGES with a label to the MODEL; prints their ids.
 
     The next answer takes them into account; nothing is trained again. An image that the index has
     already is added again, and votes again: a warning says so.
     """
     check_given(images)
+    names = gather(images, pages)
     with edited(model) as classifier:
-        ids = classifier.add(list(images), label, new_label=new_label)
+        ids = classifier.add(names, label, new_label=new_label)
     for number in ids.tolist():
         click.echo(number)
     click.echo(f"{model}: {len(ids)} images added as {label}", err=True)

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mahalad.commands.gathering import gather
 from mahalad.commands.judging import (
     check_source,
+    gather_normals,
     read_detector,
     say_summary,
     scores_without,
     shift_of,
 )
 from mahalad.commands.options import model_options
-from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
+from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import with_progress
 from mahalad.errors import InputError
 
@@ -37,25 +39,32 @@ def report(images: tuple[str, ...], output: str, title: str, force: bool, **opti
     The page needs no other file: thumbnails with what is abnormal in colour, a histogram of the
     scores with the threshold, and a ROC curve where both kinds of images are known.
 
-    Images below a folder named good are good, those in sibling folders of it are defects of that
-    kind (folders from the given ones downwards count); of all others the kind is unknown.
+    Images below a folder named good (ok, normal, ...) are good, those in sibling folders of it, or
+    below one named bad (nok, anomaly, ...), are defects of that kind (folders from the given ones
+    downwards count); of all others the kind is unknown. Masks beside them (ground_truth, masks)
+    are left out.
 
     Each image takes some 50 kB of the page. Exit codes are those of score.
     """
     from mahalad.files.container import write_atomically
-    from mahalad.images.folders import common_folder, kinds_of
+    from mahalad.images.folders import common_folder, kinds_of, without_masks
     from mahalad.report.results import facts_of, make_page, picture_results
 
     check_source(options)
     check_given(images)
-    names = names_of(list(images))
-    read = [*names, *names_in(options["normals"]), options["model"], options["weights"]]
+    found = gather(images, options["pages"])
+    base = common_folder(images, found)
+    names = without_masks(base, found)
+    if len(names) < len(found):
+        click.echo(f"{len(found) - len(names)} masks are left out", err=True)
+    normals = gather_normals(options)
+    read = [*names, *normals, options["model"], options["weights"]]
     check_output(output, "page", read, force=force)
-    detector, unreadable_normals = read_detector(options, False)
+    detector, unreadable_normals = read_detector(options, normals)
     units = _units_of_overlays(detector)
     threshold = None if units is None else units.threshold
     results = detector.inspect(with_progress(names, "judge"), maps=threshold is not None)
-    kinds = kinds_of(common_folder(images, names), names)
+    kinds = kinds_of(base, names)
     pictured, errors = picture_results(results, kinds, threshold)
     source = options["model"] or f"fitted to {options['normals']}"
     shift = shift_of(detector, [image.score for image in pictured if not image.result.in_fit])

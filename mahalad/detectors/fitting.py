@@ -14,6 +14,7 @@ from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
 from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
 from mahalad.errors import InputError
 from mahalad.features.extraction import extract
+from mahalad.images.listing import warn_of_folders
 from mahalad.images.reading import left_out
 from mahalad.result import Result
 
@@ -26,6 +27,7 @@ def read(
     *,
     groups: Sequence[Any] | None = None,
     levels: Sequence[str] = (),
+    to_fit: bool = True,
     stacklevel: int = 3,
 ) -> FitState:
     """Read good images into a state of their own.
@@ -41,6 +43,8 @@ def read(
         What each image shows, a part's serial number for instance.
     levels : sequence of str, optional
         Names of the levels in the order of the fit that the images are added to.
+    to_fit : bool, default=True
+        Whether good images are wanted, so that folders called otherwise are warned of.
     stacklevel : int, default=3
         Of the warnings: 3 blames the caller of the function that calls this one.
 
@@ -53,7 +57,11 @@ def read(
     -----
     UnreadableImageWarning
         For each image that could not be read.
+    DoubtfulFolderWarning
+        Images lie in folders that are called like those of defects, tests or masks.
     """
+    if to_fit and features is not None:
+        warn_of_folders(X, stacklevel=stacklevel + 1)
     store = FeatureStore(recipe.capacity, recipe.salt)
     sums = make_scorer() if recipe.streams else None
     shapes: dict[str, list[int]] = {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mahalad.choices import PAGES
-from mahalad.errors import InputError
+from mahalad.errors import DoubtfulFolderWarning, InputError
 from mahalad.images.folders import common_folder, kinds_of
 from mahalad.images.pages import page_names
 from mahalad.images.searching import SearchedFolder
@@ -84,17 +85,26 @@ class ImageListing:
         """Count the images in each folder; a folder is named as below what was given."""
         return dict(Counter(folder for folder, _ in self._places()))
 
-    def doubtful(self) -> dict[str, int]:
+    def only(self, names: Sequence[str]) -> ImageListing:
+        """Give a listing of some of the images, by their names."""
+        wanted = set(names)
+        return replace(self, sources=tuple(s for s in self.sources if s.name in wanted))
+
+    def doubtful(self, *kinds: str) -> dict[str, int]:
         """Count the images in folders that are not called like those of good images, by folder.
 
         They, or one above them as far as it was given, are called like defects, tests or masks
         (``bad``, ``NG``, ``test``, ``ground_truth``, ...), or lie beside a folder of good images.
+        With `kinds` ("defect", "test", "mask"), those whose names say one of these.
         """
-        kinds = kinds_of(self._base(), [source.name for source in self._files()])
+        if kinds:
+            places = self._places()
+            return dict(Counter(f for f, chain in places if {*map(meaning_of, chain)} & {*kinds}))
+        said = kinds_of(self._base(), [source.name for source in self._files()])
         return dict(
             Counter(
                 folder
-                for (folder, chain), kind in zip(self._places(), kinds.values(), strict=True)
+                for (folder, chain), kind in zip(self._places(), said.values(), strict=True)
                 if kind not in (None, GOOD)
                 or any(meaning_of(name) not in (None, GOOD) for name in chain)
             )
@@ -161,6 +171,25 @@ def find_images(X: object, *, pages: str = "first") -> ImageListing:
     if pages == "all":
         sources = [page for source in sources for page in _pages(source)]
     return ImageListing(tuple(sources), tuple(folders), tuple(_paths(X)))
+
+
+def warn_of_folders(X: object, *, stacklevel: int = 3) -> None:
+    """Warn of folders and patterns in `X` that are not called like those of good images.
+
+    Files that are named in full are nobody's mistake. `stacklevel` is that of the warning: 3 blames
+    the caller of the function that calls this one.
+    """
+    given = [path for path in _paths(X) if not os.path.isfile(path)]
+    if not given:
+        return
+    doubtful = find_images(given).doubtful()
+    if doubtful:
+        warnings.warn(
+            f"{describe_counts(doubtful)}: folders called or lying like these hold defects, test "
+            "images or masks, not good images to fit to",
+            DoubtfulFolderWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def describe_counts(counts: dict[str, int]) -> str:

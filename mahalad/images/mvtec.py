@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mahalad.errors import InputError
+from mahalad.images.pages import split_page
 from mahalad.images.searching import image_extensions
 from mahalad.images.sources import iter_sources
 
@@ -125,7 +126,7 @@ def grouping(rule: str) -> Callable[[str], str]:
     rule : str
         A regular expression (see `group_of`), or a CSV file (its name ends in .csv) with the
         columns ``path`` and ``group``; a path there stands for every image path that ends with
-        it.
+        it, and for the pages of such a file (``scan.tif#2``) that have no row of their own.
 
     Raises
     ------
@@ -139,11 +140,11 @@ def grouping(rule: str) -> Callable[[str], str]:
     depths = sorted({len(parts) for parts in table}, reverse=True)
 
     def group(path: str) -> str:
-        parts = Path(path).parts
-        for depth in depths:
-            found = table.get(parts[-depth:]) if depth <= len(parts) else None
-            if found is not None:
-                return found
+        for parts in (Path(name).parts for name in dict.fromkeys((path, split_page(path)[0]))):
+            for depth in depths:
+                found = table.get(parts[-depth:]) if depth <= len(parts) else None
+                if found is not None:
+                    return found
         raise InputError(f"{rule}: has no row for {path}: it must name every image")
 
     return group

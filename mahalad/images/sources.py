@@ -25,6 +25,8 @@ _ALLOWED = (
 )
 
 
+_COMMON = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
 OnSearch = Callable[[SearchedFolder], object] | None
 
 # Iterable, but never a row of images; a set has no fixed order.
@@ -226,7 +228,8 @@ def _folder_sources(folder: str, on_search: OnSearch, *, required: bool) -> Iter
             f" subfolders, hidden ones left out); files with other extensions:"
             f" {sum(found.others.values())}{f' ({seen})' if seen else ''};"
             f"{f' folders that cannot be listed: {locked};' if locked else ''}"
-            f" looked for {', '.join(image_extensions())}"
+            f" looked for {', '.join(_COMMON)} and {len(image_extensions()) - len(_COMMON)} more"
+            " that Pillow reads"
         )
     if on_search is not None:
         on_search(found)

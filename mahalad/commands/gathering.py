@@ -1,0 +1,125 @@
+"""Images that commands are given: found once, with a word of what is used and what is left out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from mahalad.choices import PAGES
+
+if TYPE_CHECKING:
+    from mahalad.images.listing import ImageListing
+
+Choose = Callable[[list[str]], list[str]]
+
+pages_option = click.option(
+    "--pages", type=click.Choice(PAGES), default="first", show_default=True,
+    help="Of files with several pages (TIFFs, animations). first: one image of each file. all: "
+         "each page is an image, called scan.tif#1, scan.tif#2, ...",
+)  # fmt: skip
+yes_option = click.option(
+    "--yes", is_flag=True,
+    help="Fit to all images, also those of folders called like defects, tests or masks (bad, NG, "
+         "test, ground_truth, ...): else that is a question, and an error in a pipe.",
+)  # fmt: skip
+
+
+def gather(images: Iterable[str], pages: str = "first") -> list[str]:
+    """Find images for a command, and say where they are from and what is left out.
+
+    Parameters
+    ----------
+    images : iterable of str
+        Folders, glob patterns, files, and pages by their names.
+    pages : {"first", "all"}
+
+    Returns
+    -------
+    list of str
+        Names that the library takes.
+    """
+    from mahalad.images.listing import describe_counts
+    from mahalad.images.words import MASK
+
+    listing = _find(images, pages)
+    masks = listing.doubtful(MASK)
+    if masks:
+        click.echo(
+            f"Warning: {describe_counts(masks)}: taken as images, though such folders hold masks",
+            err=True,
+        )
+    return listing.names
+
+
+def gather_to_fit(
+    images: Iterable[str],
+    pages: str,
+    yes: bool,
+    *,
+    choose: Choose | None = None,
+    masks_only: bool = False,
+) -> list[str]:
+    """Find images to fit to; ask where their folders are not called like those of good images.
+
+    Parameters
+    ----------
+    images, pages
+        As of `gather`.
+    yes : bool
+        The answer, given beforehand.
+    choose : callable, optional
+        Gives those of the names that are wanted. Of the others nothing is asked.
+    masks_only : bool
+        Defects and test images are welcome, masks are not.
+
+    Raises
+    ------
+    click.UsageError
+        The answer is no, or nobody is there to answer.
+    """
+    from mahalad.images.listing import describe_counts
+    from mahalad.images.words import MASK
+
+    listing = _find(images, pages)
+    if choose is not None:
+        listing = listing.only(choose(listing.names))
+    doubtful = listing.doubtful(MASK) if masks_only else listing.doubtful()
+    if doubtful and not yes:
+        what = "masks" if masks_only else "defects, test images or masks, not good images to fit to"
+        text = f"{describe_counts(doubtful)}: folders called or lying like these hold {what}"
+        if not can_answer():
+            raise click.UsageError(f"{text}: give other folders, or --yes to take these")
+        if not click.confirm(f"{text}. Take them all the same?", err=True):
+            raise click.UsageError("nothing is done: give other folders")
+    return listing.names
+
+
+def gather_labelled(labelled: str, pages: str) -> tuple[list[str], list[str]]:
+    """Find labelled images as `read_labelled` does: their names and labels."""
+    from mahalad.metric.labelled import read_labelled
+
+    return read_labelled(labelled, pages=pages, on_listing=_say)
+
+
+def can_answer() -> bool:
+    """Whether somebody sits there who can answer a question."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def _say(listing: ImageListing) -> None:
+    """Say on stderr where images are from and what was left out."""
+    from mahalad.report.text import printable
+
+    for line in listing.lines():
+        click.echo(printable(line), err=True)
+
+
+def _find(images: Iterable[str], pages: str) -> ImageListing:
+    from mahalad.images.listing import find_images
+
+    listing = find_images(list(images), pages=pages)
+    _say(listing)
+    return listing
