@@ -116,7 +116,7 @@ def as_opened(image: Any) -> Image.Image | FloatImage:
     """
     if isinstance(image, Image.Image):
         is_rgb = image.mode == "RGB" and not image.has_transparency_data
-        if is_rgb and layout_of(image).fault is None and _turn_of(image, warn=False) is None:
+        if is_rgb and layout_of(image).fault is None and turn_of(image, warn=False) is None:
             return image
     elif isinstance(image, np.ndarray):
         if image.dtype == np.float32 and image.ndim in (2, 3) and image.shape[2:] in ((), (3,)):
@@ -181,7 +181,7 @@ def _decode_opened(
 
 
 def _upright(picture: Image.Image, name: str) -> Image.Image:
-    turn = _turn_of(picture, warn=True, name=name)
+    turn = turn_of(picture, warn=True, name=name)
     if turn is None:
         return picture
     turned = picture.transpose(turn)
@@ -190,8 +190,10 @@ def _upright(picture: Image.Image, name: str) -> Image.Image:
     return turned
 
 
-def _turn_of(picture: Image.Image, *, warn: bool, name: str = "image") -> Image.Transpose | None:
-    """Find what makes a picture upright, by its EXIF block."""
+def turn_of(
+    picture: Image.Image, *, warn: bool = False, name: str = "image"
+) -> Image.Transpose | None:
+    """Find what makes a picture upright, by its EXIF block; None if it is, or says nothing."""
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation)
     except Exception as error:  # damaged blocks make Pillow raise almost any type

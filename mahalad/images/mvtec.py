@@ -1,4 +1,4 @@
-"""Image folders in the layout of MVTec AD, and groups of images that belong together."""
+"""Categories of labelled sets, and groups of images that belong together."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mahalad.errors import InputError
 from mahalad.images.pages import split_page
-from mahalad.images.searching import image_extensions
-from mahalad.images.sources import iter_sources
+from mahalad.images.set_layouts import UNDERSTOOD, LabelledSet, find_sets
+from mahalad.images.set_masks import masks_of
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,16 @@ class Category:
     ----------
     name : str
     train : tuple of Path
-        Images of ``train/good``, sorted.
+        Images of ``train/good``, sorted, or what else a layout fits to.
     test : tuple of Path
-        Images of ``test/<kind>``, sorted.
+        Images of ``test/<kind>``, sorted, or what else a layout tests on.
     kinds : tuple of str
         Kind of each test image; ``"good"`` for the normal ones.
     masks : tuple of (Path or None)
         Ground-truth mask of each test image (None for good ones, and where the folder has none).
+        It may be a folder: of masks that make one.
+    split : str
+        Who split the images, where their folders do not say it.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Category:
     test: tuple[Path, ...]
     kinds: tuple[str, ...]
     masks: tuple[Path | None, ...] = ()
+    split: str = ""
 
     @property
     def has_masks(self) -> bool:
@@ -43,79 +47,48 @@ class Category:
         return any(mask is not None for mask in self.masks)
 
 
-def find_categories(roots: Sequence[str | Path], names: Sequence[str] = ()) -> list[Category]:
+def find_categories(
+    roots: Sequence[str | Path], names: Sequence[str] = (), *, with_masks: bool = True
+) -> list[Category]:
     """Read the categories below some folders.
 
     Parameters
     ----------
     roots : sequence of str or Path
-        Folders of categories, or categories themselves (a folder with ``train/good``).
+        Folders of categories, or categories themselves, in one of the layouts of
+        `mahalad.images.set_layouts`.
     names : sequence of str
         Only these; all that are there where empty.
+    with_masks : bool
+        Whether masks are wanted.
 
     Raises
     ------
     InputError
         No category is found, a named one is not there, or some defective test images of one
-        have a mask (``ground_truth/<kind>/<stem>_mask.*`` or ``<stem>.*``) and others have not.
+        have a mask (see `mahalad.images.set_masks.masks_of`) and others have not.
     """
-    folders: dict[str, Path] = {}
+    found: dict[str, LabelledSet] = {}
     for root in map(Path, roots):
-        for folder in [root, *sorted(p for p in root.iterdir() if p.is_dir())]:
-            if (folder / "train" / "good").is_dir() and (folder / "test").is_dir():
-                name = folder.resolve().name
-                if folders.setdefault(name, folder).resolve() != folder.resolve():
-                    raise InputError(
-                        f"two categories are called {name}: {folders[name]} and {folder}; give one"
-                    )
-    missing = [name for name in names if name not in folders]
-    if missing or not folders:
+        for one in find_sets(root):
+            other = found.setdefault(one.name, one)
+            if other.folder.resolve() != one.folder.resolve():
+                raise InputError(
+                    f"two categories are called {one.name}: {other.folder} and {one.folder}; give "
+                    "one"
+                )
+    missing = [name for name in names if name not in found]
+    if missing or not found:
         raise InputError(
-            f"no category {', '.join(missing) or 'at all'} in {', '.join(map(str, roots))}: a "
-            "category is a folder with train/good and test/<kind>, as in MVTec AD; there "
-            f"{'are' if folders else 'is'} {', '.join(folders) or 'none'}"
+            f"no category {', '.join(missing) or 'at all'} in {', '.join(map(str, roots))}: there "
+            f"{'are' if found else 'is'} {', '.join(found) or 'none'}; {UNDERSTOOD}"
         )
-    return [_read_category(name, folders[name]) for name in names or sorted(folders)]
+    return [_category(found[name], with_masks) for name in names or sorted(found)]
 
 
-def _read_category(name: str, folder: Path) -> Category:
-    test = _images(folder / "test")
-    kinds = tuple(path.relative_to(folder / "test").parts[0] for path in test)
-    masks = _find_masks(folder, test, kinds)
-    return Category(name, _images(folder / "train" / "good"), test, kinds, masks)
-
-
-def _find_masks(
-    folder: Path, test: tuple[Path, ...], kinds: tuple[str, ...]
-) -> tuple[Path | None, ...]:
-    truth = folder / "ground_truth"
-    files: dict[Path, Path] = {}  # by the path below `truth`, without extension
-    if truth.is_dir() and any(
-        path.suffix.lower() in image_extensions() for path in truth.rglob("*")
-    ):
-        for path in _images(truth):
-            files.setdefault(path.relative_to(truth).with_suffix(""), path)
-    masks: list[Path | None] = []
-    for path, kind in zip(test, kinds, strict=True):
-        key = path.relative_to(folder / "test").with_suffix("")
-        mask = files.get(key.with_name(f"{key.name}_mask"), files.get(key))
-        masks.append(None if kind == "good" else mask)
-    bad = [
-        (path, mask) for path, mask, kind in zip(test, masks, kinds, strict=True) if kind != "good"
-    ]
-    without = [path for path, mask in bad if mask is None]
-    if 0 < len(without) < len(bad):
-        key = without[0].relative_to(folder / "test").with_suffix("")
-        raise InputError(
-            f"{without[0]}: no mask of this defect, such as {truth / key}_mask.png; of the "
-            f"{len(bad)} defective test images of {folder}, {len(without)} have none: add them, or "
-            "remove all masks"
-        )
-    return tuple(masks)
-
-
-def _images(folder: Path) -> tuple[Path, ...]:
-    return tuple(source.path for source in iter_sources(folder) if source.path is not None)
+def _category(one: LabelledSet, with_masks: bool) -> Category:
+    masks = masks_of(one) if with_masks else (None,) * len(one.test)
+    return Category(one.name, one.train, one.test, one.kinds, masks, one.split)
 
 
 def grouping(rule: str) -> Callable[[str], str]:

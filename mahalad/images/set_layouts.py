@@ -1,0 +1,251 @@
+"""Layouts of labelled sets: which images are to be fitted to, which are tests, and of what kind.
+
+Understood are those of MVTec AD, MVTec LOCO and BTAD (``train/good``, ``test/KIND``), of VisA (by
+its table ``split_csv/1cls.csv``, or ``Data/Images/Normal`` and ``Anomaly``), and a folder of good
+images beside others. Names are read as `mahalad.images.words` has them, in any case.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mahalad.errors import InputError
+from mahalad.images.searching import is_hidden
+from mahalad.images.sources import iter_sources
+from mahalad.images.words import GOOD, MASK, TEST, meaning_of
+
+UNDERSTOOD = (
+    "understood are train/good and test/KIND (MVTec AD, MVTec LOCO; BTAD: train/ok, test/ko), "
+    "split_csv/1cls.csv with the columns object, split, label, image, mask (VisA), "
+    "Data/Images/Normal and Data/Images/Anomaly (VisA without its table), and a folder good (ok, "
+    "normal, ...) beside bad (nok, anomaly, or a folder for each kind)"
+)
+EVERY = 5
+"""Where a set has no split, every fifth good image is tested on."""
+_TABLES = ("split_csv/1cls.csv", "1cls.csv")
+_COLUMNS = ("object", "split", "label", "image", "mask")
+_TRAIN = ("train", "training")
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """One set as its layout has it.
+
+    Attributes
+    ----------
+    name : str
+    folder : Path
+        Of the set.
+    train, test : tuple of Path
+    kinds : tuple of str
+        Of each test image; ``"good"`` for the normal ones, whatever their folder is called.
+    tested_in : Path
+        Folder that the test images lie in, and that masks mirror.
+    mask_folders : tuple of Path
+        Folders of masks.
+    masks : tuple of (Path or None), or None
+        Where a table names them.
+    split : str
+        Who split the images, if their folders do not.
+    """
+
+    name: str
+    folder: Path
+    train: tuple[Path, ...]
+    test: tuple[Path, ...]
+    kinds: tuple[str, ...]
+    tested_in: Path
+    mask_folders: tuple[Path, ...] = ()
+    masks: tuple[Path | None, ...] | None = None
+    split: str = ""
+
+
+def find_sets(root: Path) -> list[LabelledSet]:
+    """Find the sets of a folder: itself, if it is one, or those among its subfolders.
+
+    Raises
+    ------
+    InputError
+        A folder cannot be listed, or a table does not fit its images.
+    """
+    tables = [root / name for name in _TABLES if (root / name).is_file()]
+    if tables:
+        return _by_table(tables[0], None)
+    # The table of the folder above, for a category of VisA only.
+    tables = [root.parent / name for name in _TABLES if (root.parent / name).is_file()]
+    if tables and _below(root, "data", "images") is not None:
+        return _by_table(tables[0], root.resolve().name)
+    itself = _with_tests(root) or _side_by_side(root)
+    if itself is not None:
+        return [itself]
+    found = []
+    for child in _children(root):
+        is_part = child.name.lower() in _TRAIN or meaning_of(child.name) is not None
+        found.append(_with_tests(child) or (None if is_part else _side_by_side(child)))
+    return [one for one in found if one is not None]
+
+
+def _with_tests(folder: Path) -> LabelledSet | None:
+    """Read a set with a folder of tests, and good images in a folder train, or beside it."""
+    children = _children(folder)
+    tests = [child for child in children if meaning_of(child.name) == TEST]
+    train = [part for child in children if child.name.lower() in _TRAIN for part in _good(child)]
+    train = train or _good(folder)
+    if not train or not tests:
+        return None
+    loose = [path for path in _images(tests[0]) if path.parent == tests[0]]
+    if loose:
+        raise InputError(
+            f"{tests[0]}: {len(loose)} images lie in no folder that says what kind they are, such "
+            f"as {loose[0]}; {UNDERSTOOD}"
+        )
+    test, kinds = _of_kinds(_children(tests[0]))
+    return LabelledSet(
+        folder.resolve().name,
+        folder,
+        tuple(path for part in train for path in _images(part)),
+        test,
+        kinds,
+        tests[0],
+        _masks(children),
+    )
+
+
+def _side_by_side(folder: Path) -> LabelledSet | None:
+    """Read a set of good images beside others, without a split."""
+    images = _below(folder, "data", "images") or _below(folder, "images") or folder
+    good = _good(images)
+    if not good:
+        return None
+    parts = [*good, *(c for c in _children(images) if meaning_of(c.name) in (MASK, TEST))]
+    bad, kinds = _of_kinds(
+        [
+            child
+            for child in _children(images)
+            if child not in parts and child.name.lower() not in _TRAIN and _has_images(child)
+        ]
+    )
+    if not bad:
+        return None
+    normal = [path for part in good for path in _images(part)]
+    held = tuple(normal[EVERY - 1 :: EVERY])
+    return LabelledSet(
+        folder.resolve().name,
+        folder,
+        tuple(path for i, path in enumerate(normal, start=1) if i % EVERY),
+        (*bad, *held),
+        (*kinds, *[GOOD] * len(held)),
+        images,
+        _masks([*_children(folder), *_children(images.parent)] if images != folder else parts),
+        split=f"the set has none: every {EVERY}th good image, by name, is tested on",
+    )
+
+
+def _of_kinds(folders: list[Path]) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Give the images of folders, with the kinds that the folders' names say."""
+    pairs = [
+        (path, GOOD if meaning_of(folder.name) == GOOD else folder.name)
+        for folder in folders
+        if meaning_of(folder.name) != MASK
+        for path in _images(folder)
+    ]
+    return tuple(path for path, _ in pairs), tuple(kind for _, kind in pairs)
+
+
+def _masks(folders: list[Path]) -> tuple[Path, ...]:
+    return tuple(dict.fromkeys(one for one in folders if meaning_of(one.name) == MASK))
+
+
+def _by_table(table: Path, only: str | None) -> list[LabelledSet]:
+    """Read the sets of VisA's table; paths there are below the folder that has `split_csv`."""
+    base = table.parent.parent if table.parent.name.lower() == "split_csv" else table.parent
+    rows: dict[str, list[tuple[str, str, Path, Path | None]]] = {}
+    for line, row in _rows(table):
+        image, mask = (base / Path(row[key].replace("\\", "/")) for key in ("image", "mask"))
+        split, label = row["split"].strip().lower(), meaning_of(row["label"]) or row["label"]
+        if split not in (*_TRAIN, TEST) or not label or not image.is_file():
+            raise InputError(
+                f"{table}, line {line}: split is {row['split']!r} (allowed are train and test), "
+                f"label {row['label']!r} (normal or another), image {image} "
+                f"{'is there' if image.is_file() else 'is not there'}"
+            )
+        kind = GOOD if label == GOOD else row["label"].strip()
+        has_mask = bool(row["mask"].strip()) and kind != GOOD
+        rows.setdefault(row["object"].strip(), []).append(
+            (split, kind, image, mask if has_mask else None)
+        )
+    found = []
+    for name, own in rows.items():
+        bad = [image for split, kind, image, _ in own if split in _TRAIN and kind != GOOD]
+        if bad:
+            raise InputError(
+                f"{table}: {len(bad)} images of {name} are bad and to be fitted to, such as "
+                f"{bad[0]}; a fit is to good images: give the table 1cls.csv"
+            )
+        tested = [row for row in own if row[0] == TEST]
+        found.append(
+            LabelledSet(
+                name,
+                base / name,
+                tuple(image for split, _, image, _ in own if split in _TRAIN),
+                tuple(image for _, _, image, _ in tested),
+                tuple(kind for _, kind, _, _ in tested),
+                base / name,
+                masks=tuple(mask for _, _, _, mask in tested),
+                split=f"by {table}",
+            )
+        )
+    return [one for one in found if only is None or one.name == only]
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Line number and columns of each row."""
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            names = [(name or "").strip().lower() for name in reader.fieldnames or []]
+            reader.fieldnames = names
+            if not {*_COLUMNS} <= {*names}:
+                raise InputError(
+                    f"{table}: its columns are {', '.join(names) or 'none'}; they must be "
+                    f"{', '.join(_COLUMNS)}"
+                )
+            return [(reader.line_num, {k: row[k] or "" for k in _COLUMNS}) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: cannot be read ({error})") from error
+
+
+def _below(folder: Path, *names: str) -> Path | None:
+    """Follow the names of subfolders, in any case."""
+    for name in names:
+        inside = [child for child in _children(folder) if child.name.lower() == name]
+        if not inside:
+            return None
+        folder = inside[0]
+    return folder
+
+
+def _good(folder: Path) -> list[Path]:
+    return [child for child in _children(folder) if meaning_of(child.name) == GOOD]
+
+
+def _children(folder: Path) -> list[Path]:
+    try:
+        entries = sorted(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise InputError(f"{folder}: folder cannot be listed: {error.strerror}") from error
+    return [entry for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
+
+
+def _has_images(folder: Path) -> bool:
+    try:
+        return bool(_images(folder))
+    except InputError:
+        return False
+
+
+def _images(folder: Path) -> tuple[Path, ...]:
+    return tuple(source.path for source in iter_sources(os.fspath(folder)) if source.path)
