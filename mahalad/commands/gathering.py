@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mahalad.choices import PAGES
+from mahalad.errors import InputError
 
 if TYPE_CHECKING:
     from mahalad.images.listing import ImageListing
@@ -27,7 +28,7 @@ yes_option = click.option(
 )  # fmt: skip
 
 
-def gather(images: Iterable[str], pages: str = "first") -> list[str]:
+def gather(images: Iterable[str], pages: str, *, leave_masks: bool = False) -> list[str]:
     """Find images for a command, and say where they are from and what is left out.
 
     Parameters
@@ -35,6 +36,8 @@ def gather(images: Iterable[str], pages: str = "first") -> list[str]:
     images : iterable of str
         Folders, glob patterns, files, and pages by their names.
     pages : {"first", "all"}
+    leave_masks : bool
+        Whether the masks of a set, whose folders tell good images from defects, are left out.
 
     Returns
     -------
@@ -45,10 +48,16 @@ def gather(images: Iterable[str], pages: str = "first") -> list[str]:
     from mahalad.images.words import MASK
 
     listing = _find(images, pages)
-    masks = listing.doubtful(MASK)
-    if masks:
+    if leave_masks:
+        kept = listing.without_masks()
+        masks = listing.only(set(listing.names) - set(kept.names))
+        if masks.sources:
+            click.echo(f"left out as masks: {describe_counts(masks.counts())}", err=True)
+        listing = kept
+    found = listing.doubtful(MASK)
+    if found:
         click.echo(
-            f"Warning: {describe_counts(masks)}: taken as images, though such folders hold masks",
+            f"Warning: {describe_counts(found)}: taken as images, though such folders hold masks",
             err=True,
         )
     return listing.names
@@ -77,7 +86,7 @@ def gather_to_fit(
 
     Raises
     ------
-    click.UsageError
+    InputError
         The answer is no, or nobody is there to answer.
     """
     from mahalad.images.listing import describe_counts
@@ -91,9 +100,9 @@ def gather_to_fit(
         what = "masks" if masks_only else "defects, test images or masks, not good images to fit to"
         text = f"{describe_counts(doubtful)}: folders called or lying like these hold {what}"
         if not can_answer():
-            raise click.UsageError(f"{text}: give other folders, or --yes to take these")
+            raise InputError(f"{text}: give other folders, or --yes to take these")
         if not click.confirm(f"{text}. Take them all the same?", err=True):
-            raise click.UsageError("nothing is done: give other folders")
+            raise InputError("nothing is done: give other folders")
     return listing.names
 
 

@@ -47,16 +47,12 @@ def report(images: tuple[str, ...], output: str, title: str, force: bool, **opti
     Each image takes some 50 kB of the page. Exit codes are those of score.
     """
     from mahalad.files.container import write_atomically
-    from mahalad.images.folders import common_folder, kinds_of, without_masks
+    from mahalad.images.folders import common_folder, kinds_of
     from mahalad.report.results import facts_of, make_page, picture_results
 
     check_source(options)
     check_given(images)
-    found = gather(images, options["pages"])
-    base = common_folder(images, found)
-    names = without_masks(base, found)
-    if len(names) < len(found):
-        click.echo(f"{len(found) - len(names)} masks are left out", err=True)
+    names = gather(images, options["pages"], leave_masks=True)
     normals = gather_normals(options)
     read = [*names, *normals, options["model"], options["weights"]]
     check_output(output, "page", read, force=force)
@@ -64,7 +60,7 @@ def report(images: tuple[str, ...], output: str, title: str, force: bool, **opti
     units = _units_of_overlays(detector)
     threshold = None if units is None else units.threshold
     results = detector.inspect(with_progress(names, "judge"), maps=threshold is not None)
-    kinds = kinds_of(base, names)
+    kinds = kinds_of(common_folder(images, names), names)
     pictured, errors = picture_results(results, kinds, threshold)
     source = options["model"] or f"fitted to {options['normals']}"
     shift = shift_of(detector, [image.score for image in pictured if not image.result.in_fit])

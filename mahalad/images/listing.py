@@ -11,9 +11,9 @@ from pathlib import Path
 
 from mahalad.choices import PAGES
 from mahalad.errors import DoubtfulFolderWarning, InputError
-from mahalad.images.folders import common_folder, kinds_of
+from mahalad.images.folders import common_folder, kinds_of, without_masks
 from mahalad.images.pages import page_names
-from mahalad.images.searching import SearchedFolder
+from mahalad.images.searching import SearchedFolder, most_first
 from mahalad.images.sources import ImageSource, iter_sources, source_of
 from mahalad.images.words import GOOD, meaning_of
 
@@ -51,7 +51,7 @@ class ImageListing:
         counts: Counter[str] = Counter()
         for folder in self.folders:
             counts.update(folder.others)
-        return dict(counts.most_common())
+        return most_first(counts)
 
     @property
     def unlisted(self) -> dict[Path, str]:
@@ -64,11 +64,15 @@ class ImageListing:
     def lines(self) -> list[str]:
         """Say where the images come from and what was left out; nothing of files named in full."""
         said = []
-        if self.folders:
-            said.append(f"{_images(self._n_images)}: {describe_counts(self.counts())}")
+        counts = self.counts()
+        if self.folders and counts:
+            n = sum(counts.values())
+            where = f": {describe_counts(counts)}" if len(counts) > 1 else f" from {min(counts)}"
+            said.append(f"{n:,} image{_s(n)}{where}")
         if self.others:
             each = ", ".join(f"{extension} ({n})" for extension, n in self.others.items())
-            said.append(f"{_files(sum(self.others.values()))} left out: {each}")
+            n = sum(self.others.values())
+            said.append(f"{n:,} file{_s(n)} left out: {each}")
         hidden = [path for folder in self.folders for path in folder.hidden_folders]
         if hidden:
             named = _some(sorted({path.name for path in hidden}))
@@ -85,10 +89,14 @@ class ImageListing:
         """Count the images in each folder; a folder is named as below what was given."""
         return dict(Counter(folder for folder, _ in self._places()))
 
-    def only(self, names: Sequence[str]) -> ImageListing:
+    def only(self, names: Iterable[str]) -> ImageListing:
         """Give a listing of some of the images, by their names."""
         wanted = set(names)
         return replace(self, sources=tuple(s for s in self.sources if s.name in wanted))
+
+    def without_masks(self) -> ImageListing:
+        """Give the listing without the masks of a set, as `folders.without_masks` finds them."""
+        return self.only(without_masks(self._base(), self.names))
 
     def doubtful(self, *kinds: str) -> dict[str, int]:
         """Count the images in folders that are not called like those of good images, by folder.
@@ -100,25 +108,20 @@ class ImageListing:
         if kinds:
             places = self._places()
             return dict(Counter(f for f, chain in places if {*map(meaning_of, chain)} & {*kinds}))
-        said = kinds_of(self._base(), [source.name for source in self._files()])
+        files = self._files()
+        said = kinds_of(self._base(), [source.name for source in files])
         return dict(
             Counter(
                 folder
-                for (folder, chain), kind in zip(self._places(), said.values(), strict=True)
-                if kind not in (None, GOOD)
+                for source, (folder, chain) in zip(files, self._places(), strict=True)
+                if said[source.name] not in (None, GOOD)
                 or any(meaning_of(name) not in (None, GOOD) for name in chain)
             )
         )
 
-    @property
-    def _n_images(self) -> int:
-        return len(self._files())
-
     def _files(self) -> list[ImageSource]:
         unlisted = self.unlisted
-        # One name may be there twice, and counts once.
-        found = {s.name: s for s in self.sources if s.path is not None and s.path not in unlisted}
-        return list(found.values())
+        return [s for s in self.sources if s.path is not None and s.path not in unlisted]
 
     def _base(self) -> Path | None:
         return common_folder(self.given, [str(source.path) for source in self._files()])
@@ -210,14 +213,6 @@ def _pages(source: ImageSource) -> Iterable[ImageSource]:
 def _paths(X: object) -> list[str]:
     items: Sequence[object] = X if isinstance(X, (list, tuple)) else [X]
     return [os.fspath(item) for item in items if isinstance(item, (str, Path))]
-
-
-def _images(n: int) -> str:
-    return f"{n:,} image{_s(n)}"
-
-
-def _files(n: int) -> str:
-    return f"{n:,} file{_s(n)}"
 
 
 def _s(n: int) -> str:

@@ -126,11 +126,16 @@ def search_folder(folder: str) -> SearchedFolder:
     return SearchedFolder(
         folder,
         tuple(sorted(images, key=lambda path: path.parts)),
-        dict(others.most_common()),
+        most_first(others),
         tuple(hidden_folders),
         tuple(sorted(hidden_files)),
         unlisted,
     )
+
+
+def most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    """Sort counts: the highest first, equal ones by name."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def search_pattern(pattern: str) -> SearchedFolder:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mahalad.errors import InputError
-from mahalad.images.searching import is_hidden
-from mahalad.images.sources import iter_sources
+from mahalad.images.searching import is_hidden, search_folder
 from mahalad.images.words import GOOD, MASK, TEST, meaning_of
 
 UNDERSTOOD = (
@@ -103,10 +102,13 @@ def _with_tests(folder: Path) -> LabelledSet | None:
             f"as {loose[0]}; {UNDERSTOOD}"
         )
     test, kinds = _of_kinds(_children(tests[0]))
+    fitted = tuple(path for part in train for path in _images(part))
+    if not fitted or not test:
+        raise InputError(f"{tests[0] if fitted else train[0]}: no images in this folder")
     return LabelledSet(
         folder.resolve().name,
         folder,
-        tuple(path for part in train for path in _images(part)),
+        fitted,
         test,
         kinds,
         tests[0],
@@ -125,7 +127,7 @@ def _side_by_side(folder: Path) -> LabelledSet | None:
         [
             child
             for child in _children(images)
-            if child not in parts and child.name.lower() not in _TRAIN and _has_images(child)
+            if child not in parts and child.name.lower() not in _TRAIN
         ]
     )
     if not bad:
@@ -240,12 +242,8 @@ def _children(folder: Path) -> list[Path]:
     return [entry for entry in entries if entry.is_dir() and not is_hidden(entry.name)]
 
 
-def _has_images(folder: Path) -> bool:
-    try:
-        return bool(_images(folder))
-    except InputError:
-        return False
-
-
 def _images(folder: Path) -> tuple[Path, ...]:
-    return tuple(source.path for source in iter_sources(os.fspath(folder)) if source.path)
+    found = search_folder(os.fspath(folder))
+    for path, reason in found.unlisted.items():
+        raise InputError(f"{path}: folder cannot be listed: {reason}")
+    return found.images
