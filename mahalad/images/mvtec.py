@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mahalad.errors import InputError
 from mahalad.images.pages import split_page
-from mahalad.images.set_layouts import UNDERSTOOD, LabelledSet, find_sets
+from mahalad.images.set_layouts import UNDERSTOOD, FoundSet, find_sets
 from mahalad.images.set_masks import masks_of
 
 
@@ -68,7 +68,7 @@ def find_categories(
         No category is found, a named one is not there, or some defective test images of one
         have a mask (see `mahalad.images.set_masks.masks_of`) and others have not.
     """
-    found: dict[str, LabelledSet] = {}
+    found: dict[str, FoundSet] = {}
     for root in map(Path, roots):
         for one in find_sets(root):
             other = found.setdefault(one.name, one)
@@ -86,7 +86,8 @@ def find_categories(
     return [_category(found[name], with_masks) for name in names or sorted(found)]
 
 
-def _category(one: LabelledSet, with_masks: bool) -> Category:
+def _category(found: FoundSet, with_masks: bool) -> Category:
+    one = found.read()
     masks = masks_of(one) if with_masks else (None,) * len(one.test)
     return Category(one.name, one.train, one.test, one.kinds, masks, one.split)
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mahalad.errors import InputError
 from mahalad.images.searching import is_hidden, search_folder
-from mahalad.images.words import GOOD, MASK, TEST, meaning_of
+from mahalad.images.words import DEFECT, GOOD, MASK, TEST, meaning_of
 
 UNDERSTOOD = (
     "understood are train/good and test/KIND (MVTec AD, MVTec LOCO; BTAD: train/ok, test/ko), "
@@ -27,6 +29,7 @@ EVERY = 5
 _TABLES = ("split_csv/1cls.csv", "1cls.csv")
 _COLUMNS = ("object", "split", "label", "image", "mask")
 _TRAIN = ("train", "training")
+_Row = tuple[str, str, Path, Path | None]  # split, kind, image, mask
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,24 @@ class LabelledSet:
     split: str = ""
 
 
-def find_sets(root: Path) -> list[LabelledSet]:
+@dataclass(frozen=True)
+class FoundSet:
+    """A set that was found, and how it is read.
+
+    Attributes
+    ----------
+    name : str
+    folder : Path
+    read : callable
+        Gives the `LabelledSet`.
+    """
+
+    name: str
+    folder: Path
+    read: Callable[[], LabelledSet]
+
+
+def find_sets(root: Path) -> list[FoundSet]:
     """Find the sets of a folder: itself, if it is one, or those among its subfolders.
 
     Raises
@@ -77,62 +97,56 @@ def find_sets(root: Path) -> list[LabelledSet]:
     tables = [root.parent / name for name in _TABLES if (root.parent / name).is_file()]
     if tables and _below(root, "data", "images") is not None:
         return _by_table(tables[0], root.resolve().name)
-    itself = _with_tests(root) or _side_by_side(root)
-    if itself is not None:
-        return [itself]
-    found = []
-    for child in _children(root):
-        is_part = child.name.lower() in _TRAIN or meaning_of(child.name) is not None
-        found.append(_with_tests(child) or (None if is_part else _side_by_side(child)))
-    return [one for one in found if one is not None]
+    readers = {root: _reader(root)}
+    if readers[root] is None:
+        readers = {child: _reader(child, is_root=False) for child in _children(root)}
+    return [
+        FoundSet(folder.resolve().name, folder, read)
+        for folder, read in readers.items()
+        if read is not None
+    ]
 
 
-def _with_tests(folder: Path) -> LabelledSet | None:
-    """Read a set with a folder of tests, and good images in a folder train, or beside it."""
+def _reader(folder: Path, *, is_root: bool = True) -> Callable[[], LabelledSet] | None:
+    """Give what reads a folder's set, by the names of its subfolders; None if it is none."""
     children = _children(folder)
     tests = [child for child in children if meaning_of(child.name) == TEST]
     train = [part for child in children if child.name.lower() in _TRAIN for part in _good(child)]
     train = train or _good(folder)
-    if not train or not tests:
-        return None
-    loose = [path for path in _images(tests[0]) if path.parent == tests[0]]
+    if train and tests:
+        return lambda: _with_tests(folder, train, tests[0])
+    images = _below(folder, "data", "images") or _below(folder, "images") or folder
+    is_part = folder.name.lower() in _TRAIN or meaning_of(folder.name) is not None
+    if _good(images) and _bad(images) and (is_root or not is_part):
+        return lambda: _side_by_side(folder, images)
+    return None
+
+
+def _with_tests(folder: Path, train: list[Path], tests: Path) -> LabelledSet:
+    """Read a set with a folder of tests, and good images in a folder train, or beside it."""
+    loose = [path for path in _images(tests) if path.parent == tests]
     if loose:
         raise InputError(
-            f"{tests[0]}: {len(loose)} images lie in no folder that says what kind they are, such "
+            f"{tests}: {len(loose)} images lie in no folder that says what kind they are, such "
             f"as {loose[0]}; {UNDERSTOOD}"
         )
-    test, kinds = _of_kinds(_children(tests[0]))
+    test, kinds = _of_kinds(_children(tests))
     fitted = tuple(path for part in train for path in _images(part))
     if not fitted or not test:
-        raise InputError(f"{tests[0] if fitted else train[0]}: no images in this folder")
-    return LabelledSet(
-        folder.resolve().name,
-        folder,
-        fitted,
-        test,
-        kinds,
-        tests[0],
-        _masks(children),
-    )
+        raise InputError(f"{tests if fitted else train[0]}: no images in this folder")
+    name, masks = folder.resolve().name, _masks(_children(folder))
+    return LabelledSet(name, folder, fitted, test, kinds, tests, masks)
 
 
-def _side_by_side(folder: Path) -> LabelledSet | None:
+def _side_by_side(folder: Path, images: Path) -> LabelledSet:
     """Read a set of good images beside others, without a split."""
-    images = _below(folder, "data", "images") or _below(folder, "images") or folder
-    good = _good(images)
-    if not good:
-        return None
-    parts = [*good, *(c for c in _children(images) if meaning_of(c.name) in (MASK, TEST))]
-    bad, kinds = _of_kinds(
-        [
-            child
-            for child in _children(images)
-            if child not in parts and child.name.lower() not in _TRAIN
-        ]
-    )
-    if not bad:
-        return None
-    normal = [path for part in good for path in _images(part)]
+    normal = [path for part in _good(images) for path in _images(part)]
+    bad, kinds = _of_kinds(_bad(images))
+    if len(normal) < EVERY or not bad:
+        raise InputError(
+            f"{images}: {len(normal)} good images and {len(bad)} others; a set without train and "
+            f"test needs {EVERY} good ones or more (every {EVERY}th is tested on), and others"
+        )
     held = tuple(normal[EVERY - 1 :: EVERY])
     return LabelledSet(
         folder.resolve().name,
@@ -141,7 +155,7 @@ def _side_by_side(folder: Path) -> LabelledSet | None:
         (*bad, *held),
         (*kinds, *[GOOD] * len(held)),
         images,
-        _masks([*_children(folder), *_children(images.parent)] if images != folder else parts),
+        _masks([*_children(folder), *_children(images.parent if images != folder else folder)]),
         split=f"the set has none: every {EVERY}th good image, by name, is tested on",
     )
 
@@ -161,10 +175,10 @@ def _masks(folders: list[Path]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(one for one in folders if meaning_of(one.name) == MASK))
 
 
-def _by_table(table: Path, only: str | None) -> list[LabelledSet]:
+def _by_table(table: Path, only: str | None) -> list[FoundSet]:
     """Read the sets of VisA's table; paths there are below the folder that has `split_csv`."""
     base = table.parent.parent if table.parent.name.lower() == "split_csv" else table.parent
-    rows: dict[str, list[tuple[str, str, Path, Path | None]]] = {}
+    rows: dict[str, list[_Row]] = {}
     for line, row in _rows(table):
         image, mask = (base / Path(row[key].replace("\\", "/")) for key in ("image", "mask"))
         split, label = row["split"].strip().lower(), meaning_of(row["label"]) or row["label"]
@@ -179,28 +193,32 @@ def _by_table(table: Path, only: str | None) -> list[LabelledSet]:
         rows.setdefault(row["object"].strip(), []).append(
             (split, kind, image, mask if has_mask else None)
         )
-    found = []
-    for name, own in rows.items():
-        bad = [image for split, kind, image, _ in own if split in _TRAIN and kind != GOOD]
-        if bad:
-            raise InputError(
-                f"{table}: {len(bad)} images of {name} are bad and to be fitted to, such as "
-                f"{bad[0]}; a fit is to good images: give the table 1cls.csv"
-            )
-        tested = [row for row in own if row[0] == TEST]
-        found.append(
-            LabelledSet(
-                name,
-                base / name,
-                tuple(image for split, _, image, _ in own if split in _TRAIN),
-                tuple(image for _, _, image, _ in tested),
-                tuple(kind for _, kind, _, _ in tested),
-                base / name,
-                masks=tuple(mask for _, _, _, mask in tested),
-                split=f"by {table}",
-            )
+    return [
+        FoundSet(name, base / name, partial(_listed, table, name, own))
+        for name, own in rows.items()
+        if only is None or name == only
+    ]
+
+
+def _listed(table: Path, name: str, rows: list[_Row]) -> LabelledSet:
+    """Make one set of its rows in a table."""
+    bad = [image for split, kind, image, _ in rows if split in _TRAIN and kind != GOOD]
+    if bad:
+        raise InputError(
+            f"{table}: {len(bad)} images of {name} are bad and to be fitted to, such as "
+            f"{bad[0]}; a fit is to good images: give the table 1cls.csv"
         )
-    return [one for one in found if only is None or one.name == only]
+    tested = [row for row in rows if row[0] == TEST]
+    return LabelledSet(
+        name,
+        table.parent,
+        tuple(image for split, _, image, _ in rows if split in _TRAIN),
+        tuple(image for _, _, image, _ in tested),
+        tuple(kind for _, kind, _, _ in tested),
+        table.parent,
+        masks=tuple(mask for _, _, _, mask in tested),
+        split=f"by {table}",
+    )
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
@@ -232,6 +250,15 @@ def _below(folder: Path, *names: str) -> Path | None:
 
 def _good(folder: Path) -> list[Path]:
     return [child for child in _children(folder) if meaning_of(child.name) == GOOD]
+
+
+def _bad(folder: Path) -> list[Path]:
+    """Subfolders that are of neither good images nor masks, nor parts of another layout."""
+    return [
+        child
+        for child in _children(folder)
+        if meaning_of(child.name) in (DEFECT, None) and child.name.lower() not in _TRAIN
+    ]
 
 
 def _children(folder: Path) -> list[Path]:
