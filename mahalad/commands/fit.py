@@ -103,12 +103,13 @@ def fit(
     those of defects, tests or masks are a question, which --yes answers.
     """
     check_given(images)
+    may_be_files = [options["weights"], options["roi"], group, *left_out]  # or `hub`, or a pattern
+    read = list(filter(os.path.isfile, filter(None, may_be_files)))
+    check_output(output, "detector", read, force=force)
     choose = partial(_without, left_out=left_out) if left_out else None
     names = gather_to_fit(images, pages, yes, choose=choose)
     given = None if calibration is None else gather_to_fit([calibration], pages, yes)
-    may_be_files = [options["weights"], options["roi"], group, *left_out]  # or `hub`, or a pattern
-    read = [*names, *(given or []), *filter(os.path.isfile, filter(None, may_be_files))]
-    check_output(output, "detector", read, force=force)
+    check_output(output, "detector", [*names, *(given or []), *read], force=force)
     detector = make_detector(settle(options), fpr)
     sources, groups = grouped(names, group)
     further, of_further = grouped(given, group)
