@@ -48,7 +48,7 @@ def lock(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     scandir = os.scandir
 
     def refuse(path):
-        if Path(path).name == name:
+        if not isinstance(path, int) and Path(path).name == name:  # an open folder is a number
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
@@ -354,6 +354,13 @@ def test_the_rest_goes_on_where_a_subfolder_cannot_be_listed(mixed, tiny, tmp_pa
     assert len(rows) == 13
     assert run("report", folder, "-m", model, "-o", tmp_path / "page.html").exit_code == 3
     assert run("update", model, folder).exit_code == 3
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "1.png").symlink_to(mixed / "train/good/1.png")
+    touch(few, "locked/1.png")
+    n = load(model).n_images_
+    assert run("remove", model, few).exit_code == 3
+    assert load(model).n_images_ < n
 
 
 def test_a_listing_has_the_folders_that_cannot_be_listed(tmp_path, monkeypatch):
@@ -536,3 +543,30 @@ def test_the_file_of_a_page_is_never_replaced(mixed, tiny, tmp_path):
     assert result.exit_code == 2
     assert "uses already" in result.stderr
     assert scan.read_bytes() == before
+
+
+def test_labelling_commands_say_the_same(mixed, tmp_path, small_weights, monkeypatch):
+    folder = tmp_path / "labelled"
+    for label, name in (("good", "train/good"), ("spot", "test/spot")):
+        (folder / label).mkdir(parents=True)
+        for path in (mixed / name).iterdir():
+            (folder / label / path.name).symlink_to(path)
+    touch(folder, "good/@eaDir/1.png", "good/n.heic", "spot/locked/1.png")
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    save_pages(scans / "scan.tif", [make_picture(500 + i, spot=True) for i in range(2)])
+    touch(scans, "locked/2.png", "n.txt")
+    lock(monkeypatch, "locked")
+    model = tmp_path / "m"
+    network = ["--backbone", "test_efficientnet", "--weights", small_weights, "--size", "64"]
+    result = run("tune", folder, "-o", model, *network, "--no-projection", "--neighbors", "1",
+                 "--fpr", "0.5", "--unlabelled", scans, "--pages", "all")  # fmt: skip
+    assert result.exit_code == 3, result.output
+    for line in ("15 images: 12 from good, 3 from spot", "1 file left out: .heic (1)",
+                 "1 hidden or system folder left out (@eaDir)", "2 images from scans",
+                 "cannot be listed: Permission denied"):  # fmt: skip
+        assert line in result.stderr
+    result = run("index", "add", model, scans, "--label", "spot", "--pages", "all")
+    assert result.exit_code == 3, result.output
+    assert len(result.stdout.split()) == 2
+    assert "1 file left out: .txt (1)" in result.stderr

@@ -112,8 +112,16 @@ def good_and_test(folder: Path) -> None:
     put_masks(folder, "Ground-Truth/{}_gt.png", 3)  # one kind needs no folder
 
 
+def mvtec2(folder: Path) -> None:
+    put(folder, "train/good/{}.png", range(8))
+    put(folder, "test_public/good/{}.png", range(100, 103))
+    put(folder, "test_public/bad/{}.png", range(200, 203), spot=True)
+    put_masks(folder, "test_public/ground_truth/bad/{}_mask.png", 3)
+    put(folder, "test_private/{}.png", range(300, 302))
+
+
 LAYOUTS = {
-    "mvtec": mvtec, "btad": btad, "loco": loco, "visa": visa,
+    "mvtec": mvtec, "mvtec2": mvtec2, "btad": btad, "loco": loco, "visa": visa,
     "visa-raw": lambda folder: visa(folder, table=False),
     "plain": plain, "plain-kinds": plain_kinds, "good-and-test": good_and_test,
 }  # fmt: skip
@@ -213,7 +221,9 @@ def test_other_layouts_say_what_would_be_understood(tmp_path, names):
 def test_images_of_no_kind_are_refused(tmp_path):
     mvtec(tmp_path / "part")
     make_picture(1).save(tmp_path / "part/test/loose.png")
-    with pytest.raises(InputError, match=r"test: 1 images lie in no folder .*loose\.png; underst"):
+    with pytest.raises(
+        InputError, match=r"loose\.png: lies in no folder .* \(1 such in .*; underst"
+    ):
         find_categories([tmp_path])
 
 

@@ -35,8 +35,8 @@ def _root_options(command: Any) -> Any:
         [
             click.option("--root", "roots", multiple=True, required=True,
                          type=click.Path(exists=True, file_okay=False),
-                         help="Folder of categories, or one of them: train/good and test/KIND, as in MVTec "
-                              "AD, LOCO and BTAD; VisA; good beside bad. Repeatable."),
+                         help="Folder of categories, or one of them: train/good and test/KIND "
+                              "(MVTec AD, LOCO, BTAD), VisA, or good beside bad; repeatable."),
             click.option("--category", "-C", "categories", multiple=True,
                          help="Only this category; repeatable. Default: all that are there."),
             click.option("--json", "json_file", type=click.Path(dir_okay=False), default=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -104,6 +105,19 @@ def gather_to_fit(
         if not click.confirm(f"{text}. Take them all the same?", err=True):
             raise InputError("nothing is done: give other folders")
     return listing.names
+
+
+def only_listed(names: list[str]) -> tuple[list[str], int]:
+    """Leave out the folders that cannot be listed, for what takes all images or none.
+
+    Returns
+    -------
+    names : list of str
+    code : int
+        3 if something is left out, else 0: the exit code.
+    """
+    kept = [name for name in names if not os.path.isdir(name)]
+    return kept, 0 if len(kept) == len(names) else 3
 
 
 def gather_labelled(labelled: str, pages: str) -> tuple[list[str], list[str]]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
 from mahalad.commands.editing import edited
-from mahalad.commands.gathering import gather, pages_option
+from mahalad.commands.gathering import gather, only_listed, pages_option
 from mahalad.commands.options import max_pixels_option
 from mahalad.commands.paths import check_given
 from mahalad.commands.progress import progress_bar
@@ -48,12 +49,13 @@ def index_add(model: str, images: tuple[str, ...], label: str, new_label: bool, 
     already is added again, and votes again: a warning says so.
     """
     check_given(images)
-    names = gather(images, pages)
+    names, code = only_listed(gather(images, pages))
     with edited(model) as classifier:
         ids = classifier.add(names, label, new_label=new_label)
     for number in ids.tolist():
         click.echo(number)
     click.echo(f"{model}: {len(ids)} images added as {label}", err=True)
+    sys.exit(code)
 
 
 @index.command("remove")

@@ -11,7 +11,7 @@ import click
 from mahalad.commands.editing import change_detector, state_of
 from mahalad.commands.embedding_options import output_option
 from mahalad.commands.fit import group_option, grouped, say_suspects
-from mahalad.commands.gathering import gather, gather_to_fit, pages_option, yes_option
+from mahalad.commands.gathering import gather, gather_to_fit, only_listed, pages_option, yes_option
 from mahalad.commands.options import decorate, max_pixels_option
 from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import with_progress
@@ -90,12 +90,13 @@ def remove(
     2). The old file is kept as MODEL.bak; the new one is written whole or not at all.
     """
     check_given(images)
-    names = gather(images, pages)
+    names, code = only_listed(gather(images, pages))
     detector, text = change_detector(
         model, lambda detector: detector.remove(names), names, weights=weights, device=device
     )
     click.echo(text, err=True)
     click.echo(f"false-positive rate: {detector.guarantee_}", err=True)
+    sys.exit(code)
 
 
 @click.command()

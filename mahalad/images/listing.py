@@ -12,7 +12,7 @@ from pathlib import Path
 from mahalad.choices import PAGES
 from mahalad.errors import DoubtfulFolderWarning, InputError
 from mahalad.images.folders import common_folder, kinds_of, without_masks
-from mahalad.images.pages import page_names
+from mahalad.images.pages import page_names, split_page
 from mahalad.images.searching import SearchedFolder, most_first
 from mahalad.images.sources import ImageSource, iter_sources, source_of
 from mahalad.images.words import GOOD, meaning_of
@@ -182,7 +182,7 @@ def warn_of_folders(X: object, *, stacklevel: int = 3) -> None:
     Files that are named in full are nobody's mistake. `stacklevel` is that of the warning: 3 blames
     the caller of the function that calls this one.
     """
-    given = [path for path in _paths(X) if not os.path.isfile(path)]
+    given = [path for path in _paths(X) if not os.path.isfile(split_page(path)[0])]
     if not given:
         return
     doubtful = find_images(given).doubtful()
@@ -212,7 +212,8 @@ def _pages(source: ImageSource) -> Iterable[ImageSource]:
 
 def _paths(X: object) -> list[str]:
     items: Sequence[object] = X if isinstance(X, (list, tuple)) else [X]
-    return [os.fspath(item) for item in items if isinstance(item, (str, Path))]
+    paths = [os.fspath(item) for item in items if isinstance(item, (str, os.PathLike))]
+    return [path for path in paths if isinstance(path, str)]
 
 
 def _s(n: int) -> str:

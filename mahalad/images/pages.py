@@ -12,7 +12,7 @@ import re
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-_NOT_PAGES = frozenset({"MPO", "PSD", "ICO", "ICNS", "SPIDER"})
+_NOT_PAGES = frozenset({"MPO", "PSD"})
 """Formats whose further pictures are the same once more (a preview, the other eye), or layers."""
 _SUBFILE = 254  # tag of TIFF
 _REDUCED, _TRANSPARENCY = 1, 4

@@ -127,14 +127,14 @@ def _with_tests(folder: Path, train: list[Path], tests: Path) -> LabelledSet:
     loose = [path for path in _images(tests) if path.parent == tests]
     if loose:
         raise InputError(
-            f"{tests}: {len(loose)} images lie in no folder that says what kind they are, such "
-            f"as {loose[0]}; {UNDERSTOOD}"
+            f"{loose[0]}: lies in no folder that says of what kind it is ({len(loose)} such in "
+            f"{tests}); {UNDERSTOOD}"
         )
     test, kinds = _of_kinds(_children(tests))
     fitted = tuple(path for part in train for path in _images(part))
     if not fitted or not test:
         raise InputError(f"{tests if fitted else train[0]}: no images in this folder")
-    name, masks = folder.resolve().name, _masks(_children(folder))
+    name, masks = folder.resolve().name, _masks([*_children(folder), *_children(tests)])
     return LabelledSet(name, folder, fitted, test, kinds, tests, masks)
 
 

@@ -25,7 +25,7 @@ _WORDS = {
 }  # fmt: skip
 _SAYS_NOTHING = (
     "image images img imgs picture pictures photo photos part parts piece pieces sample samples "
-    "example examples data set dataset folder"
+    "example examples data set dataset folder public"
 )
 _KIND_OF = {word: kind for kind, words in _WORDS.items() for word in words.split()}
 
