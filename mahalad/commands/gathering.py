@@ -20,12 +20,12 @@ Choose = Callable[[list[str]], list[str]]
 pages_option = click.option(
     "--pages", type=click.Choice(PAGES), default="first", show_default=True,
     help="Of files with several pages (TIFFs, animations). first: one image of each file. all: "
-         "each page is an image, called scan.tif#1, scan.tif#2, ...",
+         "each page is an image, called scan.tif#1, scan.tif#2 and so on.",
 )  # fmt: skip
 yes_option = click.option(
     "--yes", is_flag=True,
-    help="Fit to all images, also those of folders called like defects, tests or masks (bad, NG, "
-         "test, ground_truth, ...): else that is a question, and an error in a pipe.",
+    help="Fit to all images, also those of folders called like defects, tests or masks (such as bad, "
+         "NG, test, ground_truth): else that is a question, and an error in a pipe.",
 )  # fmt: skip
 
 

@@ -39,8 +39,8 @@ def report(images: tuple[str, ...], output: str, title: str, force: bool, **opti
     The page needs no other file: thumbnails with what is abnormal in colour, a histogram of the
     scores with the threshold, and a ROC curve where both kinds of images are known.
 
-    Images below a folder named good (ok, normal, ...) are good, those in sibling folders of it, or
-    below one named bad (nok, anomaly, ...), are defects of that kind (folders from the given ones
+    Images below a folder named good (or ok, normal) are good, those in sibling folders of it, or
+    below one named bad (or nok, anomaly), are defects of that kind (folders from the given ones
     downwards count); of all others the kind is unknown. Masks beside them (ground_truth, masks)
     are left out.
 
