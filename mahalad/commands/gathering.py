@@ -24,8 +24,8 @@ pages_option = click.option(
 )  # fmt: skip
 yes_option = click.option(
     "--yes", is_flag=True,
-    help="Fit to all images, also those of folders called like defects, tests or masks (such as bad, "
-         "NG, test, ground_truth): else that is a question, and an error in a pipe.",
+    help="Fit to all images, also those of folders called like defects, tests or masks (such as "
+         "bad, NG, test, ground_truth): else that is a question, and an error in a pipe.",
 )  # fmt: skip
 
 
