@@ -24,8 +24,8 @@ class MahalanobisDetector(AnomalyDetector):
 
     Gaussians with Ledoit-Wolf shrinkage, one for each position of the network's maps and one for
     the image as a whole, and a threshold whose false-positive rate is the one asked for, as long
-    as new good images come as those of the fit came (exchangeable). Nothing is trained; a fit
-    takes about as long as reading the images.
+    as new good images come as those of the fit came (exchangeable). Nothing is trained: a fit
+    is one pass of the images through the network, and statistics.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """From what the caller gives (files, folders, PIL images, arrays) to decoded, square images.
 
-Three pure steps, used alike by fit, score, the command line, export and benchmark::
+Three pure steps, used alike by fit, score, the command line, export and benchmark:
 
     iter_sources(X)        what there is, lazily, in a fixed order
     open_image(source)     8-bit RGB picture, or float32 array in [0, 1] for deeper images
