@@ -29,7 +29,7 @@ class MarkdownFormatter(click.HelpFormatter):
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        self.write(f"\n**{name}**\n\n| | |\n|---|---|\n")
+        self.write(f"\n| {name} | |\n|---|---|\n")
         yield
 
     def write_dl(self, rows: Sequence[tuple[str, str]], *_: Any, **__: Any) -> None:
