@@ -74,7 +74,7 @@ def beside(pictures, tmp_path, monkeypatch):
 
 
 LINES = {"README.md": 8, "docs/python.md": 8 + 2 + 1}
-"""Page to the number of lines that its examples in Python print, one an image; others print none."""
+"""Page to the number of lines that its Python prints, one an image or a lot; others print none."""
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
