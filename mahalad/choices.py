@@ -17,6 +17,9 @@ SCORERS = ("gaussian", "l2", "sed", "ocsvm", "knn", "spade")
 RESIZE = ("squash", "pad")
 """How images become a square."""
 
+CHANNELS = ("rgb", "bgr")
+"""Order of the colours in arrays; OpenCV's is the second."""
+
 OUTSIDE = ("mean",)
 """What a network sees outside a region of interest: the colour that it was trained to take as 0."""
 
