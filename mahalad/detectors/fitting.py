@@ -58,11 +58,15 @@ def read(
     sums = make_scorer() if recipe.streams else None
     shapes: dict[str, list[int]] = {}
     unreadable: list[Result] = []
+    depths: dict[str, str] = {}
     n_read = 0
     for images, found in extract(X, features, recipe.salt, recipe.n_augment):
         good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
         readable = [image for image in images if image.error is None]
         keys = [image.key for image in readable]
+        for image in readable:
+            if image.depth:
+                depths.setdefault(image.depth, image.source.name)
         n_read += len(images)
         if groups is not None and n_read > len(groups):
             raise InputError(f"groups has {len(groups)} entries, but X has more images")
@@ -91,4 +95,5 @@ def read(
         grouped=groups is not None,
         unreadable=tuple(unreadable),
         columns=column_names(X) if features is None else (),
+        depths=depths,
     )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mahalad.errors import InputError, ModelFileError
 from mahalad.files.container import read_header, read_model, write_model
+from mahalad.images.pixels import AS_STORED, Pixels
 
 _KIND = "feature-cache"
 _ORIGIN = ("weights_source", "weights_origin")  # where equal weights came from does not matter
@@ -85,6 +86,12 @@ class CachedFeatures:
         """Batches to decode while the extractor works on one."""
         ahead: int = getattr(self.extractor, "read_ahead", 0)
         return ahead
+
+    @property
+    def pixels(self) -> Pixels:
+        """How the extractor reads images."""
+        pixels: Pixels = getattr(self.extractor, "pixels", AS_STORED)
+        return pixels
 
     def at_levels(self, levels: Sequence[str]) -> Self:
         """Give the same extractor, with the same cache, for some of its levels, in this order."""

@@ -91,6 +91,7 @@ DETECTOR = {
         "grouped": bool,
         "columns": Optional(ListOf(str)),
         "unreadable": _UNREADABLE,
+        "depths": Optional(Maybe(MapOf(str))),
     },
     "held_out": _STORE,
     "calibration": {

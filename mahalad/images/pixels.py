@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from mahalad.checks import Either, IsNone, Limit, OneOf, Whole
+from mahalad.checks import Either, IsNone, Limit, OneOf, Whole, check_parameters
 from mahalad.choices import CHANNELS
 from mahalad.errors import ImageValueError
 
@@ -41,11 +41,19 @@ class Pixels:
         Order of the colours in arrays. Files and PIL images state theirs.
     fitted : frozenset of str
         How the images of the fit were stored; empty if that is not known.
+
+    Raises
+    ------
+    InputError
+        Bits or an order that there are not.
     """
 
     bits: int | None = None
     channels: str = "rgb"
     fitted: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_parameters(LIMITS, self)
 
     def white(self, highest: int, name: str) -> int:
         """Give the value of white among integers stored in 16 bits.
