@@ -172,7 +172,7 @@ def joined_depths(
     mine: Mapping[str, str] | None, other: Mapping[str, str] | None
 ) -> Mapping[str, str] | None:
     """How images of either are stored; None if it is not known of one of the two."""
-    return None if mine is None or other is None else {**other, **mine}
+    return None if mine is None or other is None else {**mine, **other, **mine}
 
 
 def _merged(mine: FitState, other: FitState) -> Any:
