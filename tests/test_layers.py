@@ -58,6 +58,7 @@ PRIVATE: dict[str, set[str]] = {}
 
 LONG: dict[str, str] = {
     "detectors.detector": "one estimator: its public methods, with their documentation",
+    "features.extractor": "one estimator: its public methods, with their documentation",
     "index.server": "one backend: the whole contract, and what a server needs to be asked for it",
     "metric.autoencoder.autoencoder": "one estimator: its public methods, with their documentation",
     "scorers.positions.scorer": "one estimator: its public methods, with their documentation",

@@ -190,11 +190,13 @@ def _map_folder(
 ) -> MapFolder:
     """Prepare a folder for the maps of images, and check everything that can be checked."""
     from mahalad.images.folders import common_folder, stems_below
+    from mahalad.images.pixels import pixels_of
     from mahalad.report.maps import MapFolder, units_of
 
     _ = detector.threshold_  # too few calibration images: better before anything is written
     units = units_of(detector)
-    maps = MapFolder(folder, stems_below(common_folder(given, names), names), units, style)
+    stems = stems_below(common_folder(given, names), names)
+    maps = MapFolder(folder, stems, units, style, pixels_of(detector.features_))
     if units.threshold is None:
         click.echo(units.no_threshold, err=True)
     return maps

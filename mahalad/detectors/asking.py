@@ -14,7 +14,7 @@ from mahalad.detectors.maps import in_pixels, maps_of
 from mahalad.detectors.scoring import score, score_with_maps
 from mahalad.detectors.swapped import Swapping
 from mahalad.features.extraction import Batch, extract
-from mahalad.images.pixels import AS_STORED
+from mahalad.images.pixels import pixels_of
 from mahalad.images.reading import ReadImage
 from mahalad.protocols import Features, Floats, Threshold
 from mahalad.result import Result, judge
@@ -141,7 +141,7 @@ class Fitted:
         return np.where(left_out, known, scores), in_fit, left_out
 
     def _swapping(self) -> Swapping:
-        channels = getattr(self.features, "pixels", AS_STORED).channels
+        channels = pixels_of(self.features).channels
         return Swapping(self._score_prepared, self.calibration, self.n_independent, channels)
 
     def _score_prepared(self, prepared: list[NDArray[Any]]) -> Floats:

@@ -48,7 +48,7 @@ from mahalad.files.classes import class_named
 from mahalad.files.container import read_model, write_model
 from mahalad.files.damage import naming
 from mahalad.files.spec import params_spec, to_spec
-from mahalad.images.pixels import describe_mixture
+from mahalad.images.pixels import describe_mixture, pixels_of
 from mahalad.protocols import Floats, Threshold
 from mahalad.result import Result, judge
 from mahalad.scorers.capabilities import (
@@ -793,7 +793,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
     def _warn_of_mixture(self, before: FitState) -> None:
         """Say that images are stored in 16 bits and otherwise, unless they were before."""
-        if getattr(self.features_, "bits", None) is not None:
+        if pixels_of(self.features_).bits is not None:
             return
         text = describe_mixture(self._state.depths or {})
         if text and not describe_mixture(before.depths or {}):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mahalad.checks import check_parameters
+from mahalad.checks import PIXELS, check_parameters
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.features.extractor import BackboneFeatures
-from mahalad.images.pixels import LIMITS as PIXELS
 from mahalad.protocols import Threshold
 from mahalad.scorers.level_sum import per_level
 from mahalad.scorers.neighbors import KthNeighborDistance

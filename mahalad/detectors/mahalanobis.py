@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mahalad.checks import BATCH_SIZE, Limit, OneOf, check_parameters
+from mahalad.checks import BATCH_SIZE, PIXELS, Limit, OneOf, check_parameters
 from mahalad.choices import SCOPES
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.errors import InputError
 from mahalad.features.extractor import BackboneFeatures
 from mahalad.images.geometry import check_geometry
-from mahalad.images.pixels import LIMITS as PIXELS
 from mahalad.protocols import Threshold
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.scorers.reduction import PrincipalComponents

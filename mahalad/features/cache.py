@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mahalad.errors import InputError, ModelFileError
 from mahalad.files.container import read_header, read_model, write_model
-from mahalad.images.pixels import AS_STORED, Pixels
+from mahalad.images.pixels import Pixels, pixels_of
 
 _KIND = "feature-cache"
 _ORIGIN = ("weights_source", "weights_origin")  # where equal weights came from does not matter
@@ -90,8 +90,7 @@ class CachedFeatures:
     @property
     def pixels(self) -> Pixels:
         """How the extractor reads images."""
-        pixels: Pixels = getattr(self.extractor, "pixels", AS_STORED)
-        return pixels
+        return pixels_of(self.extractor)
 
     def at_levels(self, levels: Sequence[str]) -> Self:
         """Give the same extractor, with the same cache, for some of its levels, in this order."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mahalad.checks import BATCH_SIZE, check_parameters
 from mahalad.errors import InputError
 from mahalad.images.augment import augmented_copies
-from mahalad.images.pixels import AS_STORED
+from mahalad.images.pixels import pixels_of
 from mahalad.images.reading import ReadImage, content_key, read_batches
 from mahalad.images.sources import ImageSource, is_stream
 
@@ -59,7 +59,7 @@ def extract(
         size, ahead = 1, 0
     if batch_size is not None:
         size = batch_size
-    pixels = replace(getattr(extractor, "pixels", AS_STORED), fitted=frozenset(fitted))
+    pixels = replace(pixels_of(extractor), fitted=frozenset(fitted))
     batches = read_batches(
         X, extractor.prepare, batch_size=size, salt=salt, ahead=ahead, pixels=pixels
     )

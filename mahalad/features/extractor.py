@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from mahalad.checks import BATCH_SIZE, Limit, OneOf, check_parameters
+from mahalad.checks import BATCH_SIZE, PIXELS, Limit, OneOf, check_parameters
 from mahalad.choices import ORIENTATIONS
 from mahalad.errors import ImageValueError, InputError
 from mahalad.features.record import record_of
@@ -26,7 +26,6 @@ from mahalad.images.geometry import (
     pad_to_squares,
     turn,
 )
-from mahalad.images.pixels import LIMITS as PIXELS
 from mahalad.images.pixels import Pixels
 from mahalad.images.reading import prepared_batches
 from mahalad.images.region import hash_region, overwrite_outside, read_region, region_on_grid
@@ -345,6 +344,7 @@ class BackboneFeatures(BaseEstimator):
     @property
     def pixels(self) -> Pixels:
         """How images are read."""
+        check_parameters(PIXELS, self)  # set_params may have changed it
         return Pixels(self.bits, self.channels)
 
     @property

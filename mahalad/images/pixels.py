@@ -10,19 +10,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from mahalad.checks import Either, IsNone, Limit, OneOf, Whole, check_parameters
-from mahalad.choices import CHANNELS
 from mahalad.errors import ImageValueError
 
 EIGHT, SIXTEEN, STATED, FLOATS = "8-bit", "16-bit", "stated", "float"
 """How pixels are stored: up to 8 bits; integers in 16 bits, as many of which are used as nobody has
 said; integers of more than 8 bits whose maximum the file states; floats in [0, 1]."""
-
-LIMITS: Mapping[str, Limit] = {
-    "bits": Either((IsNone(), Whole(8, 16))),
-    "channels": OneOf(CHANNELS),
-}
 
 _USUAL = (8, 10, 12, 14)  # bits of cameras that write 16
 _ENOUGH = 50  # images of 16 bits after which a stream is judged
@@ -41,19 +35,11 @@ class Pixels:
         Order of the colours in arrays. Files and PIL images state theirs.
     fitted : frozenset of str
         How the images of the fit were stored; empty if that is not known.
-
-    Raises
-    ------
-    InputError
-        Bits or an order that there are not.
     """
 
     bits: int | None = None
     channels: str = "rgb"
     fitted: frozenset[str] = frozenset()
-
-    def __post_init__(self) -> None:
-        check_parameters(LIMITS, self)
 
     def white(self, highest: int, name: str) -> int:
         """Give the value of white among integers stored in 16 bits.
@@ -91,6 +77,12 @@ class Pixels:
 
 AS_STORED = Pixels()
 """Nobody has said anything."""
+
+
+def pixels_of(extractor: Any) -> Pixels:
+    """How a feature extractor has images read: by its `pixels`, if it has such."""
+    pixels: Pixels = getattr(extractor, "pixels", AS_STORED)
+    return pixels
 
 
 @dataclass
