@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -67,6 +68,8 @@ from mahalad.thresholds.rules import (
     takes_calibration,
 )
 from mahalad.unfitted import NotFittedError
+
+_log = logging.getLogger(__name__)
 
 _MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored", "near_copies")
 _LIMITS: dict[str, Limit] = {
@@ -266,6 +269,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             levels=tuple(mine.levels),
         )
         self._state = mine.merge(added)
+        _log.info("%d images added to %d", added.store.n_seen, mine.store.n_seen)
         self._warn_of_mixture(mine)
         if added.store.n_seen:
             self._calibrated = None
@@ -299,6 +303,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
                 )
         mine = self._with_sums()
         self._state = mine.merge(other._with_sums())
+        _log.info("%d images joined with %d", self.n_images_ - mine.store.n_seen, mine.store.n_seen)
         self._warn_of_mixture(mine)
         self._calibrated = None
         return self
@@ -324,6 +329,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         if found.unreadable:
             raise InputError(f"cannot be removed: {found.unreadable[0].error}")
         self._state = without(mine, found.store.kept, self.unfitted_scorer)
+        _log.info("%d images left of %d", self.n_images_, mine.store.n_seen)
         self._state = self._with_sums()
         self._calibrated = None
         return self
@@ -697,6 +703,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         if not fewest <= state.store.n_seen < 2:
             calibrated = calibrate(state, recipe, self.unfitted_scorer)
         self.features_, self._state, self._calibrated = features, state, calibrated
+        _log.info("%s: threshold %s, fpr %g", type(self).__name__, self.threshold, self.fpr)
         self._warn_of_mixture(FitState())
         if calibrated is not None:
             self._warn_of_copies()

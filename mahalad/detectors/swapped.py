@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from mahalad.detectors.suspects import is_shifted, n_above_all
 from mahalad.images.reading import ReadImage
 from mahalad.protocols import Floats
+
+_log = logging.getLogger(__name__)
 
 _FEWEST, _MOST = 5, 8  # images that are scored once more
 _NORMAL = 0.8  # least share of them that must be normal then
@@ -75,6 +78,8 @@ class Swapping:
         swapped = [np.ascontiguousarray(image[:, :, ::-1]) for image in self._kept]
         n = len(swapped)
         n_normal = n - n_above_all(self.rescore(swapped), self.calibration)
+        _log.info("%d of %d images are above all good ones; swapped, %d of %d are normal",
+                  self._n_above, self._n, n_normal, n)  # fmt: skip
         if n_normal >= _NORMAL * n:
             self.remark = (
                 f"{self._n_above} of {self._n} images are more abnormal than every good image, and"

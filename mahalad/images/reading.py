@@ -7,8 +7,10 @@ write the next frame into the same buffer, and the pages of a file are one pictu
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +27,8 @@ from mahalad.images.decoding import Decoded, decode
 from mahalad.images.pixels import AS_STORED, Brightness, Pixels
 from mahalad.images.sources import ImageSource, iter_sources
 from mahalad.result import Result
+
+_log = logging.getLogger(__name__)
 
 N_THREADS = min(os.cpu_count() or 1, 16)
 
@@ -116,6 +120,7 @@ def read_batches(
         See `mahalad.images.pixels.Brightness`.
     """
     brightness = Brightness(pixels)
+    started, n_read, n_unreadable = time.perf_counter(), 0, 0
     with ThreadPoolExecutor(max_workers=N_THREADS) as pool:
         reader = _Reader(X, prepare, salt, pixels, pool)
         pending: deque[list[Future[ReadImage]]] = deque()
@@ -130,11 +135,21 @@ def read_batches(
                     break
                 images = [future.result() for future in pending.popleft()]
                 brightness.see((image.source.name, image.depth, image.top) for image in images)
+                n_read += len(images)
+                n_unreadable += sum(image.error is not None for image in images)
+                for image in images:
+                    _log.debug("%s: %s", image.source.name, image.error or f"read ({image.depth})")
                 yield images
         finally:
             for futures in pending:
                 for future in futures:
                     future.cancel()
+    _log.info(
+        "%d images read, %d not readable; %.2f s with what was done with them",
+        n_read,
+        n_unreadable,
+        time.perf_counter() - started,
+    )
     brightness.end()
     if reader.error is not None:
         raise reader.error
