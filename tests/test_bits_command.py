@@ -142,6 +142,24 @@ def test_a_classifier_knows_its_bits(folders, small_weights, tmp_path):
     assert run("score", folders["new 16"], "-m", model, "--bits", 16).exit_code == 0
 
 
+def test_a_classifier_of_8_bits_refuses_16_until_bits_are_given(folders, small_weights, tmp_path):
+    labelled = tmp_path / "labelled"
+    pictures(labelled / "a", range(8), 8)
+    pictures(labelled / "b", range(20, 28), 8)
+    network = ["--backbone", "test_efficientnet", "--weights", small_weights, "--no-projection"]
+    model = tmp_path / "model"
+    assert run("tune", labelled, "-o", model, *network).exit_code == 0
+    refused = run("score", folders["new 12"], "-m", model)
+    assert refused.exit_code == 3
+    assert refused.stderr.count("is stored in 16 bits, and no image of the fit was") == 3
+    added = run("index", "add", model, folders["new 12"] / "100.png", "--label", "a")
+    assert added.exit_code != 0 and "is stored in 16 bits" in added.stderr
+    assert run("score", folders["new 12"], "-m", model, "--bits", 12).exit_code == 0
+    pictures(labelled / "a" / "deep", range(40, 42), 16)
+    mixed = run("tune", labelled, "-o", model, *network)
+    assert "Warning: the images of the fit are stored in several ways: " in mixed.stderr
+
+
 def test_finetune_reads_by_its_bits(small_weights, tmp_path):
     labelled = tmp_path / "labelled"
     pictures(labelled / "a", range(6), 12)

@@ -95,7 +95,7 @@ def describe(
             "grouped": state.grouped,
             "columns": list(state.columns),
             "unreadable": [{"name": r.name, "error": r.error} for r in state.unreadable],
-            "depths": _describe_depths(state.depths, include_features),
+            **_describe_depths(state.depths, include_features),
         },
         "held_out": _describe_store(state.held_out, include_features),
         "calibration": {
@@ -124,11 +124,11 @@ def _describe_store(store: FeatureStore, include_features: bool) -> Header:
     return {**record, "n_stored": store.n_kept if include_features else 0}
 
 
-def _describe_depths(depths: Mapping[str, str] | None, include_features: bool) -> Header | None:
+def _describe_depths(depths: Mapping[str, str] | None, include_features: bool) -> Header:
     """Describe how images are stored, with an example of each if images are named at all."""
-    if depths is None or include_features:
-        return None if depths is None else dict(depths)
-    return dict.fromkeys(depths, "")
+    if depths is None:
+        return {}
+    return {"depths": dict(depths) if include_features else dict.fromkeys(depths, "")}
 
 
 def _describe_scorer(

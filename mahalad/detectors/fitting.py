@@ -14,7 +14,7 @@ from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
 from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
 from mahalad.errors import InputError
 from mahalad.features.extraction import extract
-from mahalad.images.reading import left_out
+from mahalad.images.reading import depths_of, left_out
 from mahalad.result import Result
 
 
@@ -64,9 +64,7 @@ def read(
         good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
         readable = [image for image in images if image.error is None]
         keys = [image.key for image in readable]
-        for image in readable:
-            if image.depth:
-                depths.setdefault(image.depth, image.source.name)
+        depths = depths_of(readable) | depths
         n_read += len(images)
         if groups is not None and n_read > len(groups):
             raise InputError(f"groups has {len(groups)} entries, but X has more images")

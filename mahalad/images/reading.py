@@ -216,6 +216,15 @@ def _done(image: ReadImage) -> Future[ReadImage]:
     return future
 
 
+def depths_of(images: Iterable[ReadImage]) -> dict[str, str]:
+    """How images are stored (`mahalad.images.pixels`), each with the name of the first."""
+    found: dict[str, str] = {}
+    for image in images:
+        if image.depth:
+            found.setdefault(image.depth, image.source.name)
+    return found
+
+
 def left_out(images: Iterable[ReadImage], *, stacklevel: int = 3) -> list[Result]:
     """Warn of the images that could not be read, and give a result with the error for each.
 

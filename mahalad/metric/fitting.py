@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from mahalad.errors import InputError
 from mahalad.files.checksum import hash_rows
-from mahalad.images.reading import ReadImage, left_out
+from mahalad.images.pixels import describe_mixture, pixels_of
+from mahalad.images.reading import ReadImage, depths_of, left_out
 from mahalad.index.contract import Distance, VectorIndex
 from mahalad.index.opening import open_index
 from mahalad.metric.embedding import Embedding, about, check_some
@@ -103,6 +104,10 @@ def fit(
     index = _new_index(recipe, embedding, E.shape[1])
     paths = [image.source.name for image in images if image.error is None]
     ids = index.add(E, names.tolist(), paths)
+    embedding.depths = depths_of(images)
+    mixture = describe_mixture(embedding.depths) if pixels_of(encoder).bits is None else ""
+    if mixture:
+        warnings.warn(mixture, stacklevel=3)
     votes = HeldOut(ids[: len(distances)], probabilities, distances)
     checksums = hash_rows(index.get(votes.ids).vectors)  # ids ascend
     calibration = Calibration(method, votes, checksums, recipe.voting.k, recipe.voting.weights)
