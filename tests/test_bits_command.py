@@ -154,6 +154,10 @@ def test_a_classifier_of_8_bits_refuses_16_until_bits_are_given(folders, small_w
     assert refused.stderr.count("is stored in 16 bits, and no image of the fit was") == 3
     added = run("index", "add", model, folders["new 12"] / "100.png", "--label", "a")
     assert added.exit_code != 0 and "is stored in 16 bits" in added.stderr
+    picture = folders["new 12"] / "100.png"
+    assert run("index", "add", model, picture, "--label", "a", "--bits", 12).exit_code == 0
+    row = json.loads(run("score", picture, "-m", model, "--format", "jsonl").stdout)
+    assert row["neighbours"][0]["distance"] < 1e-6  # the model knows it now
     assert run("score", folders["new 12"], "-m", model, "--bits", 12).exit_code == 0
     pictures(labelled / "a" / "deep", range(40, 42), 16)
     mixed = run("tune", labelled, "-o", model, *network)
