@@ -52,6 +52,8 @@ def scores(result):
 
 def test_a_model_knows_its_bits(folders, models):
     assert load(models[12]).get_params()["bits"] == 12
+    assert "pixels       16-bit; 12 bits of 16 are used\n" in run("info", models[12]).stdout
+    assert "pixels       8-bit\n" in run("info", models[8]).stdout
     wanted = scores(run("score", folders["new 8"], "-m", models[8], "--format", "jsonl"))
     found = run("score", folders["new 12"], "-m", models[12], "--format", "jsonl")
     assert found.exit_code == 0 and "Warning" not in found.stderr
@@ -135,6 +137,7 @@ def test_a_classifier_knows_its_bits(folders, small_weights, tmp_path):
     model = tmp_path / "model"
     result = run("tune", labelled, "-o", model, *network, "--bits", 12)
     assert result.exit_code == 0 and "never exceed" not in result.stderr, result.output
+    assert "pixels       16-bit; 12 bits of 16 are used\n" in run("info", model).stdout
     told = run("score", folders["new 12"], "-m", model, "--format", "jsonl")
     assert told.exit_code == 0 and "never exceed" not in told.stderr
     refused = run("score", folders["new 16"], "-m", model)

@@ -285,6 +285,17 @@ def test_bits_say_what_white_is(tmp_path, rng, kind, bits):
             decode(value, bits=bits - 1)
 
 
+@pytest.mark.parametrize("opaque", [4095, 65535])
+def test_alpha_says_nothing_of_the_bits(opaque):
+    """It has all 16 bits, or as many as the colours."""
+    values = np.full((4, 5, 4), 4095, np.uint16)
+    values[:, :, 0], values[:, :, 3] = 0, opaque
+    found = decode(values, bits=12)
+    np.testing.assert_allclose(found, np.broadcast_to([0.0, 1.0, 1.0], (4, 5, 3)), atol=1e-6)
+    with pytest.warns(UserWarning, match=rf"{GUESSED} 4095 .*Give bits=12"):
+        read([values])
+
+
 @pytest.mark.parametrize("kind", ["P2", "P5"])
 @pytest.mark.parametrize("maximum", [1000, 4095])
 def test_a_stated_maximum_stays(tmp_path, kind, maximum):
@@ -446,6 +457,14 @@ def test_16_bits_are_refused_by_a_fit_to_8_unless_told(fitted, tmp_path, kind, l
     assert np.isfinite(told).all()
     if kind == "array":
         np.testing.assert_allclose(told, detector.anomaly_score([good]), rtol=0.05)
+
+
+def test_a_camera_of_8_bits_asks_a_model_of_16(options):
+    detector = MahalanobisDetector(**options, fpr=0.2).fit(deep(range(12), 16))
+    results = detector.inspect(frames([seed])[0] for seed in [*range(100, 110)] * 6)
+    with pytest.warns(UserWarning, match="images are of 8 bits, and all of the fit were stored"):
+        _ = [next(results) for _ in range(52)]
+    results.close()
 
 
 def test_16_bits_are_refused_by_a_fit_to_floats(options):

@@ -143,8 +143,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     -----
     After a fit, `set_params` may change `fpr`, `batch_size` and `device`, `bits` and `channels`,
     which say how images are read, and `threshold` among rules that use the same scores: they take
-    effect at the next question. If any other parameter
-    is changed, questions and `save` raise `InputError` until it is set back, or `fit` called.
+    effect at the next question. If any other parameter is changed, questions and `save` raise
+    `InputError` until it is set back, or `fit` called.
 
     Examples
     --------
@@ -204,7 +204,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         ----------
         X : images
             A folder, a glob, a list of paths, PIL images or arrays, or an iterator of these
-            (see `mahalad.images.iter_sources`); features where `features` is None.
+            (see `mahalad.images.iter_sources`); features where `features` is None. Arrays have red
+            first, unless the features' ``channels="bgr"`` says that they are of OpenCV.
         y : array of shape (n_images,), optional
             Only looked at for labels -1, abnormal, which are an `InputError`.
         groups : sequence of length n_images, optional

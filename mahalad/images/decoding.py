@@ -306,8 +306,10 @@ def _decode_array(array: npt.NDArray[Any], name: str, pixels: Pixels) -> Decoded
         return _decode_picture(Image.fromarray(bytes_), name, Layout(), pixels)
     depth, top = FLOATS, None
     if (kind, n_bytes) == ("u", 2):  # of either byte order
-        depth, top = SIXTEEN, int(array.max())
+        depth, top = SIXTEEN, int(array[..., :3].max() if array.ndim == 3 else array.max())
         values = _unit_range(array, pixels.white(top, name))
+        if array.shape[2:] == (4,) and values[:, :, 3].max() > 1:  # alpha of all 16 bits
+            values[:, :, 3] = _unit_range(array[:, :, 3], 65535)
     elif kind == "f":
         values = _checked_unit_range(array, name)
     else:

@@ -109,7 +109,7 @@ class Brightness:
                 self._n += 1
                 if top >= self._top:
                     self._top, self._name = top, name
-        if self._n >= _ENOUGH:
+        if max(self._n, self._n_others) >= _ENOUGH:
             self.end()
 
     def end(self) -> None:
