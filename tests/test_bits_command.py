@@ -106,6 +106,20 @@ def test_overlays_and_pages_show_pictures_as_bright_as_they_are(folders, models,
     assert result.exit_code == 0, result.output
 
 
+def test_a_page_says_that_colours_are_swapped(small_weights, tmp_path):
+    from test_guessed_pixels import frames
+
+    for name, seeds, order in (("good", range(24), 1), ("new", range(100, 110), -1)):
+        (tmp_path / name).mkdir()
+        for seed, image in zip(seeds, frames(seeds), strict=True):
+            Image.fromarray(image[:, :, ::order].copy()).save(tmp_path / name / f"{seed}.png")
+    network = ["--backbone", "test_efficientnet", "--weights", small_weights, "--size", "64"]
+    assert run("fit", tmp_path / "good", "-o", tmp_path / "model", *network).exit_code == 0
+    result = run("report", tmp_path / "new", "-m", tmp_path / "model", "-o", tmp_path / "page")
+    assert "normal with red and blue swapped" in result.stderr
+    assert "normal with red and blue swapped" in (tmp_path / "page").read_text()
+
+
 def test_update_takes_bits_and_keeps_them(folders, models, tmp_path):
     model = tmp_path / "part.mahalad"
     model.write_bytes(models[8].read_bytes())

@@ -60,7 +60,8 @@ def report(images: tuple[str, ...], output: str, title: str, force: bool, **opti
     pictured, errors = picture_results(results, kinds, threshold, pixels_of(detector.features_))
     source = options["model"] or f"fitted to {options['normals']}"
     shift = shift_of(detector, [image.score for image in pictured if not image.result.in_fit])
-    about = facts_of(detector, units, source) | ({"Warning": shift} if shift else {})
+    remark = next(filter(None, (image.result.remark for image in pictured)), shift)
+    about = facts_of(detector, units, source) | ({"Warning": remark} if remark else {})
     page = make_page(detector, pictured, errors, title=title, about=about)
     write_atomically(output, page.encode())
     n_flagged = sum(image.flagged for image in pictured)
