@@ -47,6 +47,7 @@ NAMES = {
         "INTERPOLATIONS": "dict",
         "ImageListing": "class",
         "ImageSource": "class",
+        "Pixels": "class",
         "find_images": "function",
         "image_extensions": "function",
         "iter_sources": "function",

@@ -41,7 +41,7 @@ group_option = click.option(
 
 SECTIONS = {
     "Images": (
-        "roi", "group", "near_copies", "left_out", "augment", "pages", "yes", "max_pixels",
+        "roi", "bits", "group", "near_copies", "left_out", "augment", "pages", "yes", "max_pixels",
     ),
     "Network": ("backbone", "weights", "levels", "size", "resize", "tiles"),
     "Scores": (

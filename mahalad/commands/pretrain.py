@@ -8,7 +8,7 @@ import click
 
 from mahalad.commands.embedding_options import device_option, output_option, seed_option
 from mahalad.commands.gathering import gather_to_fit, pages_option, yes_option
-from mahalad.commands.options import max_pixels_option
+from mahalad.commands.options import bits_option, max_pixels_option
 from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import progress_bar
 
@@ -29,6 +29,7 @@ from mahalad.commands.progress import progress_bar
                    "go on from it.")  # fmt: skip
 @device_option
 @seed_option
+@bits_option
 @max_pixels_option
 @pages_option
 @yes_option
@@ -47,6 +48,7 @@ def pretrain(
     seed: int,
     pages: str,
     yes: bool,
+    bits: int | None,
     grid: str | None,
     force: bool,
 ) -> None:
@@ -71,6 +73,7 @@ def pretrain(
         batch_size=batch_size,
         device=device,
         random_state=seed,
+        bits=bits,
     )
     autoencoder.fit(names, checkpoint=checkpoint, progress=progress_bar("pretrain"))
     autoencoder.save(output)

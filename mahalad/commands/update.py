@@ -12,7 +12,7 @@ from mahalad.commands.editing import change_detector, state_of
 from mahalad.commands.embedding_options import output_option
 from mahalad.commands.fit import group_option, grouped, say_suspects
 from mahalad.commands.gathering import gather, gather_to_fit, only_listed, pages_option, yes_option
-from mahalad.commands.options import decorate, max_pixels_option
+from mahalad.commands.options import bits_option, decorate, max_pixels_option
 from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import with_progress
 
@@ -36,6 +36,7 @@ def _reading_options(command: Any) -> Any:
 @click.command()
 @click.argument("model", type=click.Path())
 @click.argument("images", nargs=-1, required=True)
+@bits_option
 @max_pixels_option
 @pages_option
 @yes_option
@@ -46,6 +47,7 @@ def update(
     images: tuple[str, ...],
     pages: str,
     yes: bool,
+    bits: int | None,
     group: str | None,
     weights: str | None,
     device: str | None,
@@ -55,6 +57,8 @@ def update(
     The model is then that of one fit to all images, with a new threshold. The old file is kept as
     MODEL.bak; the new one is written whole or not at all. Exit codes are those of fit.
     """
+    from mahalad.features.parameters import ask_for
+
     check_given(images)
     names = gather_to_fit(images, pages, yes)
     sources, groups = grouped(names, group)
@@ -62,6 +66,8 @@ def update(
 
     def add(detector: Any) -> None:
         nonlocal n_unreadable
+        if bits is not None:
+            ask_for(detector, "bits", bits, ("features",))
         n_before = len(detector.unreadable_)
         detector.partial_fit(with_progress(sources, "update"), groups=groups)
         n_unreadable = len(detector.unreadable_) - n_before

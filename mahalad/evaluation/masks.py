@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from mahalad.errors import EmptyMaskError, InputError
 from mahalad.evaluation.images import Booleans
-from mahalad.images.decoding import turn_of
+from mahalad.images.orientation import turn_of
 from mahalad.images.searching import search_folder
 
 _SIDEWAYS = frozenset(

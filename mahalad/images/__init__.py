@@ -12,6 +12,7 @@ _HOME_OF = {
     "IMAGE_EXTENSIONS": "mahalad.images.searching",
     "ImageListing": "mahalad.images.listing",
     "ImageSource": "mahalad.images.sources",
+    "Pixels": "mahalad.images.pixels",
     "find_images": "mahalad.images.listing",
     "image_extensions": "mahalad.images.searching",
     "iter_sources": "mahalad.images.sources",
@@ -26,6 +27,7 @@ __all__ = [
     "FloatImage",
     "ImageListing",
     "ImageSource",
+    "Pixels",
     "find_images",
     "image_extensions",
     "iter_sources",
@@ -37,6 +39,7 @@ __all__ = [
 if TYPE_CHECKING:
     from mahalad.images.decoding import open_image
     from mahalad.images.listing import ImageListing, find_images
+    from mahalad.images.pixels import Pixels
     from mahalad.images.resizing import INTERPOLATIONS, resize_image, resize_square
     from mahalad.images.searching import IMAGE_EXTENSIONS, image_extensions
     from mahalad.images.sources import ImageSource, iter_sources
