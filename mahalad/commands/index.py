@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
 from mahalad.commands.editing import edited
-from mahalad.commands.options import max_pixels_option
+from mahalad.commands.gathering import gather, only_listed, pages_option
+from mahalad.commands.options import bits_option, max_pixels_option
 from mahalad.commands.paths import check_given
 from mahalad.commands.progress import progress_bar
 from mahalad.errors import InputError
@@ -38,19 +40,34 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="As one JSON object
 @click.argument("images", nargs=-1, required=True)
 @_LABEL
 @_NEW_LABEL
+@bits_option
 @max_pixels_option
-def index_add(model: str, images: tuple[str, ...], label: str, new_label: bool) -> None:
+@pages_option
+def index_add(
+    model: str,
+    images: tuple[str, ...],
+    label: str,
+    new_label: bool,
+    pages: str,
+    bits: int | None,
+) -> None:
     """Add IMAGES with a label to the MODEL; prints their ids.
 
     The next answer takes them into account; nothing is trained again. An image that the index has
     already is added again, and votes again: a warning says so.
     """
+    from mahalad.features.parameters import ask_for
+
     check_given(images)
+    names, code = only_listed(gather(images, pages))
     with edited(model) as classifier:
-        ids = classifier.add(list(images), label, new_label=new_label)
+        if bits is not None:
+            ask_for(classifier, "bits", bits, ("encoder",))
+        ids = classifier.add(names, label, new_label=new_label)
     for number in ids.tolist():
         click.echo(number)
     click.echo(f"{model}: {len(ids)} images added as {label}", err=True)
+    sys.exit(code)
 
 
 @index.command("remove")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from mahalad.commands.gathering import gather_to_fit
 from mahalad.commands.progress import with_progress
 from mahalad.errors import InputError
 
@@ -23,10 +24,20 @@ def check_source(options: dict[str, Any]) -> None:
         raise click.UsageError("give either a model (-m FILE) or good images (--normals DIR)")
 
 
-def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
+def gather_normals(options: dict[str, Any]) -> list[str]:
+    """Find the good images that `model_options` name; none where they name a model."""
+    if options["normals"] is None:
+        return []
+    return gather_to_fit([options["normals"]], options["pages"], options["yes"])
+
+
+def read_detector(
+    options: dict[str, Any], normals: list[str], *, labels: bool = False
+) -> tuple[Any, int]:
     """Read or fit the detector that `model_options` ask for; also count its unreadable images.
 
-    With `labels`, it may be a classifier, which has no maps.
+    `normals` are the images of `gather_normals`. With `labels`, it may be a classifier, which has
+    no maps.
     """
     weights, device, fpr = options["weights"], options["device"], options["fpr"]
     if options["model"] is not None:
@@ -38,18 +49,32 @@ def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
                     f"{options['model']}: a classifier by nearest neighbours has no anomaly maps: "
                     "`mahalad score` without --maps gives its labels"
                 )
-            return _read_classifier(options["model"], weights, device, fpr), 0
+            classifier = _read_classifier(options["model"], weights, device, fpr)
+            _say_bits(classifier, options["bits"], "encoder")
+            return classifier, 0
         detector = load(options["model"], weights=weights, device=device)
+        _say_bits(detector, options["bits"], "features")
         if fpr is not None:
             detector.set_fpr(fpr)
         return detector, 0
     from mahalad.detectors.mahalanobis import MahalanobisDetector
 
     detector = MahalanobisDetector(
-        weights=weights, device=device or "auto", fpr=0.05 if fpr is None else fpr
+        weights=weights,
+        bits=options["bits"],
+        device=device or "auto",
+        fpr=0.05 if fpr is None else fpr,
     )
-    detector.fit(with_progress(options["normals"], "fit"))
+    detector.fit(with_progress(normals, "fit"))
     return detector, len(detector.unreadable_)
+
+
+def _say_bits(model: Any, bits: int | None, part: str) -> None:
+    """Tell a model how many bits of 16 are used, if the user has said it."""
+    from mahalad.features.parameters import ask_for
+
+    if bits is not None:
+        ask_for(model, "bits", bits, (part,))
 
 
 def scores_without(detector: AnomalyDetector) -> bool:

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from mahalad.checks import BATCH_SIZE, FPR, INPUT_SIZE, N_AUGMENT, TILES, Whole
 from mahalad.choices import NEAR_COPIES, NEIGHBOURHOODS, RESIZE, SCOPES, SCORERS, THRESHOLDS
+from mahalad.commands.gathering import pages_option, yes_option
 
 if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
@@ -91,6 +92,13 @@ max_pixels_option = click.option(
     callback=_allow_pixels,
     help="Largest picture that is read, in pixels (width times height). Default: 89478485, as a "
          "small file may hold a picture that fills the memory.",
+)  # fmt: skip
+
+
+bits_option = click.option(
+    "--bits", type=click.IntRange(8, 16), default=None, metavar="N",
+    help="Bits that are used of pictures stored in 16, as 12 by many cameras: white is 2^N - 1. "
+         "Default: as the model says; else 16, with a warning where that is a guess.",
 )  # fmt: skip
 
 
@@ -181,6 +189,7 @@ def fit_options(command: Any) -> Any:
             click.option("--roi", metavar="FILE", default=None,
                          help="Region of interest: a picture of the whole image, white = inspect; "
                               "all else is overwritten before the network sees it."),
+            bits_option,
             click.option("--near-copies", type=click.Choice(NEAR_COPIES), default="group",
                          show_default=True,
                          help="Pictures that are another one saved again (another format or size, "
@@ -226,7 +235,10 @@ def model_options(command: Any) -> Any:
                          "fetch them."),
             click.option("--device", default=None,
                          help="Device to score on. Default: as at fit."),
+            bits_option,
             max_pixels_option,
+            pages_option,
+            yes_option,
         ],
         command,
     )  # fmt: skip
@@ -306,6 +318,7 @@ def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector
         "resize": options["resize"],
         "tiles": options["tiles"],
         "roi": options["roi"],
+        "bits": options["bits"],
         "device": options["device"],
         "batch_size": options["batch_size"],
     }

@@ -24,6 +24,7 @@ _PRODUCTS = {
     "weights": ("weights", "weights of `finetune`"),
     "rows": ("text", "rows of `score`"),
     "workbook": ("workbook", "a workbook of `score`"),
+    "parquet": ("parquet", "a Parquet file of `score`"),
     "page": ("page", "a page of `report`"),
     "figures": ("JSON", "figures of `bench`"),
     "picture": ("picture", "a picture of mahalad"),
@@ -34,6 +35,7 @@ _FORMS = {
     "weights": "a file of weights",
     "text": "a text file",
     "workbook": "a workbook",
+    "parquet": "a Parquet file",
     "page": "an HTML page",
     "JSON": "a JSON file",
     "picture": "a picture",
@@ -139,9 +141,12 @@ def _same_as(path: str, inputs: Iterable[str | None]) -> str | None:
 
     The latter finds hard links, and other cases of the letters where the system ignores them.
     """
+    from mahalad.images.pages import split_page
+
     real = os.path.realpath(path)
     status = os.stat(path) if os.path.exists(path) else None
-    for name in filter(None, inputs):
+    # Of a page, the file that it is in.
+    for name in (split_page(name)[0] for name in inputs if name):
         if os.path.realpath(name) == real:
             return name
         if status is not None and os.path.exists(name) and os.path.samestat(os.stat(name), status):

@@ -7,8 +7,9 @@ import sys
 import click
 
 from mahalad.commands.embedding_options import device_option, output_option, seed_option
-from mahalad.commands.options import max_pixels_option
-from mahalad.commands.paths import check_given, check_output, force_option, names_of
+from mahalad.commands.gathering import gather_to_fit, pages_option, yes_option
+from mahalad.commands.options import bits_option, max_pixels_option
+from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import progress_bar
 
 
@@ -28,7 +29,10 @@ from mahalad.commands.progress import progress_bar
                    "go on from it.")  # fmt: skip
 @device_option
 @seed_option
+@bits_option
 @max_pixels_option
+@pages_option
+@yes_option
 @click.option("--grid", type=click.Path(dir_okay=False), default=None,
               help="Picture to write: images above their reconstructions.")  # fmt: skip
 @force_option
@@ -42,6 +46,9 @@ def pretrain(
     checkpoint: str | None,
     device: str,
     seed: int,
+    pages: str,
+    yes: bool,
+    bits: int | None,
     grid: str | None,
     force: bool,
 ) -> None:
@@ -52,7 +59,7 @@ def pretrain(
     from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
     check_given(unlabelled)
-    names = names_of(list(unlabelled))
+    names = gather_to_fit(unlabelled, pages, yes, masks_only=True)
     check_output(output, "autoencoder", names, force=force)
     if checkpoint is not None:  # which is read, too: no other file will do
         check_output(checkpoint, "checkpoint", [*names, output], option="--checkpoint")
@@ -66,8 +73,9 @@ def pretrain(
         batch_size=batch_size,
         device=device,
         random_state=seed,
+        bits=bits,
     )
-    autoencoder.fit(list(unlabelled), checkpoint=checkpoint, progress=progress_bar("pretrain"))
+    autoencoder.fit(names, checkpoint=checkpoint, progress=progress_bar("pretrain"))
     autoencoder.save(output)
     click.echo(
         f"{output}: trained on {autoencoder.n_images_} images, loss "

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mahalad.commands.gathering import gather
 from mahalad.commands.judging import (
     check_source,
+    gather_normals,
     read_detector,
     say_summary,
     scores_without,
     shift_of,
 )
 from mahalad.commands.options import model_options
-from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
+from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import with_progress
 from mahalad.errors import InputError
 
@@ -52,8 +54,10 @@ def report(
     kinds of images are known. A mask of the flagged image that is shown large is drawn beside it
     if it lies as in MVTec AD (test/KIND/NAME.png, ground_truth/KIND/NAME_mask.png).
 
-    Images below a folder named good are good, those in sibling folders of it are defects of that
-    kind (folders from the given ones downwards count); of all others the kind is unknown.
+    Images below a folder named good (or ok, normal) are good, those in sibling folders of it, or
+    below one named bad (or nok, anomaly), are defects of that kind (folders from the given ones
+    downwards count); of all others the kind is unknown. Masks beside them (ground_truth, masks)
+    are left out.
 
     With a model of `tune` the page shows labels, the labelled images that voted for them, and a
     table of confusions where images lie in folders named by a label.
@@ -65,10 +69,11 @@ def report(
 
     check_source(options)
     check_given(images)
-    names = names_of(list(images))
-    read = [*names, *names_in(options["normals"]), options["model"], options["weights"]]
+    names = gather(images, options["pages"], leave_masks=True)
+    normals = gather_normals(options)
+    read = [*names, *normals, options["model"], options["weights"]]
     check_output(output, "page", read, force=force)
-    detector, unreadable_normals = read_detector(options, True)
+    detector, unreadable_normals = read_detector(options, normals, labels=True)
     source = options["model"] or f"fitted to {options['normals']}"
     write = _write_page if isinstance(detector, AnomalyDetector) else _write_labels
     page, summary = write(detector, images, names, title, source, pictures)
@@ -86,6 +91,7 @@ def _write_page(
 ) -> tuple[str, dict[str, Any]]:
     """Judge images and write their page; also give what `say_summary` says."""
     from mahalad.images.folders import common_folder, kinds_of
+    from mahalad.images.pixels import pixels_of
     from mahalad.report.page import Words, render_report
     from mahalad.report.results import picture_results
     from mahalad.report.words import asked_and_got, facts_of
@@ -93,7 +99,8 @@ def _write_page(
     units = _units_of_overlays(detector)
     begins = None if units is None else units.threshold
     results = detector.inspect(with_progress(names, "judge"), maps=begins is not None)
-    shown = picture_results(results, kinds_of(common_folder(given, names), names), begins, most)
+    kinds = kinds_of(common_folder(given, names), names)
+    shown = picture_results(results, kinds, begins, most, pixels_of(detector.features_))
     judged = [image.result for image in shown.images]
     new = [result.score for result in judged if not result.in_fit and result.score is not None]
     shift = shift_of(detector, new)
@@ -102,7 +109,7 @@ def _write_page(
         shown.errors,
         Words(
             title or "Anomaly report",
-            notice=shift,
+            notice=next((result.remark for result in judged if result.remark), shift),
             summary=asked_and_got(shown.images, detector.guarantee_),
             about=facts_of(detector, units, source),
         ),
@@ -132,6 +139,7 @@ def _write_labels(
 ) -> tuple[str, dict[str, Any]]:
     """Label images and write their page; also give what `say_summary` says."""
     from mahalad.images.folders import common_folder, labels_of
+    from mahalad.images.pixels import pixels_of
     from mahalad.report.labels import labels_and_got, render_labels
     from mahalad.report.page import Words
     from mahalad.report.results import picture_results
@@ -139,7 +147,9 @@ def _write_labels(
 
     classes = classifier.classes_.astype(str).tolist()
     labels = labels_of(common_folder(given, names), names, classes)
-    shown = picture_results(classifier.inspect(with_progress(names, "judge")), labels, None, most)
+    results = classifier.inspect(with_progress(names, "judge"))
+    pixels = pixels_of(classifier.embedding_.encoder)
+    shown = picture_results(results, labels, None, most, pixels)
     shift = shift_of_labels(shown.images, classifier)
     page = render_labels(
         shown.images,

@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mahalad.choices import MAP_FORMATS, ROW_STYLES
+from mahalad.commands.gathering import gather
 from mahalad.commands.judging import (
     check_source,
+    gather_normals,
     read_detector,
     say_summary,
     scores_without,
     shift_of,
 )
 from mahalad.commands.options import Fpr, model_options
-from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
+from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import with_progress
 from mahalad.commands.streams import NAME_ERRORS
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
     from mahalad.report.maps import MapFolder
     from mahalad.report.rows import Counted, Row
+
+
+_FILES = {"xlsx": "workbook", "parquet": "parquet"}
+"""Formats that are no text, and what the file is."""
 
 
 @click.command()
@@ -39,7 +45,7 @@ if TYPE_CHECKING:
     type=click.Choice(ROW_STYLES),
     default="table",
     show_default=True,
-    help="How results are written. xlsx: a workbook of Excel, with -o (pip install "
+    help="How results are written. xlsx (a workbook of Excel) and parquet: with -o (pip install "
     "'mahalad[tables]').",
 )
 @click.option(
@@ -109,22 +115,20 @@ def score(
     check_given(images)
     if fdr is not None:
         _check_lot(options, maps)
-    if style == "xlsx":
-        _check_workbook(output)
-    X: Any = list(images)
+    if style in _FILES:
+        _check_file(style, output)
+    X = gather(images, options["pages"])
+    normals = gather_normals(options)
     own = [options["model"], options["weights"]]
     if output is not None:
-        inputs = [*names_in(X, options["normals"]), *own]
-        product = "workbook" if style == "xlsx" else "rows"
-        check_output(output, product, inputs, force=force)
+        check_output(output, _FILES.get(style, "rows"), [*X, *normals, *own], force=force)
     if maps is not None:
-        X = names_of(X)
         _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
-    detector, unreadable_normals = read_detector(options, maps is None)
+    detector, unreadable_normals = read_detector(options, normals, labels=maps is None)
     folder = None
     if maps is not None:
         folder = _map_folder(detector, Path(maps), map_format, images, X)
-        folder.prepare(detector.fpr, [*own, output, *names_in(options["normals"])], force=force)
+        folder.prepare(detector.fpr, [*own, output, *normals], force=force)
     images_shown = with_progress(X, "score")
     lot = None if fdr is None else detector.judge_lot(images_shown, fdr=fdr)
     results = Counted(
@@ -151,13 +155,14 @@ def score(
     sys.exit(code)
 
 
-def _check_workbook(output: str | None) -> None:
-    """Refuse a workbook that goes nowhere, or that cannot be written, before the work."""
+def _check_file(style: str, output: str | None) -> None:
+    """Refuse a file that goes nowhere, or that cannot be written, before the work."""
+    from mahalad.report.parquet import check_parquet
     from mahalad.report.workbook import check_workbook
 
     if output is None:
-        raise click.UsageError("--format xlsx is no text: give a file, -o rows.xlsx")
-    check_workbook()
+        raise click.UsageError(f"--format {style} is no text: give a file, -o rows.{style}")
+    {"xlsx": check_workbook, "parquet": check_parquet}[style]()
 
 
 def _check_lot(options: dict[str, Any], maps: str | None) -> None:
@@ -190,11 +195,13 @@ def _map_folder(
 ) -> MapFolder:
     """Prepare a folder for the maps of images, and check everything that can be checked."""
     from mahalad.images.folders import common_folder, stems_below
+    from mahalad.images.pixels import pixels_of
     from mahalad.report.maps import MapFolder, units_of
 
     _ = detector.threshold_  # too few calibration images: better before anything is written
     units = units_of(detector)
-    maps = MapFolder(folder, stems_below(common_folder(given, names), names), units, style)
+    stems = stems_below(common_folder(given, names), names)
+    maps = MapFolder(folder, stems, units, style, pixels_of(detector.features_))
     if units.threshold is None:
         click.echo(units.no_threshold, err=True)
     return maps
@@ -213,10 +220,12 @@ def _write_rows(rows: Iterator[Row], style: str, output: str | None, *, with_map
     from mahalad.report.rows import lines
 
     more = ("map", "overlay") if with_maps else ()
-    if style == "xlsx":
+    if style in _FILES:
+        from mahalad.report.parquet import parquet
         from mahalad.report.workbook import workbook
 
-        write_atomically(str(output), workbook(rows, more))
+        content = {"xlsx": workbook, "parquet": parquet}[style](rows, more)
+        write_atomically(str(output), content)
         return
     on_screen = output is None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if on_screen else None

@@ -19,7 +19,7 @@ from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import InputError
 from mahalad.evaluation.images import roc_auc
 from mahalad.files.container import write_atomically
-from mahalad.images.folders import GOOD
+from mahalad.images.words import GOOD
 from mahalad.progress import Progress, no_progress
 from mahalad.report.kinds import HEADER, rows_by_kind
 from mahalad.report.maps import colour_begins, reopen, units_of

@@ -14,7 +14,8 @@ from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
 from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
 from mahalad.errors import InputError
 from mahalad.features.extraction import extract
-from mahalad.images.reading import left_out
+from mahalad.images.listing import warn_of_folders
+from mahalad.images.reading import depths_of, left_out
 from mahalad.result import Result
 
 
@@ -26,6 +27,7 @@ def read(
     *,
     groups: Sequence[Any] | None = None,
     levels: Sequence[str] = (),
+    to_fit: bool = True,
     stacklevel: int = 3,
 ) -> FitState:
     """Read good images into a state of their own.
@@ -41,6 +43,8 @@ def read(
         What each image shows, a part's serial number for instance.
     levels : sequence of str, optional
         Names of the levels in the order of the fit that the images are added to.
+    to_fit : bool, default=True
+        Whether good images are wanted, so that folders called otherwise are warned of.
     stacklevel : int, default=3
         Of the warnings: 3 blames the caller of the function that calls this one.
 
@@ -53,16 +57,22 @@ def read(
     -----
     UnreadableImageWarning
         For each image that could not be read.
+    DoubtfulFolderWarning
+        Images lie in folders that are called like those of defects, tests or masks.
     """
+    if to_fit and features is not None:
+        warn_of_folders(X, stacklevel=stacklevel + 1)
     store = FeatureStore(recipe.capacity, recipe.salt)
     sums = make_scorer() if recipe.streams else None
     shapes: dict[str, list[int]] = {}
     unreadable: list[Result] = []
+    depths: dict[str, str] = {}
     n_read = 0
     for images, found in extract(X, features, recipe.salt, recipe.n_augment):
         good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
         readable = [image for image in images if image.error is None]
         keys = [image.key for image in readable]
+        depths = depths_of(readable) | depths
         n_read += len(images)
         if groups is not None and n_read > len(groups):
             raise InputError(f"groups has {len(groups)} entries, but X has more images")
@@ -91,4 +101,5 @@ def read(
         grouped=groups is not None,
         unreadable=tuple(unreadable),
         columns=column_names(X) if features is None else (),
+        depths=depths,
     )

@@ -91,6 +91,7 @@ DETECTOR = {
         "grouped": bool,
         "columns": Optional(ListOf(str)),
         "unreadable": _UNREADABLE,
+        "depths": Optional(MapOf(str)),
         "date": Optional(str),
     },
     "held_out": _STORE,
@@ -112,6 +113,7 @@ CLASSIFIER = {
     "encoder": Maybe({"class": OneOf(("Autoencoder", "BackboneFeatures"))}),
     "projection": Maybe({"params": dict, "state": {"n_features": int, "classes": ListOf(_PLAIN)}}),
     "levels": MapOf(int),
+    "depths": Optional(MapOf(str)),
     "about": Maybe(dict),
     "index": {
         "where": Optional(Maybe(str)),

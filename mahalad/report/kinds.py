@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mahalad.evaluation.images import roc_auc
-from mahalad.images.folders import GOOD
+from mahalad.images.words import GOOD
 from mahalad.report.pictures import ReportImage
 from mahalad.report.tables import percent
 

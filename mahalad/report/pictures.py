@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from mahalad.errors import InputError
-from mahalad.images.folders import GOOD
+from mahalad.images.words import GOOD
 from mahalad.report.text import text
 from mahalad.result import LabelledResult, Result
 

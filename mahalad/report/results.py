@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from PIL import Image
 
 from mahalad.errors import ImageReadError, ImageValueError, InputError
 from mahalad.evaluation.images import Booleans
-from mahalad.evaluation.pixels import read_mask
-from mahalad.images.folders import GOOD
+from mahalad.evaluation.masks import read_mask
 from mahalad.images.mvtec import mask_beside
+from mahalad.images.pages import split_page
+from mahalad.images.pixels import AS_STORED, Pixels
+from mahalad.images.words import GOOD
 from mahalad.protocols import Floats
 from mahalad.report.choosing import MOST, N_GROUPS, without_pictures
 from mahalad.report.maps import reopen
@@ -65,6 +67,7 @@ def picture_results(
     kinds: Mapping[str, str | None],
     map_threshold: float | None,
     most: int = MOST,
+    pixels: Pixels = AS_STORED,
 ) -> Pictured:
     """Make pictures of judged images for a page, and set unreadable ones apart.
 
@@ -79,18 +82,20 @@ def picture_results(
         None for pictures without overlays.
     most : int
         Images that the page will show.
+    pixels : Pixels, optional
+        How the detector reads images.
     """
     images: list[ReportImage] = []
     errors: list[Result] = []
     best: _Candidate | None = None
     n_pictures = 0
-    neighbour = lru_cache(maxsize=1024)(_neighbour)
+    neighbour = lru_cache(maxsize=1024)(partial(_neighbour, pixels=pixels))
     for result in results:
         if result.error is not None:
             errors.append(result)
             continue
         try:
-            picture = thumbnail(reopen(result.name), THUMBNAIL_SIDE)
+            picture = thumbnail(reopen(result.name, pixels), THUMBNAIL_SIDE)
         except (ImageReadError, ImageValueError) as error:  # it has gone since it was scored
             errors.append(Result(result.name, error=str(error)))
             continue
@@ -115,7 +120,7 @@ def picture_results(
             n_pictures = sum(one.picture is not None for one in images)
     spotlight = None
     if best is not None and map_threshold is not None:
-        spotlight = _spotlight(best, map_threshold)
+        spotlight = _spotlight(best, map_threshold, pixels)
     return Pictured(images, errors, spotlight)
 
 
@@ -145,20 +150,20 @@ def _mask_of(name: str) -> Booleans | None:
         return None
 
 
-def _neighbour(path: str) -> bytes | None:
+def _neighbour(path: str, pixels: Pixels) -> bytes | None:
     """The thumbnail of a stored image; None where it is no file any more."""
-    if not os.path.isfile(path):  # a pipe would be waited for
+    if not os.path.isfile(split_page(path)[0]):  # a pipe would be waited for
         return None
     try:
-        return encode(thumbnail(reopen(path), NEIGHBOUR_SIDE))
+        return encode(thumbnail(reopen(path, pixels), NEIGHBOUR_SIDE))
     except (ImageReadError, ImageValueError):
         return None
 
 
-def _spotlight(best: _Candidate, map_threshold: float) -> Spotlight | None:
+def _spotlight(best: _Candidate, map_threshold: float, pixels: Pixels) -> Spotlight | None:
     name = best.image.result.name
     try:
-        picture = _large(thumbnail(reopen(name), SPOTLIGHT_SIDE))
+        picture = _large(thumbnail(reopen(name, pixels), SPOTLIGHT_SIDE))
     except (ImageReadError, ImageValueError):  # it has just been read
         return None
     drawn = overlay(picture, best.values, map_threshold, line=_LINE)

@@ -11,8 +11,8 @@ import numpy as np
 from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.detectors.suspects import is_shifted, n_above_all
 from mahalad.errors import CalibrationError, InputError
-from mahalad.images.folders import GOOD
 from mahalad.images.geometry import describe_input
+from mahalad.images.words import GOOD
 from mahalad.report.maps import MapUnits
 from mahalad.report.pictures import ReportImage
 from mahalad.result import LabelledResult
