@@ -115,7 +115,7 @@ def test_unreadable_images_are_rows_and_exit_code_3(run, model, picture_folder, 
         assert rows[name]["score"] is None
         assert name in rows[name]["error"]
         assert name in result.stderr
-    assert "1 images scored" in result.stderr
+    assert "1 image scored" in result.stderr
     assert "2 unreadable" in result.stderr
     table = run("score", tmp_path, "-m", model)
     assert table.stdout.count("UNREADABLE") == 2
@@ -367,6 +367,12 @@ def test_unexpected_failures_are_exit_code_1(run, model, picture_folder, monkeyp
 
 def shell(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([*arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_package_is_a_command():
+    done = shell(sys.executable, "-m", "mahalad", "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: mahalad [OPTIONS] COMMAND")
 
 
 def test_choices_on_the_command_line_are_the_library_s():
