@@ -143,10 +143,11 @@ def test_what_a_folder_leaves_out_is_counted(tmp_path):
     found = find_images(str(tmp_path))
     assert [Path(name).name for name in found.names] == ["c.tif", "a.png", "b.jpg"]
     assert found.others == {".heic": 2, ".txt": 1, "no extension": 1}
-    assert found.counts() == {"deep": 1, "good": 2}
+    name = tmp_path.name
+    assert found.counts() == {f"{name}/deep": 1, f"{name}/good": 2}
     lines = str(found).splitlines()
     assert lines == [
-        "3 images: 1 from deep, 2 from good",
+        f"3 images: 1 from {name}/deep, 2 from {name}/good",
         "4 files left out: .heic (2), .txt (1), no extension (1)",
         "6 hidden or system folders left out (#recycle, $RECYCLE.BIN, .thumbnails, @eaDir, "
         "Thumbnails, __MACOSX)",
@@ -173,11 +174,26 @@ def test_nothing_is_said_of_files_that_are_named_in_full(tmp_path):
     assert find_images([str(tmp_path / "a.png"), str(tmp_path / "b.txt")]).lines() == []
 
 
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["new"], "4 images: 1 from new, 2 from new/cut, 1 from new/good"),
+        (["new/good"], "1 image from good"),
+        (["new/*", "new/good/*"], "2 images: 1 from new, 1 from new/good"),
+        (["new/cut", "new/good"], "3 images: 2 from cut, 1 from good"),
+    ],
+)
+def test_folders_are_named_from_the_one_that_is_given(tmp_path, monkeypatch, given, line):
+    touch(tmp_path, "new/1.png", "new/cut/2.png", "new/cut/3.png", "new/good/4.png")
+    monkeypatch.chdir(tmp_path)
+    assert find_images(given).lines() == [line]
+
+
 def test_many_folders_are_summed_up(tmp_path):
     touch(tmp_path, *(f"lot{i:02}/{j}.png" for i in range(30) for j in range(2)))
     (line,) = find_images(str(tmp_path)).lines()
-    assert line.startswith("60 images: 2 from lot00, 2 from lot01")
-    assert line.endswith("2 from lot07 and 44 from 22 further folders")
+    assert line.startswith(f"60 images: 2 from {tmp_path.name}/lot00, 2 from {tmp_path.name}/lot01")
+    assert line.endswith("/lot07 and 44 from 22 further folders")
 
 
 def test_images_in_memory_are_listed():
@@ -205,14 +221,18 @@ SET = ("train/good/1.png", "train/good/2.png", "test/good/3.png", "test/cut/4.pn
 @pytest.mark.parametrize(
     ("given", "doubtful"),
     [
-        (["."], {"ground_truth/cut": 1, "test/cut": 1, "test/good": 1}),
+        (["."], {"set/ground_truth/cut": 1, "set/test/cut": 1, "set/test/good": 1}),
         (["train"], {}),
         (["train/good", "test/good"], {}),  # each is named by the user
-        (["test"], {"cut": 1, "good": 1}),
+        (["test"], {"test/cut": 1, "test/good": 1}),
         (["test/good", "test/cut"], {"cut": 1}),  # as a shell spells test/*
         (["*/*/*.png"], {"ground_truth/cut": 1, "test/cut": 1, "test/good": 1}),
         (["train/*/*.png"], {}),
         (["train/good/1.png", "test/cut/4.png"], {"test/cut": 1}),
+        (
+            ["train/good/1.png", "."],
+            {"set/ground_truth/cut": 1, "set/test/cut": 1, "set/test/good": 1},
+        ),
         (["test/good/3.png"], {}),
     ],
 )
@@ -230,8 +250,9 @@ def test_a_fit_over_such_a_folder_is_a_question(tmp_path, picture_folder, name, 
     command = ["fit", tmp_path / "parts", "-o", tmp_path / "m"]
     result = run(*command)
     assert (result.exit_code, (tmp_path / "m").exists()) == (2, False)
-    assert f"40 images from {name}" in result.stderr
-    assert f"Error: 40 from {name}: folders called or lying like these hold" in result.stderr
+    assert f"40 images from parts/{name}" in result.stderr
+    assert "Error: 40 of 40 images lie in folders that hold defects, test" in result.stderr
+    assert f"say: 40 from parts/{name}. Give other folders, or --yes" in result.stderr
     assert "--yes" in result.stderr
     monkeypatch.setattr("mahalad.commands.gathering.can_answer", lambda: True)
     refused = CliRunner().invoke(main, [str(a) for a in command], input="n\n")
@@ -267,7 +288,9 @@ def test_yes_answers_and_so_does_somebody(mixed, tiny, tmp_path, monkeypatch):
     arguments = [str(a) for a in ("fit", mixed, "-o", tmp_path / "n", *tiny)]
     result = CliRunner().invoke(main, arguments, input="y\n")
     assert result.exit_code == 0, result.output
-    assert "3 from ground_truth/spot, 3 from test/spot" in result.stderr
+    name = mixed.name
+    assert f"3 from {name}/ground_truth/spot, 3 from {name}/test/spot; of the" in result.stderr
+    assert f"of the others, 12 from {name}/train/good, nothing is suspected. Take" in result.stderr
     assert load(tmp_path / "n").n_images_ == 18
 
 
@@ -292,8 +315,11 @@ def test_all_commands_that_fit_ask(mixed, tiny, tmp_path):
     ):  # fmt: skip
         result = run(*command)
         assert result.exit_code == 2, command
-        assert "give other folders, or --yes to take these" in result.stderr, command
-    assert "from ground_truth/spot: folders" in result.stderr  # of `pretrain`: masks alone
+        assert "Give other folders, or --yes to take all images" in result.stderr, command
+    # of `pretrain`: masks alone
+    assert f"hold masks, as their names or the folders beside them say: 3 from {mixed.name}" in (
+        result.stderr
+    )
     assert model.read_bytes() == before
     assert not (tmp_path / "n").exists()
 
@@ -302,14 +328,16 @@ def test_a_fit_in_python_warns(mixed, small_weights):
     detector = MahalanobisDetector(
         "test_efficientnet", weights=small_weights, input_size=64, fpr=0.2
     )
-    with pytest.warns(DoubtfulFolderWarning, match="3 from ground_truth/spot, 3 from test/spot"):
+    with pytest.warns(
+        DoubtfulFolderWarning, match="6 of 18 .*/ground_truth/spot, 3 from .*/test/sp"
+    ):
         detector.fit(mixed)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DoubtfulFolderWarning)
         detector.fit(mixed / "train")
         detector.remove([mixed / "train/good/1.png"])
         detector.fit([*(mixed / "train/good").iterdir(), mixed / "test/spot/200.png"])
-    with pytest.warns(DoubtfulFolderWarning, match="3 from spot"):
+    with pytest.warns(DoubtfulFolderWarning, match="3 of 3 images .*: 3 from test/spot$"):
         detector.partial_fit(str(mixed / "test"))
 
 
@@ -318,11 +346,11 @@ def test_report_leaves_masks_out_and_score_says_them(mixed, tiny, tmp_path):
     assert run("fit", mixed / "train", "-o", model, *tiny).exit_code == 0
     result = run("report", mixed, "-m", model, "-o", tmp_path / "page.html")
     assert result.exit_code == 0, result.output
-    assert "left out as masks: 3 from ground_truth/spot" in result.stderr
+    assert f"left out as masks: 3 from {mixed.name}/ground_truth/spot" in result.stderr
     assert "15 images scored" in result.stderr
     result = run("score", mixed, "-m", model, "--format", "jsonl")
     assert len(result.stdout.splitlines()) == 18
-    assert "Warning: 3 from ground_truth/spot: taken as images" in result.stderr
+    assert f"Warning: 3 from {mixed.name}/ground_truth/spot: taken as images" in result.stderr
 
 
 def test_masks_are_left_out_of_sets_alone():
@@ -368,7 +396,7 @@ def test_a_listing_has_the_folders_that_cannot_be_listed(tmp_path, monkeypatch):
     lock(monkeypatch, "locked")
     found = find_images(str(tmp_path))
     assert found.unlisted == {tmp_path / "locked": "Permission denied"}
-    assert "1 image from a" in str(found)
+    assert f"1 image from {tmp_path.name}/a" in str(found)
     (tmp_path / "a/1.png").unlink()
     with pytest.raises(InputError, match=r"no images .* cannot be listed: .*locked \(Permission"):
         find_images(str(tmp_path))
@@ -562,7 +590,8 @@ def test_labelling_commands_say_the_same(mixed, tmp_path, small_weights, monkeyp
     result = run("tune", folder, "-o", model, *network, "--no-projection", "--neighbors", "1",
                  "--fpr", "0.5", "--unlabelled", scans, "--pages", "all")  # fmt: skip
     assert result.exit_code == 3, result.output
-    for line in ("15 images: 12 from good, 3 from spot", "1 file left out: .heic (1)",
+    for line in (f"15 images: 12 from {folder.name}/good, 3 from {folder.name}/spot",
+                 "1 file left out: .heic (1)",
                  "1 hidden or system folder left out (@eaDir)", "2 images from scans",
                  "cannot be listed: Permission denied"):  # fmt: skip
         assert line in result.stderr

@@ -90,7 +90,7 @@ def gather_to_fit(
     InputError
         The answer is no, or nobody is there to answer.
     """
-    from mahalad.images.listing import describe_counts
+    from mahalad.images.listing import NOT_GOOD, describe_doubtful
     from mahalad.images.words import MASK
 
     listing = _find(images, pages)
@@ -98,11 +98,11 @@ def gather_to_fit(
         listing = listing.only(choose(listing.names))
     doubtful = listing.doubtful(MASK) if masks_only else listing.doubtful()
     if doubtful and not yes:
-        what = "masks" if masks_only else "defects, test images or masks, not good images to fit to"
-        text = f"{describe_counts(doubtful)}: folders called or lying like these hold {what}"
+        what = "masks" if masks_only else NOT_GOOD
+        text = describe_doubtful(doubtful, listing.counts(), what)
         if not can_answer():
-            raise InputError(f"{text}: give other folders, or --yes to take these")
-        if not click.confirm(f"{text}. Take them all the same?", err=True):
+            raise InputError(f"{text}. Give other folders, or --yes to take all images")
+        if not click.confirm(f"{text}. Take all images?", err=True):
             raise InputError("nothing is done: give other folders")
     return listing.names
 

@@ -17,6 +17,9 @@ from mahalad.images.searching import SearchedFolder, most_first
 from mahalad.images.sources import ImageSource, iter_sources, source_of
 from mahalad.images.words import GOOD, meaning_of
 
+NOT_GOOD = "defects, test images or masks"
+"""What folders hold that are not to be fitted to."""
+
 _SHOWN = 8
 
 
@@ -86,7 +89,7 @@ class ImageListing:
         return said
 
     def counts(self) -> dict[str, int]:
-        """Count the images in each folder; a folder is named as below what was given."""
+        """Count the images in each folder; a folder is named from the one given downwards."""
         return dict(Counter(folder for folder, _ in self._places()))
 
     def only(self, names: Iterable[str]) -> ImageListing:
@@ -131,17 +134,17 @@ class ImageListing:
         base = self._base()
         roots = {Path(os.path.abspath(path)) for path in self.given if os.path.isdir(path)}
         known: dict[Path, tuple[str, tuple[str, ...]]] = {}
+        folders = [Path(os.path.abspath(source.path or "")).parent for source in self._files()]
+        above = base.parent if base is not None and base in {*roots, *folders} else base
         places = []
-        for source in self._files():
-            folder = Path(os.path.abspath(source.path or "")).parent
+        for folder in folders:
             if folder not in known:
-                shown = folder if base is None else folder.relative_to(base)
+                shown = folder if above is None else folder.relative_to(above)
                 root = next((one for one in (folder, *folder.parents) if one in roots), base)
                 chain = folder.parts
                 if root is not None:
                     chain = (root.name, *folder.relative_to(root).parts)
-                name = folder.name if shown == Path() else shown.as_posix()
-                known[folder] = (name, chain)
+                known[folder] = (shown.as_posix(), chain)
             places.append(known[folder])
         return places
 
@@ -185,14 +188,29 @@ def warn_of_folders(X: object, *, stacklevel: int = 3) -> None:
     given = [path for path in _paths(X) if not os.path.isfile(split_page(path)[0])]
     if not given:
         return
-    doubtful = find_images(given).doubtful()
+    listing = find_images(given)
+    doubtful = listing.doubtful()
     if doubtful:
-        warnings.warn(
-            f"{describe_counts(doubtful)}: folders called or lying like these hold defects, test "
-            "images or masks, not good images to fit to",
-            DoubtfulFolderWarning,
-            stacklevel=stacklevel,
-        )
+        text = describe_doubtful(doubtful, listing.counts(), NOT_GOOD)
+        warnings.warn(text, DoubtfulFolderWarning, stacklevel=stacklevel)
+
+
+def describe_doubtful(doubtful: dict[str, int], counts: dict[str, int], what: str) -> str:
+    """Say which folders are no good ones to fit to, and which of all that there are may be.
+
+    Parameters
+    ----------
+    doubtful, counts : dict of str to int
+        As of `ImageListing.doubtful` and `ImageListing.counts`.
+    what : str
+        What such folders hold.
+    """
+    others = {folder: n for folder, n in counts.items() if folder not in doubtful}
+    rest = f"; of the others, {describe_counts(others)}, nothing is suspected" if others else ""
+    return (
+        f"{sum(doubtful.values()):,} of {sum(counts.values()):,} images lie in folders that hold "
+        f"{what}, as their names or the folders beside them say: {describe_counts(doubtful)}{rest}"
+    )
 
 
 def describe_counts(counts: dict[str, int]) -> str:
