@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -265,6 +266,16 @@ def test_feature_arrays_and_levels(rng):
         AnomalyDetector().fit({"a": X, "b": X[:5]})
     with pytest.raises(InputError, match="must be finite"):
         AnomalyDetector().fit(np.where(X > 1, np.nan, X))
+
+
+@pytest.mark.parametrize(
+    "images", ["good", Path("good"), ["a.png"], Image.new("L", (4, 4)), [Image.new("RGB", (4, 4))]]
+)
+def test_images_where_features_are_wanted_are_refused(rng, images):
+    detector = AnomalyDetector().fit(rng.normal(size=(60, 4)))
+    for ask in (AnomalyDetector().fit, detector.predict, lambda X: next(detector.inspect(X))):
+        with pytest.raises(InputError, match=r"no feature extractor: give arrays of features"):
+            ask(images)
 
 
 def rate_of(threshold, reduction, n, D, fpr, repeats, **fit_options):

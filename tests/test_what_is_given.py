@@ -33,6 +33,7 @@ class DataFrame:
 
 
 FLOATS = torch.rand(2, 3, 8, 9)
+LAST = FLOATS.permute(0, 2, 3, 1)
 UINT8 = (FLOATS * 255).to(torch.uint8)
 
 
@@ -47,6 +48,11 @@ UINT8 = (FLOATS * 255).to(torch.uint8)
         (FLOATS, "X is of type Tensor; .* float in [0, 1], give X.permute(0, 2, 3, 1).cpu().numpy"),
         (FLOATS[0], "X is of type Tensor; .* give [X.permute(1, 2, 0).cpu().numpy()]"),
         (list(FLOATS), "X[0] is of type Tensor; .* give (image.permute(1, 2, 0).cpu().numpy() for"),
+        (LAST, "X is of type Tensor; .* channels last, uint8 or float in [0, 1], give X.cpu()"),
+        (LAST[0], "X is of type Tensor; .* channels last, .* give [X.cpu().numpy()]"),
+        (list(LAST), "X[0] is of type Tensor; .* give (image.cpu().numpy() for image in X)"),
+        ([LAST], "X[0] is of type Tensor; .* give (images.cpu().numpy() for images in X)"),
+        (torch.zeros(2, 1, 8, 3), "X is of type Tensor; .* give X.permute(0, 2, 3, 1).cpu()"),
         (
             DataLoader(FLOATS, batch_size=2),
             "X[0] is of type Tensor; .* give (images.permute(0, 2, 3, 1).cpu().numpy() for images",
@@ -64,9 +70,9 @@ UINT8 = (FLOATS * 255).to(torch.uint8)
 def test_the_error_has_the_line_to_write(X, line):
     with pytest.raises(InputError) as caught:
         list(iter_sources(X))
-    start, _, end = line.partition(" .* ")
+    start, *ends = line.split(" .* ")
     assert str(caught.value).startswith(start)
-    assert end in str(caught.value)
+    assert all(end in str(caught.value) for end in ends)
 
 
 @pytest.mark.parametrize("tensors", [FLOATS, UINT8])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from mahalad.checks import BATCH_SIZE, check_parameters
 from mahalad.errors import InputError
@@ -81,8 +83,9 @@ def from_arrays(X: Any, salt: int) -> tuple[list[ReadImage], dict[str, NDArray[A
     Raises
     ------
     InputError
-        Levels without a name, of another shape, of different lengths, or not finite.
+        Images, or levels without a name, of another shape, of different lengths, or not finite.
     """
+    _refuse_images(X)
     levels = X if isinstance(X, Mapping) else {"features": X}
     if not all(isinstance(name, str) for name in levels):
         raise InputError(f"levels must be named by strings, got {list(levels)}")
@@ -105,3 +108,13 @@ def from_arrays(X: Any, salt: int) -> tuple[list[ReadImage], dict[str, NDArray[A
         source = ImageSource(f"X[{i}]", None, values)
         images.append(ReadImage(source, values, content_key(row, salt), None))
     return images, {name: array[:, None] for name, array in arrays.items()}
+
+
+def _refuse_images(X: Any) -> None:
+    """Refuse paths and pictures where features are to be given."""
+    first = next(iter(X), None) if isinstance(X, (list, tuple)) else X
+    if isinstance(first, (str, os.PathLike, Image.Image)):
+        raise InputError(
+            f"images are given ({type(first).__name__}), and there is no feature extractor: give "
+            "arrays of features, as BackboneFeatures().build().transform(images) does"
+        )

@@ -139,14 +139,19 @@ def _line_instead(value: Any, *, is_item: bool = False) -> str:
     if isinstance(value, io.IOBase):
         return "; of an open file, give PIL.Image.open(file)"
     if _is_tensor(value):
+        shape = value.shape
+        is_last = len(shape) > 2 and shape[-1] in (1, 3) and shape[-3] not in (1, 3)
+        turns = {} if is_last else {4: ".permute(0, 2, 3, 1)", 3: ".permute(1, 2, 0)"}
+        array = f"{turns.get(len(shape), '')}.cpu().numpy()"
         lines = {
-            (4, False): "X.permute(0, 2, 3, 1).cpu().numpy()",
-            (3, False): "[X.permute(1, 2, 0).cpu().numpy()]",
-            (4, True): "(images.permute(0, 2, 3, 1).cpu().numpy() for images in X)",
-            (3, True): "(image.permute(1, 2, 0).cpu().numpy() for image in X)",
+            (4, False): f"X{array}",
+            (3, False): f"[X{array}]",
+            (4, True): f"(images{array} for images in X)",
+            (3, True): f"(image{array} for image in X)",
         }
-        line = lines.get((value.ndim, is_item), "a NumPy array")
-        return f"; of tensors with channels first, uint8 or float in [0, 1], give {line}"
+        line = lines.get((len(shape), is_item), "a NumPy array")
+        where = "last" if is_last else "first"
+        return f"; of tensors with channels {where}, uint8 or float in [0, 1], give {line}"
     if type(value).__name__ == "DataFrame":
         return "; of a data frame, give the column of paths, as X['path']"
     if is_item and isinstance(value, (list, tuple)):
