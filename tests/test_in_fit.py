@@ -195,7 +195,7 @@ def test_fit_names_images_that_do_not_fit_and_leaves_them_out(folder, small_weig
     rows = [json.loads(line) for line in scored.stdout.splitlines()]
     assert all(row["in_fit"] for row in rows)
     assert {row["path"][-10:] for row in rows if row["anomaly"]} >= {"odd100.png", "odd101.png"}
-    assert "(26 are images of the fit, scored as if they were not)" in scored.output
+    assert "(26 in the fit, scored as if they were not)" in scored.output
     page = tmp_path / "page.html"
     assert run("report", folder, "-m", model, "-o", page).exit_code == 0
     html = page.read_text()

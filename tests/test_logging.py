@@ -133,7 +133,7 @@ def test_verbose_commands_say_it_on_stderr(fit_by_command, folder, switch, level
     assert "mahalad.images.reading" not in plain.stderr
     result = run(switch, "score", good, "-m", model)
     assert result.exit_code == 0 and result.stdout == plain.stdout
-    assert "INFO mahalad.images.reading: 1 images read, 0 not readable; " in result.stderr
+    assert "INFO mahalad.images.reading: 1 image read, 0 not readable; " in result.stderr
     assert f"INFO mahalad.files.container: {model}: read" in result.stderr
     assert ("DEBUG mahalad" in result.stderr) == (level == "DEBUG")
     logger = logging.getLogger("mahalad")

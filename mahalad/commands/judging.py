@@ -124,10 +124,10 @@ def say_summary(
     """
     from mahalad.report.text import printable
 
-    text = f"{n_scored} images scored, {n_flagged} flagged"
+    text = f"{n_scored} image{'' if n_scored == 1 else 's'} scored, {n_flagged} flagged"
     if n_in_fit:
         how = "scored as if they were not" if left_out else "and score too low: they were seen"
-        text += f" ({n_in_fit} are images of the fit, {how})"
+        text += f" ({n_in_fit} in the fit, {how})"
     if unreadable:
         text += f", {len(unreadable)} unreadable:"
     click.echo(text, err=True)

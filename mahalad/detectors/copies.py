@@ -141,7 +141,8 @@ def describe(together: Sequence[Sequence[str]]) -> str:
     return (
         f"{n} images are copies or near-copies of each other and count as {len(together)} "
         f"independent ones ({shown}{more}). If they show different parts, say so: "
-        "near_copies='separate', or groups (exact copies are one part in any case)"
+        "near_copies='separate' (--near-copies separate on the command line), or groups (exact "
+        "copies are one part in any case)"
     )
 
 

@@ -145,8 +145,9 @@ def read_batches(
                 for future in futures:
                     future.cancel()
     _log.info(
-        "%d images read, %d not readable; %.2f s with what was done with them",
+        "%d image%s read, %d not readable; %.2f s with what was done with them",
         n_read,
+        "" if n_read == 1 else "s",
         n_unreadable,
         time.perf_counter() - started,
     )
