@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,16 @@ def test_the_figures_are_those_of_a_loop() -> None:
     assert [facts[name][0] for name in ("good", "cut", "spot")] == ["2", "2", "2"]
     (lead,) = page.all("p", **{"class": "lead"})
     assert "6 images labelled; 3 of 5 as their folders are named (60.0 %)." in lead["text"]
+
+
+def test_images_that_vote_for_themselves_are_counted() -> None:
+    assert "vote for themselves" not in labels_and_got(IMAGES, 0.05)
+    named = make("in/1.png", "good", "good")
+    near = make("in/moved.png", "good", "good")
+    neighbours = (Neighbour(4, "in/4.png", "good", 1e-6), Neighbour(5, "in/5.png", "good", 1.5))
+    near = replace(near, result=replace(near.result, neighbours=neighbours))
+    told = labels_and_got([*IMAGES, named, near], 0.05)
+    assert "5 of 7 as their folders are named (71.4 %). 2 of them vote for themselves" in told
 
 
 def test_confusions_count_what_a_loop_counts() -> None:

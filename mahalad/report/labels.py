@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
+from math import inf
 from typing import cast
 
 from mahalad.report.choosing import MOST
@@ -19,6 +20,9 @@ _GROUPS = (
     ("Novel", "the farthest from all labelled images first"),
     ("Others", "the least sure first"),
 )
+_SAME = 1e-5
+"""Distances up to this part of that to the farthest voter are rounding."""
+
 _CSS = "gallery wide"
 _NOTE = (
     "Below each image stand the labelled images that voted on it, the nearest first, with their "
@@ -56,7 +60,8 @@ def render_labels(
 
 
 def labels_and_got(images: Sequence[ReportImage], novelty_fpr: float) -> str:
-    """Say how many labels are right, where that is known, and how many images are novel."""
+    """Say how many labels are right, where that is known, how many images are novel, and how many
+    are labelled images themselves."""
     known = [image for image in images if image.kind is not None]
     right = sum(not image.mistake for image in known)
     judged = [image for image in images if _labelled(image).novel is not None]
@@ -64,6 +69,12 @@ def labels_and_got(images: Sequence[ReportImage], novelty_fpr: float) -> str:
     if known:
         share = f"{100 * right / len(known):.1f} %"
         told += f"; {right} of {len(known)} as their folders are named ({share})"
+    n_own = sum(_votes_for_itself(_labelled(image)) for image in images)
+    if n_own:
+        told += (
+            f". {n_own} of them vote for themselves, since they are among the labelled images: how "
+            "many of these are right says nothing of new images"
+        )
     if images and not judged:
         return f"{told}. There are too few labelled images to tell which ones are novel."
     novel = sum(bool(_labelled(image).novel) for image in judged)
@@ -77,6 +88,13 @@ def confusion(images: Sequence[ReportImage], classes: Sequence[str]) -> list[lis
     """Count images by true label (rows) and label that was found (columns), in their order."""
     found = Counter((image.kind, _labelled(image).label) for image in images)
     return [[found[true, label] for label in classes] for true in classes]
+
+
+def _votes_for_itself(result: LabelledResult) -> bool:
+    """Whether an image is among its own neighbours: by its name, or at next to no distance."""
+    nearest = min((one.distance for one in result.neighbours), default=inf)
+    named = any(one.path == result.name for one in result.neighbours)
+    return named or nearest <= _SAME * (result.distance or 0.0)
 
 
 def _labelled(image: ReportImage) -> LabelledResult:
