@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from mahalad.errors import InputError
@@ -106,3 +108,40 @@ def test_a_column_of_paths_is_a_list(tmp_path):
     Image.new("L", (2, 2)).save(tmp_path / "a.png")
     (source,) = iter_sources(Series([str(tmp_path / "a.png")]))
     assert source.path == tmp_path / "a.png"
+
+
+def views(buffer):
+    """New arrays over the same memory, as drivers of cameras give them."""
+    return [np.frombuffer(buffer, np.uint8).reshape(8, 9, 3) for _ in range(3)]
+
+
+def pages(tmp_path):
+    path = tmp_path / "pages.tif"
+    Image.new("L", (2, 2)).save(path, save_all=True, append_images=[Image.new("L", (2, 2), 9)])
+    return list(ImageSequence.Iterator(Image.open(path)))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda folder: [np.zeros((8, 9, 3)), *[np.zeros((8, 9))] * 2], "2 .* (X[1], X[2])"),
+        (lambda folder: views(bytearray(8 * 9 * 3)), "3 .* (X[0], X[1], ...)"),
+        (pages, "2 .* (X[0], X[1])"),
+    ],
+)
+def test_a_list_of_one_buffer_is_warned_of(tmp_path, make, told):
+    start, end = (re.escape(part) for part in told.split(" .* "))
+    images = make(tmp_path)
+    match = rf"^{start} images of the list are one and the same in memory {end}: .* iterator"
+    with pytest.warns(UserWarning, match=match):
+        assert len(list(iter_sources(images))) == len(images)
+
+
+def test_lists_of_several_buffers_are_not_warned_of():
+    batch = np.zeros((3, 8, 9, 3), np.uint8)
+    line = np.zeros((4, 12, 3), np.uint8)  # its crops start at other places
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for images in (list(batch), [line[:, :4], line[:, 4:8], line[:, :6]], ["a.png"] * 2):
+            assert len(list(iter_sources(images))) == len(images)
+        assert len(list(iter_sources(image for image in [batch[0]] * 2))) == 2

@@ -6,7 +6,8 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,12 @@ def iter_sources(X: object, on_search: OnSearch = None) -> Iterator[ImageSource]
     InputError
         At the first `next`: no images, no such path, or `X` (or an item) of a wrong type.
 
+    Warns
+    -----
+    UserWarning
+        Images of a list are one and the same in memory, as where a camera writes all frames into
+        one buffer.
+
     Examples
     --------
     >>> [source.name for source in iter_sources(np.zeros((2, 8, 8, 3), np.uint8))]
@@ -100,6 +107,8 @@ def iter_sources(X: object, on_search: OnSearch = None) -> Iterator[ImageSource]
     elif isinstance(X, np.ndarray) and X.ndim != 1:
         yield from _batch_sources(X, "X")
     elif isinstance(X, Iterable) and not (isinstance(X, _NOT_A_LIST) or _looks_like_a_list(X)):
+        if isinstance(X, (list, tuple)):
+            _warn_of_one_buffer(X)
         found = False
         for index, item in enumerate(X):
             for source in _item_sources(item, f"X[{index}]", on_search):
@@ -109,6 +118,25 @@ def iter_sources(X: object, on_search: OnSearch = None) -> Iterator[ImageSource]
             raise InputError(f"no images: X is an empty {type(X).__name__}; {_ALLOWED}")
     else:
         raise InputError(f"X is of type {type(X).__name__}; {_ALLOWED}{_line_instead(X)}")
+
+
+def _warn_of_one_buffer(X: Sequence[object]) -> None:
+    """Warn of images in a list that are one and the same in memory."""
+    positions: dict[object, list[int]] = {}
+    for index, item in enumerate(X):
+        if isinstance(item, np.ndarray) and item.ndim in (2, 3):
+            place = (item.__array_interface__["data"][0], item.shape, item.strides)
+            positions.setdefault(place, []).append(index)
+        elif isinstance(item, Image.Image):
+            positions.setdefault(id(item), []).append(index)
+    same = max(positions.values(), key=len, default=[])
+    if len(same) > 1:
+        warnings.warn(
+            f"{len(same)} images of the list are one and the same in memory (X[{same[0]}], "
+            f"X[{same[1]}]{', ...' if len(same) > 2 else ''}): where a camera or a file gives all "
+            "frames in one buffer, give its iterator itself, without list(), or copies",
+            stacklevel=2,
+        )
 
 
 def is_stream(X: object) -> bool:
