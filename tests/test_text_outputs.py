@@ -154,3 +154,30 @@ def test_a_workbook_needs_a_file_and_its_extra(picture_folder, model, tmp_path, 
     monkeypatch.setitem(sys.modules, "openpyxl", None)
     missing = run(*command, "-o", tmp_path / "x.xlsx")
     assert missing.exit_code == 2 and 'pip install "mahalad[tables]"' in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        ("rows.csv", b'"path","score"'),
+        ("ROWS.JSONL", b'{"path": '),
+        ("rows.xlsx", b"PK\x03\x04"),
+        ("rows.parquet", b"PAR1"),
+        ("rows.txt", b"     score   threshold"),
+        ("csv", b"     score   threshold"),
+    ],
+)
+def test_a_file_is_written_as_its_name_says(picture_folder, model, tmp_path, name, begins):
+    if name == "rows.xlsx":
+        pytest.importorskip("openpyxl", reason="the extra `tables` is not installed")
+    if name == "rows.parquet":
+        pytest.importorskip("pyarrow", reason="the extra `tables` is not installed")
+    done = run("score", picture_folder / "test/spot", "-m", model, "-o", tmp_path / name)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / name).read_bytes().startswith(begins)
+
+
+def test_a_format_that_is_asked_for_goes_before_the_name(picture_folder, model, tmp_path):
+    command = ("score", picture_folder / "test/spot", "-m", model, "-o", tmp_path / "rows.csv")
+    assert run(*command, "--format", "jsonl").exit_code == 0
+    assert (tmp_path / "rows.csv").read_bytes().startswith(b'{"path": ')

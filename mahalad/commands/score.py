@@ -43,10 +43,9 @@ _FILES = {"xlsx": "workbook", "parquet": "parquet"}
     "--format",
     "style",
     type=click.Choice(ROW_STYLES),
-    default="table",
-    show_default=True,
+    default=None,
     help="How results are written. xlsx (a workbook of Excel) and parquet: with -o (pip install "
-    "'mahalad[tables]').",
+    "'mahalad[tables]'). Default: as the file of -o is called (rows.csv), else table.",
 )
 @click.option(
     "-o",
@@ -84,7 +83,7 @@ _FILES = {"xlsx": "workbook", "parquet": "parquet"}
 @force_option
 def score(
     images: tuple[str, ...],
-    style: str,
+    style: str | None,
     output: str | None,
     maps: str | None,
     map_format: str,
@@ -115,6 +114,7 @@ def score(
     check_given(images)
     if fdr is not None:
         _check_lot(options, maps)
+    style = style or _style_of(output)
     if style in _FILES:
         _check_file(style, output)
     X = gather(images, options["pages"])
@@ -153,6 +153,12 @@ def score(
         click.echo(f"Error: {failure}", err=True)
         code = 1
     sys.exit(code)
+
+
+def _style_of(output: str | None) -> str:
+    """How rows are written to a file of this name, if nobody says so."""
+    extension = Path(output or "").suffix.lower().removeprefix(".")
+    return extension if extension in ROW_STYLES else "table"
 
 
 def _check_file(style: str, output: str | None) -> None:
