@@ -43,6 +43,7 @@ UINT8 = (FLOATS * 255).to(torch.uint8)
     ("X", "line"),
     [
         (b"png", "X is of type bytes; .* give PIL.Image.open(io.BytesIO(data))"),
+        ([None], "X[0] is of type NoneType; .* OpenCV gives None for a file or frame that it"),
         ([b"png"], "X[0] is of type bytes; .* give PIL.Image.open(io.BytesIO(data))"),
         ([bytearray(b"png")], "X[0] is of type bytearray; .* give PIL.Image.open(io.BytesIO(data"),
         (io.BytesIO(b"png"), "X is of type BytesIO; .* give PIL.Image.open(file)"),

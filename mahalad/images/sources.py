@@ -162,6 +162,8 @@ def _is_tensor(value: object) -> bool:
 
 def _line_instead(value: Any, *, is_item: bool = False) -> str:
     """Say what to write instead of something that is no image, where that is known."""
+    if value is None:
+        return "; OpenCV gives None for a file or frame that it cannot read: give a file's path"
     if isinstance(value, (bytes, bytearray, memoryview)):
         return "; of a file's bytes, give PIL.Image.open(io.BytesIO(data))"
     if isinstance(value, io.IOBase):
