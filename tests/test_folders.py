@@ -289,8 +289,8 @@ def test_yes_answers_and_so_does_somebody(mixed, tiny, tmp_path, monkeypatch):
     result = CliRunner().invoke(main, arguments, input="y\n")
     assert result.exit_code == 0, result.output
     name = mixed.name
-    assert f"3 from {name}/ground_truth/spot, 3 from {name}/test/spot; of the" in result.stderr
-    assert f"of the others, 12 from {name}/train/good, nothing is suspected. Take" in result.stderr
+    assert f"3 from {name}/ground_truth/spot, 3 from {name}/test/spot; the" in result.stderr
+    assert f"the others are not suspected: 12 from {name}/train/good. Take" in result.stderr
     assert load(tmp_path / "n").n_images_ == 18
 
 

@@ -206,7 +206,7 @@ def describe_doubtful(doubtful: dict[str, int], counts: dict[str, int], what: st
         What such folders hold.
     """
     others = {folder: n for folder, n in counts.items() if folder not in doubtful}
-    rest = f"; of the others, {describe_counts(others)}, nothing is suspected" if others else ""
+    rest = f"; the others are not suspected: {describe_counts(others)}" if others else ""
     return (
         f"{sum(doubtful.values()):,} of {sum(counts.values()):,} images lie in folders that hold "
         f"{what}, as their names or the folders beside them say: {describe_counts(doubtful)}{rest}"
