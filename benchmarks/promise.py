@@ -5,6 +5,9 @@
 Each draw fits to good images and scores new ones of parts that the fit has not seen. Rates are in
 %, means and standard errors over draws; "-" is a rate for which there are too few parts. `before`
 has what version 0.1 gave at 5 and 10 % before parts were counted, where it was measured.
+
+For labelled images the rates are those of being called novel; a second table has recall and
+precision of an operating point, as promised and on new images.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import labelled_promise
 import numpy as np
 import small_fits
 from numpy.typing import NDArray
@@ -174,6 +178,12 @@ def main() -> None:
 
     for name, cell in PARTS.items():
         add(name, cell.n_parts, lambda cell=cell: rates(cell.make, options.draws), cell.before)
+    points = []
+    for name, labelled in labelled_promise.CELLS.items():
+        if options.only in name:
+            found, novel = labelled_promise.outcomes(labelled, options.draws, ASKED)
+            add(name, labelled_promise.N_PARTS, lambda: novel, labelled.novel_before)  # noqa: B023
+            points.append([name, *map(shown, 100 * found.T), labelled.before])
     for scope in ("image", "positions"):
         draws = max(options.draws // 10, 2)
         add(f"region, {scope}", 60, lambda: region_rates(scope, draws), "100, 100")  # noqa: B023
@@ -183,8 +193,12 @@ def main() -> None:
                 make = lambda: small_fit_rates(name, kind, n, options.draws)  # noqa: B023, E731
                 add(f"{name}, {kind}", n, make, BEFORE.get((name, kind, n), ""))
     print(format_table(HEADER, table))
+    if points:
+        print(f"\nrecall of {100 * labelled_promise.RECALL:g} % asked for\n")
+        print(format_table(POINTS, points))
 
 
+POINTS = ["cell", "recall", "on new", "precision", "on new", "before"]
 HEADER = ["cell", "n", "possible", *(f"{100 * fpr:g} %" for fpr in ASKED), "before (5, 10 %)"]
 BEFORE = {
     ("levels", "oddities", 30): "-, 15.4",

@@ -84,8 +84,9 @@ def test_csv_and_table_say_the_same(run, model, picture_folder):
     assert [("ANOMALY" in line) for line in table[1:]] == [r["anomaly"] for r in wanted]
 
 
-def test_normals_instead_of_a_model(run, picture_folder):
-    normals = f"{picture_folder}/good/0[01]*.png"  # 20 images, at the default size
+def test_normals_instead_of_a_model(run, picture_folder, monkeypatch):
+    monkeypatch.setattr("mahalad.detectors.mahalanobis.POSITIONS_SIZE", 64)
+    normals = f"{picture_folder}/good/0[01]*.png"  # 20 images
     spot = picture_folder / "test/spot"
     result = run("score", spot, "--normals", normals, "--format", "jsonl", "--fail-on-anomaly")
     assert result.exit_code == 4, result.stderr

@@ -257,8 +257,9 @@ def test_the_picture_shows_a_good_part_a_defect_and_what_is_marked_of_it(
 
 
 def test_second_run_replaces_the_first_and_spares_other_files(
-    made: tuple[Path, str, list[Any]], tmp_path: Path
+    made: tuple[Path, str, list[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mahalad.detectors.mahalanobis.POSITIONS_SIZE", 64)
     folder = tmp_path / "demo"
     shutil.copytree(made[0], folder)
     own = folder / "parts" / "test" / "good" / "my picture.png"

@@ -84,14 +84,14 @@ class Slow:
         sums = {key: np.zeros_like(values) for key, values in self.left.items()}
         names = np.unique(groups)
         single, every = len(names) == len(groups), np.ones(len(groups), bool)
-        for one in names:
-            for other in names[names != one]:
-                new, rest = groups == other, groups != one
-                images = take(self.X, new)
+        for other in names:
+            new = groups == other
+            images, alone = take(self.X, new), take(self.left, new)
+            if single:
+                alone = self.distances(images, ~new, every)
+            for one in names[names != other]:
+                rest = groups != one
                 found = self.distances(images, ~new & rest, rest if single else None)
-                alone = {key: values[new] for key, values in self.left.items()}
-                if single:
-                    alone = self.distances(images, ~new, every)
                 for key, values in found.items():
                     change = (values - alone[key]).mean(axis=0)
                     sums[key][groups == one] += change / (len(names) - 1)
@@ -205,12 +205,12 @@ GRIDS = [("fine",), ("a", "b")]
         (0.03, 0.2, None),  # 0.12 of 4 positions: the largest alone
         (0.5, 1.0, None),
         (1.0, 0.0, None),
-        (0.0, 0.2, np.arange(24) // 2),
-        (0.75, 0.5, np.arange(24) % 5),
+        (0.0, 0.2, np.arange(16) // 2),
+        (0.75, 0.5, np.arange(16) % 5),
     ],
 )
 def test_scores_and_maps_equal_the_slow_loops(top, weight, groups, every_pair):
-    X, new = maps(24), maps(5, seed=1)
+    X, new = maps(16), maps(5, seed=1)
     slow = Slow(X, GRIDS, ["whole"], top=top, weight=weight, groups=groups)
     scorer = PatchScorer(top_fraction=top, image_weight=weight).partial_fit(X)
     left_out, standards = scorer.leave_one_out(X, groups)
@@ -255,14 +255,14 @@ def means_of_squares(values):
 
 
 def test_the_context_of_a_map_equals_the_slow_loops(every_pair):
-    levels = {"m": (9, 9, 3)}
-    X, new = maps(24, levels=levels), maps(5, seed=1, levels=levels)
+    n, levels = 12, {"m": (9, 9, 3)}
+    X, new = maps(n, levels=levels), maps(5, seed=1, levels=levels)
     X["m"] += np.random.default_rng(3).normal(size=(9, 9, 3))  # in part explained by position
     scorer = PatchScorer().fit(X)
     grid = Slow(X, [("m",)], [])
     context = Slow({"c": means_of_squares(X["m"])}, [("c",)], [])
 
-    of_places = X["m"].reshape(24, 81, 3)
+    of_places = X["m"].reshape(n, 81, 3)
     within = np.mean([of_places[:, p].var(axis=0).sum() for p in range(81)])
     between = of_places.mean(axis=0).var(axis=0).sum()
     weight = 0.6 * within / (within + between)
@@ -277,9 +277,9 @@ def test_the_context_of_a_map_equals_the_slow_loops(every_pair):
 
     want = combined(grid.distances(new), context.distances({"c": means_of_squares(new["m"])}))
     np.testing.assert_allclose(scorer.anomaly_maps(new), want, rtol=1e-8, atol=1e-9)
-    for i in range(24):  # standardized by the others alone
+    for i in range(n):  # standardized by the others alone
         for slow in (grid, context):
-            slow.standardize(np.arange(24) != i)
+            slow.standardize(np.arange(n) != i)
         one = combined(grid.as_by_all(i), context.as_by_all(i))
         assert scorer.map_maxima_[i] == pytest.approx(one.max(), rel=1e-8)
 

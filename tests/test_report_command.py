@@ -128,12 +128,13 @@ def test_unreadable_images_are_on_the_page_and_exit_code_3(model, picture_folder
     assert "Images judged 0" in text_of(out.read_text())
 
 
-def test_rate_and_normals(model, picture_folder, tmp_path):
+def test_rate_and_normals(model, picture_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("mahalad.detectors.mahalanobis.POSITIONS_SIZE", 64)
     out = tmp_path / "page.html"
     run("report", picture_folder / "test", "-m", model, "-o", out, "--fpr", "0.2")
     detector = load(model).set_fpr(0.2)
     assert f"threshold {detector.threshold_:.4g}" in text_of(out.read_text())
-    normals = ["--normals", picture_folder / "good/0[01]*.png"]  # 20 images, at the default size
+    normals = ["--normals", picture_folder / "good/0[01]*.png"]  # 20 images
     assert run("report", picture_folder / "test/spot", *normals, "-o", out).exit_code == 0
     assert f"Model fitted to {normals[1]}" in text_of(out.read_text())
 

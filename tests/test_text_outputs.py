@@ -10,7 +10,10 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 from conftest import make_picture, run
+
+from mahalad.cli import main
 
 NAMES = (
     "部品.png",
@@ -82,8 +85,9 @@ def test_json_escapes_what_is_no_text(odd, model, tmp_path):
 
 
 def test_a_row_of_a_table_is_one_line(odd, model):
-    done = score(odd, "-m", model)
-    lines = done.stdout.split(b"\n")
+    words = ["score", str(odd), "-m", str(model)]
+    done = CliRunner(charset="cp1252").invoke(main, words)
+    lines = done.stdout_bytes.split(b"\n")
     assert len(lines) == len(NAMES) + 3  # the head, the broken one, and the end
     for name in (
         "部品.png".encode(),
@@ -91,9 +95,9 @@ def test_a_row_of_a_table_is_one_line(odd, model):
         rb"\x1b[31mred.png",
         b"bytes\xff\xe9.png",
     ):
-        assert name in done.stdout
-    assert rb"carriage\rreturn.png" in done.stdout and b"\x1b" not in done.stdout
-    assert rb"  " + os.fsencode(odd) + rb"/bro\nken.png: " in done.stderr
+        assert name in done.stdout_bytes
+    assert rb"carriage\rreturn.png" in done.stdout_bytes and b"\x1b" not in done.stdout_bytes
+    assert rb"  " + os.fsencode(odd) + rb"/bro\nken.png: " in done.stderr_bytes
 
 
 def test_text_in_csv_is_quoted_always_and_numbers_are_not(picture_folder, model):
