@@ -29,11 +29,42 @@ _CHUNK = 2**20  # numbers held at once, per working array
 
 
 @dataclass(frozen=True, eq=False)
+class Tolerance(Value):
+    """Coordinates w in which C is diagonal and K = ridge I + N, which is added to it, is I.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray of shape (..., rank)
+        Of C.
+    response : ndarray of shape (..., rank)
+        By how much a coordinate's part of K grows with the ridge.
+    ridge : ndarray of shape (...)
+        Of the fit to all samples.
+
+    Notes
+    -----
+    Without samples the ridge is another, r, and K is I + (r - ridge) R with R the inverse of K in
+    these coordinates. Of R only the diagonal counts here: r - ridge is small, and what R has beside
+    it is of either sign.
+    """
+
+    eigenvalues: Floats
+    response: Floats
+    ridge: Floats
+
+    def added(self, ridge: Floats) -> Floats:
+        """Diagonal of what is added to C, (..., n_sets, rank), for ridges (..., n_sets)."""
+        more = ridge - self.ridge[..., None]
+        return np.asarray(1 + more[..., None] * self.response[..., None, :])
+
+
+@dataclass(frozen=True, eq=False)
 class Refit(Value):
     """What refits without some samples need to know of all samples z, relative to their mean.
 
     All arrays may have further leading axes, one Gaussian for each of their elements. Samples are
-    given by their coordinates y on the axes of C: in the fit none lies outside their span.
+    given by their coordinates y on the axes of C: in the fit none lies outside their span. Where a
+    covariance N is added to the Gaussian, their coordinates w in its `Tolerance` follow these.
 
     Attributes
     ----------
@@ -44,6 +75,7 @@ class Refit(Value):
         sum |z|^2 z on the axes.
     fourth, shrinkage, floor : ndarray of shape (...)
         sum |z|^4; rho of all samples; what is added to rho m whatever is left out.
+    tolerance : Tolerance or None
     """
 
     n_samples: int
@@ -53,6 +85,12 @@ class Refit(Value):
     fourth: Floats
     shrinkage: Floats
     floor: Floats
+    tolerance: Tolerance | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of C."""
+        return int(self.eigenvalues.shape[-1])
 
     def shrunk(self, y: Floats) -> tuple[Floats, Floats]:
         """Find rho and m without sets of samples.
@@ -72,6 +110,7 @@ class Refit(Value):
         and sum |z - t|^4 = sum |z|^4 + 4 n t' C t + n |t|^4 + 4 t'(sum |z|^2 z) + 2 n |t|^2 tr C,
         less what the set adds to it. See `ledoit_wolf_shrinkage` for the rest.
         """
+        y = y[..., : self.rank]
         n, D, g = self.n_samples, self.n_features, y.shape[-2]
         rest, values = n - g, self.eigenvalues[..., None, :]
         t = y.sum(axis=-2) / rest
@@ -126,8 +165,8 @@ class Refit(Value):
         check_number(rest, self.n_features, n)
         rho, m = self.shrunk(y)
         kept = (1 - rho)[..., None, None]
-        ridge = (rho * m + self.floor[..., None])[..., None]
-        scale = (1 - rho)[..., None] * n / rest * self.eigenvalues[..., None, :] + ridge
+        scale = self._scale(rho, rho * m + self.floor[..., None], rest)
+        y = self._scaled(y)
         if g > y.shape[-1]:
             sigma = np.eye(y.shape[-1]) * scale[..., None] - kept / rest * self._removed(y)
             z = np.swapaxes(y + y.sum(axis=-2, keepdims=True) / rest, -1, -2)
@@ -139,6 +178,19 @@ class Refit(Value):
         bz = b @ np.swapaxes(z, -1, -2)
         half = kept * bz * _solved(middle, bz)
         return np.asarray((z**2).sum(axis=-1) + half.sum(axis=-2))
+
+    def _scale(self, rho: Floats, ridge: Floats, rest: int) -> Floats:
+        """Diagonal of A, (..., n_sets, rank), in the coordinates of `_scaled`."""
+        values, added = self.eigenvalues, np.asarray(ridge)[..., None]
+        if self.tolerance is not None:
+            values, added = self.tolerance.eigenvalues, self.tolerance.added(ridge)
+        return np.asarray(
+            (1 - rho)[..., None] * (self.n_samples / rest) * values[..., None, :] + added
+        )
+
+    def _scaled(self, y: Floats) -> Floats:
+        """Coordinates in which A is diagonal."""
+        return y if self.tolerance is None else y[..., self.rank :]
 
     def _removed(self, y: Floats) -> Floats:
         """Compute Y' M Y, by which n C is more than n' C', (..., n_sets, rank, rank)."""
@@ -207,12 +259,12 @@ class Refit(Value):
         chosen = order[_spaced(n_given, max(n_pairs // n_given, 1))]
         others = y[..., chosen, :]
         rho, m = self.shrunk(y[..., None, :])
-        values, floor = self.eigenvalues[..., None, :], self.floor[..., None, None]
+        floor = self.floor[..., None]
         mean_variance = self.eigenvalues.sum(axis=-1, keepdims=True) / self.n_features
-        scale = (1 - rho[..., None]) * (n / rest) * values + (rho * m)[..., None] + floor
+        scale = self._scale(rho, rho * m + floor, rest)
         rho_all = self.shrinkage[..., None]
-        scale_all = (1 - rho_all[..., None]) * (n / (n - 1)) * values
-        scale_all = scale_all + (rho_all * mean_variance)[..., None] + floor
+        scale_all = self._scale(rho_all, rho_all * mean_variance + floor, n - 1)
+        y, others = self._scaled(y), self._scaled(others)
         with np.errstate(divide="ignore", invalid="ignore"):
             inverse, weighted = 1 / scale, y / scale
             own = (y * weighted).sum(axis=-1)[..., None]  # (..., n, 1)
