@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check docs format clean
 
 demo: .venv/installed
 	$(BIN)/mahalad demo -o demo
@@ -16,6 +16,11 @@ test: .venv/installed-test
 
 check: test
 
+# The documentation, in site/. Nothing is fetched; a warning is an error.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open site/index.html"
+
 format: .venv/installed-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -25,10 +30,15 @@ format: .venv/installed-test
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
+.venv/installed-docs: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@ .venv/installed
+
 .venv/installed-test: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
-	touch $@ .venv/installed
+	touch $@ .venv/installed .venv/installed-docs
 
 clean:
-	rm -rf .venv demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv demo site build *.egg-info .mypy_cache .pytest_cache .ruff_cache

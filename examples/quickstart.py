@@ -14,7 +14,7 @@ from mahalad.demo.rendered import write_dataset
 
 
 def main(good: Path, new: Path, model: Path) -> None:
-    # A fit takes about as long as reading the images. Nothing is trained.
+    # Nothing is trained: a fit is one pass through the network, and statistics.
     detector = MahalanobisDetector(fpr=0.05).fit(good)
     print(f"fitted to {detector.n_images_} images; flagged above {detector.threshold_:.1f}")
 

@@ -8,6 +8,7 @@ The public names below are loaded on first use: `import mahalad` does not import
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from mahalad.lazy import hand_on
@@ -101,6 +102,9 @@ if TYPE_CHECKING:
     from mahalad.thresholds.rules import ConformalThreshold
     from mahalad.thresholds.tolerance import ToleranceThreshold
 
+
+# Nothing is shown unless the program that uses it, or `mahalad -v`, asks for it.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __getattr__ = hand_on(__name__, _HOME_OF)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mahalad.choices import CHANNELS
 from mahalad.errors import InputError
 
 
@@ -115,6 +116,11 @@ INPUT_SIZE = Whole(8)
 """Side of the network's square in pixels."""
 TILES = Whole(1)
 """Squares along each side of an image."""
+PIXELS: Mapping[str, Limit] = {
+    "bits": Either((IsNone(), Whole(8, 16))),
+    "channels": OneOf(CHANNELS),
+}
+"""How pixels are read; see `mahalad.images.pixels`."""
 BATCH_SIZE = Whole(1)
 """Images, or tiles, per pass through the network."""
 N_AUGMENT = Whole(0)

@@ -17,6 +17,9 @@ SCORERS = ("gaussian", "l2", "sed", "ocsvm", "knn", "spade")
 RESIZE = ("squash", "pad")
 """How images become a square."""
 
+CHANNELS = ("rgb", "bgr")
+"""Order of the colours in arrays; OpenCV's is the second."""
+
 OUTSIDE = ("mean",)
 """What a network sees outside a region of interest: the colour that it was trained to take as 0."""
 
@@ -50,8 +53,8 @@ ORIENTATIONS = (1, 4, 8)
 MAP_FORMATS = ("png", "npy")
 """Files that anomaly maps are written to."""
 
-ROW_STYLES = ("table", "csv", "jsonl", "xlsx")
-"""How results are written as rows: of text, or of a workbook."""
+ROW_STYLES = ("table", "csv", "jsonl", "xlsx", "parquet")
+"""How results are written as rows: of text, of a workbook, or of a Parquet file."""
 
 BENCH_PROTOCOLS = ("paper", "official")
 """Which images `bench mvtec` fits to."""

@@ -21,6 +21,7 @@ from mahalad.commands.finetune import finetune
 from mahalad.commands.fit import fit
 from mahalad.commands.index import index
 from mahalad.commands.info import info
+from mahalad.commands.logs import verbose_option
 from mahalad.commands.plan import plan
 from mahalad.commands.pretrain import pretrain
 from mahalad.commands.report import report
@@ -52,6 +53,7 @@ class _Group(click.Group):
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mahalad")
+@verbose_option
 def main() -> None:
     """Find anomalies in images from good images alone.
 

@@ -1,6 +1,6 @@
 """What can go wrong, as one small tree.
 
-Every error is a `MahaladError` and also the builtin that a caller would expect::
+Every error is a `MahaladError` and also the builtin that a caller would expect:
 
     MahaladError
     ├── ImageReadError (OSError)         one file that cannot be read as an image

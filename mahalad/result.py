@@ -37,6 +37,9 @@ class Result:
         The same picture is among the good images of the fit. Its score is then the one by the fit
         without it, and has no share of each level; with ``threshold="holdout"`` there is no such
         score, and it is lower than that of a new picture would be.
+    remark : str or None
+        What is odd about the images it came with, as far as these were seen by then: they are
+        normal with red and blue swapped.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Result:
     error: str | None = None
     anomaly_map: Floats | None = field(default=None, repr=False, compare=False)
     in_fit: bool = False
+    remark: str | None = field(default=None, compare=False)
 
 
 def judge(

@@ -84,7 +84,8 @@ def test_overlays_have_the_size_of_the_image_up_to_1600(model, tmp_path):
         mode = "I;16" if name == "deep.png" else "RGB"
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.new(mode, size, 30_000 if mode == "I;16" else "grey").save(tmp_path / "in" / name)
-    assert run("score", tmp_path / "in", "-m", model, "--maps", tmp_path).exit_code == 0
+    command = ("score", tmp_path / "in", "-m", model, "--maps", tmp_path)
+    assert run(*command, "--bits", 16).exit_code == 0
     found = {}
     for name in sizes:
         with Image.open(tmp_path / f"{name[:-4]}.overlay.png") as picture:

@@ -175,7 +175,7 @@ def test_what_lies_outside_changes_no_bit(small_weights, scope, options):
 
 @pytest.mark.parametrize("scope", ["positions", "image"])
 def test_images_of_another_size_and_depth_than_the_region_too(small_weights, scope):
-    model = detector(small_weights, scope, resize="pad").fit(pictures(range(12)))
+    model = detector(small_weights, scope, resize="pad", bits=16).fit(pictures(range(12)))
     for size in ((200, 140), (50, 35), (300, 210)):
         images = pictures(range(50, 52), size)
         height, width = images[0].shape[:2]

@@ -46,6 +46,7 @@ NAMES = {
         "IMAGE_EXTENSIONS": "tuple",
         "INTERPOLATIONS": "dict",
         "ImageSource": "class",
+        "Pixels": "class",
         "iter_sources": "function",
         "open_image": "function",
         "resize_image": "function",

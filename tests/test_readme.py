@@ -1,4 +1,4 @@
-"""README and examples are run; every command and option is written down somewhere."""
+"""README is one page whose links lead somewhere, and examples/ run; test_docs.py runs its code."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from PIL import Image
 
-from mahalad.cli import main
 from mahalad.demo.rendered import write_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -27,61 +27,46 @@ def parts(tmp_path_factory):
     return folder
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(rf"(<!-- not run[^\n]*-->\n)?```{language}\n(.*?)```", README, re.DOTALL)
-    return [code for skipped, code in found if not skipped]
+def test_readme_is_one_page():
+    assert len(README.splitlines()) <= 150
 
 
-def test_python_blocks_run(parts, monkeypatch, capsys):
-    monkeypatch.chdir(parts)
-    code = "\n".join(blocks("python"))
-    exec(compile(code, "README.md", "exec"), {})
-    assert len(capsys.readouterr().out.splitlines()) == 8
-    assert (parts / "part.mahalad").stat().st_size > 10_000
+def test_the_picture_is_there_and_small():
+    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    assert picture == "docs/demo.png"
+    assert 1_000 < (ROOT / picture).stat().st_size < 200_000
+    with Image.open(ROOT / picture) as opened:
+        opened.verify()
 
 
-def test_shell_commands_of_the_product_run(parts, monkeypatch):
-    monkeypatch.chdir(parts)
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    commands = [line for line in lines if line.startswith("mahalad ") and "bench" not in line]
-    assert len(commands) == 4
-    for command in commands:
-        result = CliRunner().invoke(main, command.split()[1:])
-        assert result.exit_code == 0, (command, result.output)
-    assert len((parts / "rows.jsonl").read_text().splitlines()) == 8
+def slug(heading: str) -> str:
+    """The anchor of a heading, as mkdocs and GitHub make it."""
+    return re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
 
 
-def test_commands_of_the_benchmarks_parse():
-    for command in re.findall(r"^mahalad (bench [^#\n]*)", README, re.MULTILINE):
-        arguments = command.replace("mvtec_ad", str(ROOT)).replace("beans", str(ROOT)).split()
-        result = CliRunner().invoke(main, arguments)
-        missing = "no such folder" if "knn" in command else "no category"
-        assert missing in result.output, (command, result.output)
+@pytest.mark.parametrize("link", re.findall(r"(?<!!)\[[^\]]+\]\(([^)]+)\)", README))
+def test_links_lead_somewhere(link):
+    path, _, anchor = link.partition("#")
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if anchor:
+        assert anchor in map(slug, re.findall(r"^#+ (.*)", text, re.MULTILINE))
 
 
-def commands_of(group, path=()):
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands_of(command, (*path, name))
-        else:
-            yield (*path, name), command
+def test_shell_and_python_write_different_model_files():
+    code = {
+        language: "".join(re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL))
+        for language in ("sh", "python")
+    }
+    files = {language: set(re.findall(r"\w+\.mahalad", text)) for language, text in code.items()}
+    assert files["sh"] and files["python"]
+    assert not files["sh"] & files["python"]
 
 
-@pytest.mark.parametrize(("path", "command"), list(commands_of(main)), ids=str)
-def test_every_command_is_in_the_readme_and_every_option_has_help(path, command):
-    assert " ".join(path) in README
-    text = CliRunner().invoke(main, [*path, "--help"]).output
-    for parameter in command.params:
-        if parameter.param_type_name == "option":
-            assert parameter.help, parameter.name
-            assert parameter.opts[0] in text
-
-
-def test_make_commands_are_the_makefiles():
-    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for command in re.findall(r"^make (\w+)", README, re.MULTILINE):
-        assert command in targets
+def test_ci_runs_the_whole_suite_and_builds_the_documentation():
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (extras,) = [x for x in project["optional-dependencies"]["test"] if x.startswith("mahalad[")]
+    assert "docs" in extras
 
 
 def test_feature_arrays_example(capsys):

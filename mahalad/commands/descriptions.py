@@ -22,6 +22,7 @@ def describe_detector(header: dict[str, Any]) -> dict[str, Any]:
         "input": features
         and f"{features['input_size']} px, {features['resize']}{_tiles(features)}",
         "region": _region(features, header["params"].get("roi")),
+        "pixels": _pixels(header["fit"], header["params"], header["params"].get("features")),
         "autoencoder": _autoencoder(header.get("autoencoder")),
         "scope": _scope(header),
         "levels": _levels(header["fit"]["levels"]),
@@ -89,6 +90,17 @@ def _region(features: dict[str, Any], roi: Any) -> str | None:
     return f"{roi or 'given'} (in the model file); the network sees {seen} outside"
 
 
+def _pixels(fit: dict[str, Any], *places: Any) -> str | None:
+    """Say how images of the fit were stored, and how images are read; older headers do not."""
+    found: dict[str, Any] = {}
+    for place in filter(lambda place: isinstance(place, dict), places):
+        found |= {**place, **place.get("params", {})}
+    said = [", ".join(fit.get("depths") or {})]
+    said += [f"{found['bits']} bits of 16 are used"] if found.get("bits") else []
+    said += ["arrays have blue first"] if found.get("channels") == "bgr" else []
+    return "; ".join(filter(None, said))
+
+
 def _autoencoder(about: dict[str, Any] | None) -> str | None:
     if about is None:
         return None
@@ -118,6 +130,7 @@ def describe_classifier(header: dict[str, Any]) -> dict[str, Any]:
         "encoder": record.get("backbone") or encoder.get("class"),
         "input": record.get("input_size") and describe_input(record),
         "region": _region(record, encoder.get("spec", {}).get("params", {}).get("roi")),
+        "pixels": _pixels(header, encoder, encoder.get("spec")),
         "levels": ", ".join(f"{n} ({size})" for n, size in header["levels"].items()),
         "projection": projection
         and f"{projection['params']['loss']}, {projection['params']['n_components']} features",

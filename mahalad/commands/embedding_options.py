@@ -9,6 +9,7 @@ import click
 from mahalad.checks import BATCH_SIZE, INPUT_SIZE, SEED_NUMBER
 from mahalad.choices import LOSSES, ORIENTATIONS
 from mahalad.commands.options import (
+    bits_option,
     decorate,
     is_given,
     max_pixels_option,
@@ -46,6 +47,7 @@ def backbone_options(command: Any) -> Any:
             click.option("--size", type=whole_range(INPUT_SIZE), default=None,
                          help="Squash images to this square. Default: the network's own size."),
             device_option,
+            bits_option,
             max_pixels_option,
         ],
         command,
@@ -94,13 +96,15 @@ def make_encoder(options: dict[str, Any]) -> Any:
         from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
         encoder = Autoencoder.load(options["encoder"], device=options["device"])
-        return encoder.set_params(batch_size=options["batch_size"])
+        bits = {} if options["bits"] is None else {"bits": options["bits"]}
+        return encoder.set_params(batch_size=options["batch_size"], **bits)
     return BackboneFeatures(
         options["backbone"],
         weights=options["weights"],
         levels=parse_levels(options["levels"]),
         input_size=options["size"],
         orientations=int(options["orientations"]),
+        bits=options["bits"],
         batch_size=options["batch_size"],
         device=options["device"],
     )

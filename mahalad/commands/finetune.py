@@ -60,8 +60,8 @@ def finetune(labelled: str, output: str, force: bool, **options: Any) -> None:
     if options["labels"] is not None:
         rows = draw(labels, options["labels"], options["seed"])
         paths, labels = [paths[i] for i in rows], [labels[i] for i in rows]
-    own = ("backbone", "weights", "device", "loss", "margin", "stages", "epochs", "learning_rate",
-           "any_orientation", "validation_fraction")  # fmt: skip
+    own = ("backbone", "weights", "device", "bits", "loss", "margin", "stages", "epochs",
+           "learning_rate", "any_orientation", "validation_fraction")  # fmt: skip
     tuner = FineTuner(
         levels=parse_levels(options["levels"]),
         input_size=options["size"],

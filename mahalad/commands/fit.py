@@ -38,7 +38,7 @@ group_option = click.option(
 )
 
 SECTIONS = {
-    "Images": ("roi", "group", "near_copies", "left_out", "augment", "max_pixels"),
+    "Images": ("roi", "bits", "group", "near_copies", "left_out", "augment", "max_pixels"),
     "Network": ("backbone", "weights", "levels", "size", "resize", "tiles"),
     "Scores": (
         "preset", "scope", "neighbourhood", "image_weight", "top_fraction", "scorer", "reduction",

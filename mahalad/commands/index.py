@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mahalad.commands.editing import edited
-from mahalad.commands.options import max_pixels_option
+from mahalad.commands.options import bits_option, max_pixels_option
 from mahalad.commands.paths import check_given
 from mahalad.commands.progress import progress_bar
 from mahalad.errors import InputError
@@ -38,15 +38,22 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="As one JSON object
 @click.argument("images", nargs=-1, required=True)
 @_LABEL
 @_NEW_LABEL
+@bits_option
 @max_pixels_option
-def index_add(model: str, images: tuple[str, ...], label: str, new_label: bool) -> None:
+def index_add(
+    model: str, images: tuple[str, ...], label: str, new_label: bool, bits: int | None
+) -> None:
     """Add IMAGES with a label to the MODEL; prints their ids.
 
     The next answer takes them into account; nothing is trained again. An image that the index has
     already is added again, and votes again: a warning says so.
     """
+    from mahalad.features.parameters import ask_for
+
     check_given(images)
     with edited(model) as classifier:
+        if bits is not None:
+            ask_for(classifier, "bits", bits, ("encoder",))
         ids = classifier.add(list(images), label, new_label=new_label)
     for number in ids.tolist():
         click.echo(number)

@@ -38,18 +38,32 @@ def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
                     f"{options['model']}: a classifier by nearest neighbours has no anomaly maps, "
                     "and no report: `mahalad score` without --maps gives its labels"
                 )
-            return _read_classifier(options["model"], weights, device, fpr), 0
+            classifier = _read_classifier(options["model"], weights, device, fpr)
+            _say_bits(classifier, options["bits"], "encoder")
+            return classifier, 0
         detector = load(options["model"], weights=weights, device=device)
+        _say_bits(detector, options["bits"], "features")
         if fpr is not None:
             detector.set_fpr(fpr)
         return detector, 0
     from mahalad.detectors.mahalanobis import MahalanobisDetector
 
     detector = MahalanobisDetector(
-        weights=weights, device=device or "auto", fpr=0.05 if fpr is None else fpr
+        weights=weights,
+        bits=options["bits"],
+        device=device or "auto",
+        fpr=0.05 if fpr is None else fpr,
     )
     detector.fit(with_progress(options["normals"], "fit"))
     return detector, len(detector.unreadable_)
+
+
+def _say_bits(model: Any, bits: int | None, part: str) -> None:
+    """Tell a model how many bits of 16 are used, if the user has said it."""
+    from mahalad.features.parameters import ask_for
+
+    if bits is not None:
+        ask_for(model, "bits", bits, (part,))
 
 
 def scores_without(detector: AnomalyDetector) -> bool:

@@ -94,6 +94,13 @@ max_pixels_option = click.option(
 )  # fmt: skip
 
 
+bits_option = click.option(
+    "--bits", type=click.IntRange(8, 16), default=None, metavar="N",
+    help="Bits that are used of pictures stored in 16, as 12 by many cameras: white is 2^N - 1. "
+         "Default: as the model says; else 16, with a warning where that is a guess.",
+)  # fmt: skip
+
+
 def whole_range(limit: Whole) -> click.IntRange:
     """Give the range of an option from the limit of the library's parameter."""
     return click.IntRange(limit.least, limit.most)
@@ -181,6 +188,7 @@ def fit_options(command: Any) -> Any:
             click.option("--roi", metavar="FILE", default=None,
                          help="Region of interest: a picture of the whole image, white = inspect; "
                               "all else is overwritten before the network sees it."),
+            bits_option,
             click.option("--near-copies", type=click.Choice(NEAR_COPIES), default="group",
                          show_default=True,
                          help="Pictures that are another one saved again (another format or size, "
@@ -226,6 +234,7 @@ def model_options(command: Any) -> Any:
                          "fetch them."),
             click.option("--device", default=None,
                          help="Device to score on. Default: as at fit."),
+            bits_option,
             max_pixels_option,
         ],
         command,
@@ -306,6 +315,7 @@ def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector
         "resize": options["resize"],
         "tiles": options["tiles"],
         "roi": options["roi"],
+        "bits": options["bits"],
         "device": options["device"],
         "batch_size": options["batch_size"],
     }

@@ -7,7 +7,7 @@ import sys
 import click
 
 from mahalad.commands.embedding_options import device_option, output_option, seed_option
-from mahalad.commands.options import max_pixels_option
+from mahalad.commands.options import bits_option, max_pixels_option
 from mahalad.commands.paths import check_given, check_output, force_option, names_of
 from mahalad.commands.progress import progress_bar
 
@@ -28,6 +28,7 @@ from mahalad.commands.progress import progress_bar
                    "go on from it.")  # fmt: skip
 @device_option
 @seed_option
+@bits_option
 @max_pixels_option
 @click.option("--grid", type=click.Path(dir_okay=False), default=None,
               help="Picture to write: images above their reconstructions.")  # fmt: skip
@@ -42,6 +43,7 @@ def pretrain(
     checkpoint: str | None,
     device: str,
     seed: int,
+    bits: int | None,
     grid: str | None,
     force: bool,
 ) -> None:
@@ -66,6 +68,7 @@ def pretrain(
         batch_size=batch_size,
         device=device,
         random_state=seed,
+        bits=bits,
     )
     autoencoder.fit(list(unlabelled), checkpoint=checkpoint, progress=progress_bar("pretrain"))
     autoencoder.save(output)

@@ -44,6 +44,7 @@ def report(images: tuple[str, ...], output: str, title: str, force: bool, **opti
     """
     from mahalad.files.container import write_atomically
     from mahalad.images.folders import common_folder, kinds_of
+    from mahalad.images.pixels import pixels_of
     from mahalad.report.results import facts_of, make_page, picture_results
 
     check_source(options)
@@ -56,10 +57,11 @@ def report(images: tuple[str, ...], output: str, title: str, force: bool, **opti
     threshold = None if units is None else units.threshold
     results = detector.inspect(with_progress(names, "judge"), maps=threshold is not None)
     kinds = kinds_of(common_folder(images, names), names)
-    pictured, errors = picture_results(results, kinds, threshold)
+    pictured, errors = picture_results(results, kinds, threshold, pixels_of(detector.features_))
     source = options["model"] or f"fitted to {options['normals']}"
     shift = shift_of(detector, [image.score for image in pictured if not image.result.in_fit])
-    about = facts_of(detector, units, source) | ({"Warning": shift} if shift else {})
+    remark = next(filter(None, (image.result.remark for image in pictured)), shift)
+    about = facts_of(detector, units, source) | ({"Warning": remark} if remark else {})
     page = make_page(detector, pictured, errors, title=title, about=about)
     write_atomically(output, page.encode())
     n_flagged = sum(image.flagged for image in pictured)

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from mahalad.report.rows import Counted, Row
 
 
+_FILES = {"xlsx": "workbook", "parquet": "parquet"}
+"""Formats that are no text, and what the file is."""
+
+
 @click.command()
 @click.argument("images", nargs=-1, required=True)
 @model_options
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
     type=click.Choice(ROW_STYLES),
     default="table",
     show_default=True,
-    help="How results are written. xlsx: a workbook of Excel, with -o (pip install "
+    help="How results are written. xlsx (a workbook of Excel) and parquet: with -o (pip install "
     "'mahalad[tables]').",
 )
 @click.option(
@@ -109,14 +113,13 @@ def score(
     check_given(images)
     if fdr is not None:
         _check_lot(options, maps)
-    if style == "xlsx":
-        _check_workbook(output)
+    if style in _FILES:
+        _check_file(style, output)
     X: Any = list(images)
     own = [options["model"], options["weights"]]
     if output is not None:
         inputs = [*names_in(X, options["normals"]), *own]
-        product = "workbook" if style == "xlsx" else "rows"
-        check_output(output, product, inputs, force=force)
+        check_output(output, _FILES.get(style, "rows"), inputs, force=force)
     if maps is not None:
         X = names_of(X)
         _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
@@ -151,13 +154,14 @@ def score(
     sys.exit(code)
 
 
-def _check_workbook(output: str | None) -> None:
-    """Refuse a workbook that goes nowhere, or that cannot be written, before the work."""
+def _check_file(style: str, output: str | None) -> None:
+    """Refuse a file that goes nowhere, or that cannot be written, before the work."""
+    from mahalad.report.parquet import check_parquet
     from mahalad.report.workbook import check_workbook
 
     if output is None:
-        raise click.UsageError("--format xlsx is no text: give a file, -o rows.xlsx")
-    check_workbook()
+        raise click.UsageError(f"--format {style} is no text: give a file, -o rows.{style}")
+    {"xlsx": check_workbook, "parquet": check_parquet}[style]()
 
 
 def _check_lot(options: dict[str, Any], maps: str | None) -> None:
@@ -190,11 +194,13 @@ def _map_folder(
 ) -> MapFolder:
     """Prepare a folder for the maps of images, and check everything that can be checked."""
     from mahalad.images.folders import common_folder, stems_below
+    from mahalad.images.pixels import pixels_of
     from mahalad.report.maps import MapFolder, units_of
 
     _ = detector.threshold_  # too few calibration images: better before anything is written
     units = units_of(detector)
-    maps = MapFolder(folder, stems_below(common_folder(given, names), names), units, style)
+    stems = stems_below(common_folder(given, names), names)
+    maps = MapFolder(folder, stems, units, style, pixels_of(detector.features_))
     if units.threshold is None:
         click.echo(units.no_threshold, err=True)
     return maps
@@ -213,10 +219,12 @@ def _write_rows(rows: Iterator[Row], style: str, output: str | None, *, with_map
     from mahalad.report.rows import lines
 
     more = ("map", "overlay") if with_maps else ()
-    if style == "xlsx":
+    if style in _FILES:
+        from mahalad.report.parquet import parquet
         from mahalad.report.workbook import workbook
 
-        write_atomically(str(output), workbook(rows, more))
+        content = {"xlsx": workbook, "parquet": parquet}[style](rows, more)
+        write_atomically(str(output), content)
         return
     on_screen = output is None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if on_screen else None

@@ -11,7 +11,7 @@ import click
 from mahalad.commands.editing import change_detector, state_of
 from mahalad.commands.embedding_options import output_option
 from mahalad.commands.fit import group_option, grouped, say_suspects
-from mahalad.commands.options import decorate, max_pixels_option
+from mahalad.commands.options import bits_option, decorate, max_pixels_option
 from mahalad.commands.paths import check_given, check_output, force_option, names_of
 from mahalad.commands.progress import with_progress
 
@@ -35,12 +35,14 @@ def _reading_options(command: Any) -> Any:
 @click.command()
 @click.argument("model", type=click.Path())
 @click.argument("images", nargs=-1, required=True)
+@bits_option
 @max_pixels_option
 @group_option
 @_reading_options
 def update(
     model: str,
     images: tuple[str, ...],
+    bits: int | None,
     group: str | None,
     weights: str | None,
     device: str | None,
@@ -50,6 +52,8 @@ def update(
     The model is then that of one fit to all images, with a new threshold. The old file is kept as
     MODEL.bak; the new one is written whole or not at all. Exit codes are those of fit.
     """
+    from mahalad.features.parameters import ask_for
+
     check_given(images)
     names = names_of(list(images))
     sources, groups = grouped(names, group)
@@ -57,6 +61,8 @@ def update(
 
     def add(detector: Any) -> None:
         nonlocal n_unreadable
+        if bits is not None:
+            ask_for(detector, "bits", bits, ("features",))
         n_before = len(detector.unreadable_)
         detector.partial_fit(with_progress(sources, "update"), groups=groups)
         n_unreadable = len(detector.unreadable_) - n_before

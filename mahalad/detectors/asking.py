@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from mahalad.detectors.given import check_columns
 from mahalad.detectors.maps import in_pixels, maps_of
 from mahalad.detectors.scoring import score, score_with_maps
+from mahalad.detectors.swapped import Swapping
 from mahalad.features.extraction import Batch, extract
+from mahalad.images.pixels import pixels_of
 from mahalad.images.reading import ReadImage
 from mahalad.protocols import Features, Floats, Threshold
 from mahalad.result import Result, judge
@@ -38,6 +40,12 @@ class Fitted:
         Scores of these images by fits without them; NaN where there is none.
     columns : tuple of str
         Names of the features at the fit, if it had a data frame.
+    depths : frozenset of str
+        How the images of the fit were stored; empty where that is not known.
+    calibration : ndarray of shape (n_calibration,)
+        Scores of good images.
+    n_independent : float
+        Independent parts among these.
     """
 
     features: Any
@@ -47,6 +55,9 @@ class Fitted:
     keys: NDArray[np.uint64]
     left_out: Floats
     columns: tuple[str, ...] = ()
+    depths: frozenset[str] = frozenset()
+    calibration: Floats = field(default_factory=lambda: np.empty(0))
+    n_independent: float = 0.0
 
     def scores(self, X: Any) -> tuple[Floats, Floats | None]:
         """Return anomaly scores (n,), and scores per level (n, n_levels) or None without levels.
@@ -59,11 +70,13 @@ class Fitted:
         ImageReadError, ImageValueError
             The first image that cannot be read.
         """
-        parts = []
+        parts, swapping = [], self._swapping()
         for images, features in self._extract(X):
             _raise_first_error(images)
             scores, own_levels = score(self.scorer, features, self.levels)
-            parts.append((self._honest(images, scores)[0], own_levels))
+            honest, in_fit, _ = self._honest(images, scores)
+            swapping.see(images, honest, in_fit)
+            parts.append((honest, own_levels))
         scores = np.concatenate([own for own, _ in parts])
         levels = [own for _, own in parts if own is not None]
         return scores, np.concatenate(levels) if levels else None
@@ -96,14 +109,17 @@ class Fitted:
         """
         names = score_names(self.scorer, self.levels)
         batches = self._extract(X, batch_size=batch_size, promptly=promptly)
+        swapping = self._swapping()
         for images, features in batches:
             readable = [image for image in images if image.error is None]
             good: Iterator[Result] = iter(())
             if readable:
                 (found, levels), places = self._scores_and_maps(images, features, maps)
                 scores, *marks = self._honest(readable, found)
+                remark = swapping.see(readable, scores, marks[0])
                 paths = [image.source.name for image in readable]
-                good = iter(judge(paths, scores, levels, names, threshold, fpr, places, *marks))
+                judged = judge(paths, scores, levels, names, threshold, fpr, places, *marks)
+                good = (replace(result, remark=remark) for result in judged)
             for image in images:
                 if image.error is None:
                     yield next(good)
@@ -124,10 +140,19 @@ class Fitted:
         left_out = np.isfinite(known)
         return np.where(left_out, known, scores), in_fit, left_out
 
+    def _swapping(self) -> Swapping:
+        channels = pixels_of(self.features).channels
+        return Swapping(self._score_prepared, self.calibration, self.n_independent, channels)
+
+    def _score_prepared(self, prepared: list[NDArray[Any]]) -> Floats:
+        found = self.features.transform(prepared)
+        copies = {name: np.asarray(values)[:, None] for name, values in found.items()}
+        return score(self.scorer, copies, self.levels)[0]
+
     def _extract(self, X: Any, **options: Any) -> Iterator[Batch]:
         if self.features is None:
             check_columns(X, self.columns)
-        return extract(X, self.features, self.salt, **options)
+        return extract(X, self.features, self.salt, fitted=self.depths, **options)
 
     def _scores_and_maps(
         self, images: list[ReadImage], features: Features, maps: bool

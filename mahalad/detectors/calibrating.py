@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +21,8 @@ from mahalad.protocols import Features, Floats
 from mahalad.scorers.capabilities import capabilities_of
 from mahalad.thresholds.calibration import choose_holdout, cross_fit_scores, leave_one_out_scores
 from mahalad.thresholds.ranking import shared_weights
+
+_log = logging.getLogger(__name__)
 
 
 def calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Calibrated:
@@ -48,9 +52,19 @@ def calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Ca
                 "every calibration image shows a part that is in the fit as well (the same "
                 "picture, a near-copy or the same group): give images of other parts"
             )
+    started = time.perf_counter()
     calibrated = _calibrate(in_parts(state, recipe), recipe, make_scorer)
     if capabilities_of(calibrated.scorer).standardizes:
         calibrated.scorer.factorise()  # now, so that no question changes anything
+    _log.info(
+        "%s fitted to %d images; calibrated by %s: %d scores of %.4g independent parts; %.2f s",
+        type(calibrated.scorer).__name__,
+        state.store.n_seen,
+        calibrated.method,
+        len(calibrated.scores),
+        calibrated.weights.sum(),
+        time.perf_counter() - started,
+    )
     return calibrated
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -32,12 +33,13 @@ from mahalad.detectors.fitting import read
 from mahalad.detectors.given import check_columns, check_good
 from mahalad.detectors.maps import map_threshold
 from mahalad.detectors.removing import without
-from mahalad.detectors.state import LEFT_OUT, Calibrated, FitRecipe, FitState
+from mahalad.detectors.state import LEFT_OUT, Calibrated, FitRecipe, FitState, joined_depths
 from mahalad.detectors.suspects import suspected
 from mahalad.errors import CalibrationError, InputError
 from mahalad.features.copying import copy_extractor
 from mahalad.features.file import restore_features
 from mahalad.features.parameters import (
+    ask_for,
     changed_params,
     check_unchanged,
     comparable_params,
@@ -47,6 +49,7 @@ from mahalad.files.classes import class_named
 from mahalad.files.container import read_model, write_model
 from mahalad.files.damage import naming
 from mahalad.files.spec import params_spec, to_spec
+from mahalad.images.pixels import describe_mixture, pixels_of
 from mahalad.protocols import Floats, Threshold
 from mahalad.result import Result, judge
 from mahalad.scorers.capabilities import (
@@ -65,6 +68,8 @@ from mahalad.thresholds.rules import (
     takes_calibration,
 )
 from mahalad.unfitted import NotFittedError
+
+_log = logging.getLogger(__name__)
 
 _MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored", "near_copies")
 _LIMITS: dict[str, Limit] = {
@@ -136,9 +141,10 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
     Notes
     -----
-    After a fit, `set_params` may change `fpr`, `batch_size` and `device`, and `threshold` among
-    rules that use the same scores: they take effect at the next question. If any other parameter
-    is changed, questions and `save` raise `InputError` until it is set back, or `fit` called.
+    After a fit, `set_params` may change `fpr`, `batch_size` and `device`, `bits` and `channels`,
+    which say how images are read, and `threshold` among rules that use the same scores: they take
+    effect at the next question. If any other parameter is changed, questions and `save` raise
+    `InputError` until it is set back, or `fit` called.
 
     Examples
     --------
@@ -198,7 +204,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         ----------
         X : images
             A folder, a glob, a list of paths, PIL images or arrays, or an iterator of these
-            (see `mahalad.images.iter_sources`); features where `features` is None.
+            (see `mahalad.images.iter_sources`); features where `features` is None. Arrays have red
+            first, unless the features' ``channels="bgr"`` says that they are of OpenCV.
         y : array of shape (n_images,), optional
             Only looked at for labels -1, abnormal, which are an `InputError`.
         groups : sequence of length n_images, optional
@@ -263,6 +270,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             levels=tuple(mine.levels),
         )
         self._state = mine.merge(added)
+        _log.info("%d images added to %d", added.store.n_seen, mine.store.n_seen)
+        self._warn_of_mixture(mine)
         if added.store.n_seen:
             self._calibrated = None
         return self
@@ -293,7 +302,10 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
                 raise InputError(
                     f"cannot merge fits with different {name}: {mine[name]} and {theirs[name]}"
                 )
-        self._state = self._with_sums().merge(other._with_sums())
+        mine = self._with_sums()
+        self._state = mine.merge(other._with_sums())
+        _log.info("%d images joined with %d", self.n_images_ - mine.store.n_seen, mine.store.n_seen)
+        self._warn_of_mixture(mine)
         self._calibrated = None
         return self
 
@@ -318,6 +330,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         if found.unreadable:
             raise InputError(f"cannot be removed: {found.unreadable[0].error}")
         self._state = without(mine, found.store.kept, self.unfitted_scorer)
+        _log.info("%d images left of %d", self.n_images_, mine.store.n_seen)
         self._state = self._with_sums()
         self._calibrated = None
         return self
@@ -659,16 +672,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
     def _ask_for_device(self, device: str) -> None:
         """Set the parameter `device`, the detector's own or that of its features."""
-        names = [
-            name
-            for name in self.get_params()
-            if name == "device" or (name.startswith("features__") and name.endswith("__device"))
-        ]
-        if not names and self.unfitted_parts()[0] is not None:
-            raise InputError(
-                f"device={device!r} was given, but the features have no such parameter"
-            )
-        self.set_params(**dict.fromkeys(names, device))
+        if self.unfitted_parts()[0] is not None:
+            ask_for(self, "device", device, ("features",))
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -699,6 +704,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         if not fewest <= state.store.n_seen < 2:
             calibrated = calibrate(state, recipe, self.unfitted_scorer)
         self.features_, self._state, self._calibrated = features, state, calibrated
+        _log.info("%s: threshold %s, fpr %g", type(self).__name__, self.threshold, self.fpr)
+        self._warn_of_mixture(FitState())
         if calibrated is not None:
             self._warn_of_copies()
             self._warn_if_uncalibrated()
@@ -774,6 +781,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             keys,
             scores,
             columns=state.columns,
+            depths=frozenset(state.depths or ()),
+            calibration=fitted.scores,
+            n_independent=float(fitted.weights.sum()),
         )
 
     def _fitted_threshold(self) -> Threshold:
@@ -788,6 +798,14 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     def _conformal_rule(self) -> ConformalThreshold:
         fitted = self._up_to_date()
         return lots.conformal_rule(fitted.scores, fitted.weights)
+
+    def _warn_of_mixture(self, before: FitState) -> None:
+        """Say that images are stored in 16 bits and otherwise, unless they were before."""
+        if pixels_of(self.features_).bits is not None:
+            return
+        text = describe_mixture(self._state.depths or {})
+        if text and not describe_mixture(before.depths or {}):
+            warnings.warn(text, stacklevel=4)
 
     def _warn_of_copies(self) -> None:
         ignored = int(leaked(self._state, self._recipe()).sum())
@@ -879,4 +897,5 @@ def _holding_out(
     if not given.store.n_seen:
         raise InputError("none of the calibration images could be read")
     unreadable = (*state.unreadable, *given.unreadable)
-    return replace(state, held_out=given.store, unreadable=unreadable)
+    depths = joined_depths(state.depths, given.depths)
+    return replace(state, held_out=given.store, unreadable=unreadable, depths=depths)

@@ -95,6 +95,7 @@ def describe(
             "grouped": state.grouped,
             "columns": list(state.columns),
             "unreadable": [{"name": r.name, "error": r.error} for r in state.unreadable],
+            **_describe_depths(state.depths, include_features),
         },
         "held_out": _describe_store(state.held_out, include_features),
         "calibration": {
@@ -121,6 +122,13 @@ def _describe_store(store: FeatureStore, include_features: bool) -> Header:
     if not include_features:
         record |= {"groups": [], "names": []}
     return {**record, "n_stored": store.n_kept if include_features else 0}
+
+
+def _describe_depths(depths: Mapping[str, str] | None, include_features: bool) -> Header:
+    """Describe how images are stored, with an example of each if images are named at all."""
+    if depths is None:
+        return {}
+    return {"depths": dict(depths) if include_features else dict.fromkeys(depths, "")}
 
 
 def _describe_scorer(
@@ -211,6 +219,7 @@ def restore(
         grouped=fit["grouped"],
         unreadable=tuple(Result(r["name"], error=r["error"]) for r in fit["unreadable"]),
         columns=tuple(fit.get("columns", ())),
+        depths=fit.get("depths"),
     )
     if not header["calibration"]["n_keys"]:  # of an older version, which knew no near-copies
         recipe = replace(recipe, near_copies="separate")

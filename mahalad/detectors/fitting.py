@@ -14,7 +14,7 @@ from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
 from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
 from mahalad.errors import InputError
 from mahalad.features.extraction import extract
-from mahalad.images.reading import left_out
+from mahalad.images.reading import depths_of, left_out
 from mahalad.result import Result
 
 
@@ -58,11 +58,13 @@ def read(
     sums = make_scorer() if recipe.streams else None
     shapes: dict[str, list[int]] = {}
     unreadable: list[Result] = []
+    depths: dict[str, str] = {}
     n_read = 0
     for images, found in extract(X, features, recipe.salt, recipe.n_augment):
         good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
         readable = [image for image in images if image.error is None]
         keys = [image.key for image in readable]
+        depths = depths_of(readable) | depths
         n_read += len(images)
         if groups is not None and n_read > len(groups):
             raise InputError(f"groups has {len(groups)} entries, but X has more images")
@@ -91,4 +93,5 @@ def read(
         grouped=groups is not None,
         unreadable=tuple(unreadable),
         columns=column_names(X) if features is None else (),
+        depths=depths,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mahalad.checks import PIXELS, check_parameters
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.features.extractor import BackboneFeatures
 from mahalad.protocols import Threshold
@@ -33,7 +34,7 @@ class KNNDetector(AnomalyDetector):
         Between the features of two images; see `KthNeighborDistance`.
     reduce : {"kth", "mean"}, default="kth"
         The k-th distance alone, or the mean of the first k.
-    weights, levels, input_size, resize, tiles, reduction, roi, batch_size, device
+    weights, levels, input_size, resize, tiles, reduction, roi, bits, channels, batch_size, device
         See `MahalanobisDetector` (with ``scope="image"``).
     fpr : float, default=0.05
         Share of good images that may be flagged, if they are exchangeable with those fitted.
@@ -76,6 +77,8 @@ class KNNDetector(AnomalyDetector):
         tiles: int = 1,
         reduction: str | PrincipalComponents | None = None,
         roi: Any = None,
+        bits: int | None = None,
+        channels: str = "rgb",
         fpr: float = 0.05,
         threshold: str | Threshold = "conformal",
         n_augment: int = 0,
@@ -97,6 +100,8 @@ class KNNDetector(AnomalyDetector):
         self.tiles = tiles
         self.reduction = reduction
         self.roi = roi
+        self.bits = bits
+        self.channels = channels
         self.fpr = fpr
         self.threshold = threshold
         self.n_augment = n_augment
@@ -117,6 +122,8 @@ class KNNDetector(AnomalyDetector):
             resize=self.resize,
             tiles=self.tiles,
             roi=self.roi,
+            bits=self.bits,
+            channels=self.channels,
             batch_size=self.batch_size,
             device=self.device,
         )
@@ -130,5 +137,6 @@ class KNNDetector(AnomalyDetector):
         return KthNeighborDistance(self.n_neighbors, distance=self.distance, reduce=self.reduce)
 
     def _check_values(self) -> None:
+        check_parameters(PIXELS, self)
         super()._check_values()
         self._neighbors().check_parameters()  # before any image is read

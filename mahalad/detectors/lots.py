@@ -40,6 +40,8 @@ class Lot:
     shifted : bool
         More are than chance explains, and nearly all: what the images come from has changed, rather
         than the parts.
+    remark : str or None
+        What that is, where it was found: red and blue have changed places.
     """
 
     results: tuple[Result, ...]
@@ -49,6 +51,7 @@ class Lot:
     fewest: int
     n_above: int = 0
     shifted: bool = False
+    remark: str | None = None
 
     def __str__(self) -> str:
         allowed = f"at most {100 * self.fdr:g} % of the flagged images are good, on average"
@@ -62,7 +65,7 @@ class Lot:
             text += f"; with so few calibration images none is flagged unless {self.fewest} are"
         if self.shifted:
             n = sum(result.error is None and not result.in_fit for result in self.results)
-            text += f"; {describe_shift(self.n_above, n)}"
+            text += f"; {self.remark or describe_shift(self.n_above, n)}"
         return text
 
 
@@ -112,4 +115,5 @@ def judge_lot(judged: Iterable[Result], rule: ConformalThreshold, fdr: float) ->
     fewest = fewest_found(len(readable), n_calibration, fdr)
     n_above = n_above_all(scores[is_new], rule.ranking_.scores)
     shifted = is_shifted(n_above, int(is_new.sum()), n_calibration)
-    return Lot(tuple(results), fdr, share, error, fewest, n_above, shifted)
+    remark = next((result.remark for result in results if result.remark is not None), None)
+    return Lot(tuple(results), fdr, share, error, fewest, n_above, shifted, remark)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mahalad.checks import BATCH_SIZE, Limit, OneOf, check_parameters
+from mahalad.checks import BATCH_SIZE, PIXELS, Limit, OneOf, check_parameters
 from mahalad.choices import SCOPES
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.errors import InputError
@@ -24,8 +24,8 @@ class MahalanobisDetector(AnomalyDetector):
 
     Gaussians with Ledoit-Wolf shrinkage, one for each position of the network's maps and one for
     the image as a whole, and a threshold whose false-positive rate is the one asked for, as long
-    as new good images come as those of the fit came (exchangeable). Nothing is trained; a fit
-    takes about as long as reading the images.
+    as new good images come as those of the fit came (exchangeable). Nothing is trained: a fit
+    is one pass of the images through the network, and statistics.
 
     Parameters
     ----------
@@ -64,6 +64,14 @@ class MahalanobisDetector(AnomalyDetector):
     roi : str, Path, array or None, default=None
         Region of interest: a picture (white = inspect), laid over the images. Nothing else counts:
         pixels outside are overwritten before the network sees them (see `BackboneFeatures`).
+    bits : int or None, default=None
+        Bits that are used of pixels stored in 16, as 12 by many cameras: white is 2^bits - 1. None:
+        65535 is white, and a lot that never comes near it is warned of. Said of the images that are
+        given, so that `set_params` may change it after a fit; files of models record it.
+    channels : {"rgb", "bgr"}, default="rgb"
+        Order of the colours in arrays, at fit and afterwards: ``"bgr"`` for those of OpenCV. Files
+        and PIL images state theirs and are not affected. `set_params` may change it after a fit
+        (to files, say); files of models record it.
     top_fraction, image_weight, smoothing, neighbourhood
         See `PatchScorer`; for ``scope="positions"``.
     fpr : float, default=0.05
@@ -118,6 +126,8 @@ class MahalanobisDetector(AnomalyDetector):
         tiles: int = 1,
         reduction: str | PrincipalComponents | None = None,
         roi: Any = None,
+        bits: int | None = None,
+        channels: str = "rgb",
         top_fraction: float = 0.03,
         image_weight: float = 0.2,
         smoothing: float = 0.0,
@@ -142,6 +152,8 @@ class MahalanobisDetector(AnomalyDetector):
         self.tiles = tiles
         self.reduction = reduction
         self.roi = roi
+        self.bits = bits
+        self.channels = channels
         self.top_fraction = top_fraction
         self.image_weight = image_weight
         self.smoothing = smoothing
@@ -193,6 +205,8 @@ class MahalanobisDetector(AnomalyDetector):
         network: dict[str, Any] = {
             "weights": self.weights,
             "roi": self.roi,
+            "bits": self.bits,
+            "channels": self.channels,
             "input_size": self.input_size,
             "resize": self.resize,
             "tiles": self.tiles,
@@ -271,6 +285,7 @@ FOR_POSITIONS = {"top_fraction": 0.03, "image_weight": 0.2, "smoothing": 0.0, "n
 POSITIONS_SIZE = 320
 
 _LIMITS: dict[str, Limit] = {
+    **PIXELS,
     "scope": OneOf(SCOPES),
     "batch_size": BATCH_SIZE,
 }

@@ -89,6 +89,9 @@ class FitState:
         The images that could not be read.
     columns : tuple of str
         Names of the features, if these were given as a data frame.
+    depths : dict of str to str, or None
+        How images are stored (`mahalad.images.pixels`), each with the name of one; those held out
+        as well. None: it is not known, in a model of an older version. Empty for features.
     params : dict
         Parameters of the fit by name, in a form that can be compared. A detector whose parameters
         differ cannot go on with it.
@@ -101,6 +104,7 @@ class FitState:
     grouped: bool = False
     unreadable: tuple[Result, ...] = ()
     columns: tuple[str, ...] = ()
+    depths: Mapping[str, str] | None = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def merge(self, other: FitState) -> FitState:
@@ -128,6 +132,7 @@ class FitState:
             grouped=self.grouped or other.grouped,
             unreadable=(*self.unreadable, *other.unreadable),
             columns=self.columns or other.columns,
+            depths=joined_depths(self.depths, other.depths),
             params=self.params or other.params,
         )
 
@@ -161,6 +166,13 @@ class FitState:
     def only_scores(self) -> bool:
         """True for a fit from a file without features, which cannot be updated."""
         return self.store.is_empty and self.store.n_seen > 0
+
+
+def joined_depths(
+    mine: Mapping[str, str] | None, other: Mapping[str, str] | None
+) -> Mapping[str, str] | None:
+    """How images of either are stored; None if it is not known of one of the two."""
+    return None if mine is None or other is None else {**mine, **other, **mine}
 
 
 def _merged(mine: FitState, other: FitState) -> Any:

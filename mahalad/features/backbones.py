@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ from mahalad.features.weights import WeightsRecord, apply_weights, find_weights,
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_log = logging.getLogger(__name__)
 
 FINEST_STRIDE = 8
 MAX_MAP_FEATURES = 128
@@ -231,6 +234,11 @@ def build_backbone(
     network = network.to(memory_format=torch.channels_last)
     run = runner(network, stages, names, chosen)
     map_names = tuple(names[i] for i in mapped)
+    _log.info(
+        "network %s, weights from %s (%s); pooled levels %s, maps %s; %d px, %d tiles; on %s",
+        backbone, source, origin, [names[i] for i in pooled], list(map_names), size, tiles**2,
+        target,
+    )  # fmt: skip
     return Backbone(
         name=backbone,
         network=network,

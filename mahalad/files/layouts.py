@@ -91,6 +91,7 @@ DETECTOR = {
         "grouped": bool,
         "columns": Optional(ListOf(str)),
         "unreadable": _UNREADABLE,
+        "depths": Optional(MapOf(str)),
     },
     "held_out": _STORE,
     "calibration": {
@@ -111,6 +112,7 @@ CLASSIFIER = {
     "encoder": Maybe({"class": OneOf(("Autoencoder", "BackboneFeatures"))}),
     "projection": Maybe({"params": dict, "state": {"n_features": int, "classes": ListOf(_PLAIN)}}),
     "levels": MapOf(int),
+    "depths": Optional(MapOf(str)),
     "about": Maybe(dict),
     "index": {
         "where": Optional(Maybe(str)),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 MARK = "mahalad"
 """What pictures that a command writes have in their metadata."""
@@ -28,6 +30,7 @@ _ROWS = re.compile(
     r'"?path"?,"?score"?,"?threshold"?,"?p_value|\{"path": .*"p_value": '
     r"| +score +threshold +p-value +verdict|label +probability +novelty-p"
 )
+_PARQUET = b"PAR1"
 _FIGURES = re.compile(r'\{\s*"benchmark": ')
 _PAGE = re.compile(r"\s*<!doctype html|\s*<html", re.IGNORECASE)
 _DRAWING = re.compile(r"\s*(<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE svg[^>]*>|\s)*<svg", re.DOTALL)
@@ -40,11 +43,11 @@ class Content:
 
     Attributes
     ----------
-    form : {"model", "weights", "text", "workbook", "page", "JSON", "picture", "unknown"}
+    form : {"model", "weights", "text", "workbook", "parquet", "page", "JSON", "picture", "unknown"}
     product : str or None
         Which of the library's files it is: ``"detector"``, ``"classifier"``, ``"autoencoder"``,
-        ``"checkpoint"``, ``"weights"``, ``"rows"``, ``"workbook"``, ``"page"``, ``"figures"``,
-        ``"maps"`` or ``"picture"``; None for a file that the library did not write.
+        ``"checkpoint"``, ``"weights"``, ``"rows"``, ``"workbook"``, ``"parquet"``, ``"page"``,
+        ``"figures"``, ``"maps"`` or ``"picture"``; None for a file that the library did not write.
     """
 
     form: str
@@ -64,6 +67,8 @@ def recognize(path: str | Path) -> Content | None:
         return None
     with open(path, "rb") as file:
         head = file.read(_HEAD)
+        if head.startswith(_PARQUET):
+            return _of_parquet(file)
         if head[8:9] == b"{":
             file.seek(0)
             size = int.from_bytes(file.read(8), "little")
@@ -87,6 +92,19 @@ def _of_tensors(header: bytes) -> Content:
     except (ValueError, AttributeError, TypeError, RecursionError):
         return Content("unknown", None)
     return Content("weights", "weights" if "mahalad_finetuned" in metadata else None)
+
+
+def _of_parquet(file: BinaryIO) -> Content:
+    """Tell a Parquet file by its footer, which has a key and its value as texts with lengths."""
+    file.seek(0, os.SEEK_END)
+    end = file.tell()
+    file.seek(max(end - 8, 0))
+    size, is_whole = int.from_bytes(file.read(4), "little"), file.read(4) == _PARQUET
+    if not is_whole or size > end - 8:
+        return Content("unknown", None)
+    file.seek(end - 8 - size)
+    mark = b"creator\x18" + bytes([len(MARK)]) + MARK.encode()
+    return Content("parquet", "parquet" if mark in file.read(size) else None)
 
 
 def _of_archive(path: Path) -> Content:

@@ -11,6 +11,7 @@ _HOME_OF = {
     "IMAGE_EXTENSIONS": "mahalad.images.sources",
     "INTERPOLATIONS": "mahalad.images.resizing",
     "ImageSource": "mahalad.images.sources",
+    "Pixels": "mahalad.images.pixels",
     "iter_sources": "mahalad.images.sources",
     "open_image": "mahalad.images.decoding",
     "resize_image": "mahalad.images.resizing",
@@ -22,6 +23,7 @@ __all__ = [
     "INTERPOLATIONS",
     "FloatImage",
     "ImageSource",
+    "Pixels",
     "iter_sources",
     "open_image",
     "resize_image",
@@ -30,6 +32,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mahalad.images.decoding import open_image
+    from mahalad.images.pixels import Pixels
     from mahalad.images.resizing import INTERPOLATIONS, resize_image, resize_square
     from mahalad.images.sources import IMAGE_EXTENSIONS, ImageSource, iter_sources
     from mahalad.protocols import FloatImage

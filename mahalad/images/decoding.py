@@ -1,6 +1,6 @@
 """From what the caller gives (files, folders, PIL images, arrays) to decoded, square images.
 
-Three pure steps, used alike by fit, score, the command line, export and benchmark::
+Three pure steps, used alike by fit, score, the command line, export and benchmark:
 
     iter_sources(X)        what there is, lazily, in a fixed order
     open_image(source)     8-bit RGB picture, or float32 array in [0, 1] for deeper images
@@ -13,6 +13,7 @@ import os
 import re
 import stat
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mahalad.errors import ImageReadError, ImageValueError, InputError, MahaladError
 from mahalad.images.layout import Layout, layout_of
+from mahalad.images.pixels import AS_STORED, EIGHT, FLOATS, SIXTEEN, STATED, Pixels
 from mahalad.images.sources import ImageSource, describe_missing
+from mahalad.images.transparency import array_on_white, picture_on_white
 from mahalad.protocols import FloatImage
 
 _TURNS = {
@@ -37,13 +40,35 @@ _TURNS = {
 """What undoes each EXIF orientation."""
 
 
-def open_image(source: ImageSource) -> Image.Image | FloatImage:
+@dataclass(frozen=True)
+class Decoded:
+    """An image, and how it was stored.
+
+    Attributes
+    ----------
+    image : PIL.Image.Image or ndarray
+        As `open_image` gives it.
+    depth : str
+        One of `EIGHT`, `SIXTEEN`, `STATED` and `FLOATS` of `mahalad.images.pixels`.
+    top : int or None
+        The highest value, of an image whose depth is `SIXTEEN`, where it is known.
+    """
+
+    image: Image.Image | FloatImage
+    depth: str
+    top: int | None = None
+
+
+def open_image(source: ImageSource, pixels: Pixels = AS_STORED) -> Image.Image | FloatImage:
     """Decode one image by fixed rules.
 
     Parameters
     ----------
     source : ImageSource
         From `iter_sources`. A PIL image in memory is neither changed nor closed.
+    pixels : Pixels, optional
+        What is known of pixels beyond what the source says: how many of 16 bits are used, and the
+        order of the colours in arrays.
 
     Returns
     -------
@@ -58,46 +83,61 @@ def open_image(source: ImageSource) -> Image.Image | FloatImage:
     ImageValueError
         The shape, type or range of the values is not usable.
 
+    Warns
+    -----
+    UserWarning
+        Alpha is 0 everywhere, or an EXIF block cannot be read.
+
     Notes
     -----
     * The EXIF orientation is applied; an EXIF block that cannot be read is warned of, and the
       picture taken as it is stored. Of a file with several frames, the first one is taken.
     * Grey is repeated in three channels; palettes are expanded; one-bit images become 0 and 255;
       CMYK, YCbCr, LAB and HSV are converted by Pillow.
-    * Alpha, palette or colour-key transparency is composited on white.
-    * 16-bit grey and uint16 arrays are divided by 65535. The values of a 12-bit camera are not
-      stretched, except in PGM files and TIFFs of 12 bits, which state their maximum. Of TIFFs whose
-      grey counts from white to black, the values are inverted.
+    * Alpha, palette or colour-key transparency is composited on white. Alpha that is 0 everywhere
+      is a channel that nobody used, and ignored.
+    * 16-bit grey and uint16 arrays are divided by 65535, or by 2^bits - 1 where `pixels` says so.
+      PGM files and TIFFs of 12 bits state their maximum. Of TIFFs whose grey counts from white to
+      black, the values are inverted.
     * Floats must be finite and in [0, 1]; mode "I" (32-bit integers) in 0..65535.
     * Of files with 16 bits a channel in colour (or grey with alpha), Pillow gives the upper 8 bits.
     * Files that Pillow misreads are refused: see `mahalad.images.layout`, and docs/images.md.
     * Arrays: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) with alpha; bool, uint8, uint16 or float.
+      Red comes first, or blue where `pixels` says so (OpenCV).
     """
+    return decode(source, pixels).image
+
+
+def decode(source: ImageSource, pixels: Pixels = AS_STORED) -> Decoded:
+    """Decode one image as `open_image` does, and say how it was stored."""
     value, name = source.value, source.name
     if isinstance(value, np.ndarray):
-        return _decode_array(value, name)
+        return _decode_array(value, name, pixels)
     try:
         if isinstance(value, Image.Image):
-            return _decode_opened(value, name, keep=True)
-        return _decode_file(value, name)
+            return _decode_opened(value, name, pixels, keep=True)
+        return _decode_file(value, name, pixels)
     except MahaladError:
         raise
     except PermissionError as error:
         raise ImageReadError(f"{name}: no permission to read this file") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        pixels = re.search(r"(\d+) pixels", str(error))
-        raise ImageReadError(_too_large(name, int(pixels[1]) if pixels else None)) from error
+        found = re.search(r"(\d+) pixels", str(error))
+        raise ImageReadError(_too_large(name, int(found[1]) if found else None)) from error
     except Exception as error:  # damaged files make Pillow raise almost any type
         reason = str(error) or type(error).__name__
         raise ImageReadError(f"{name}: cannot be decoded: {reason}") from error
 
 
-def as_opened(image: Any) -> Image.Image | FloatImage:
+def as_opened(image: Any, pixels: Pixels = AS_STORED) -> Image.Image | FloatImage:
     """Take an image as `open_image` gives it as it is; decode any other by the same rules.
 
     Parameters
     ----------
     image : PIL.Image.Image or ndarray
+        An array of float32 is one that `open_image` gave: red comes first.
+    pixels : Pixels, optional
+        As of `open_image`.
 
     Raises
     ------
@@ -118,10 +158,10 @@ def as_opened(image: Any) -> Image.Image | FloatImage:
             f"an image in memory is asked for (a PIL image or an array), not {type(image).__name__}"
             "; a file is one by open_image(next(iter_sources(path))), of mahalad.images"
         )
-    return open_image(ImageSource("image", None, image))
+    return open_image(ImageSource("image", None, image), pixels)
 
 
-def _decode_file(path: Path, name: str) -> Image.Image | FloatImage:
+def _decode_file(path: Path, name: str, pixels: Pixels) -> Decoded:
     _check_file(path, name)
     with open(path, "rb") as file:
         try:
@@ -132,15 +172,15 @@ def _decode_file(path: Path, name: str) -> Image.Image | FloatImage:
                 f"{name}: not an image that Pillow can read; its first bytes are {file.read(24)!r}"
             ) from error
         with picture:
-            pixels = picture.width * picture.height
-            if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
-                raise ImageReadError(_too_large(name, pixels))
-            return _decode_opened(picture, name)
+            n_pixels = picture.width * picture.height
+            if Image.MAX_IMAGE_PIXELS is not None and n_pixels > Image.MAX_IMAGE_PIXELS:
+                raise ImageReadError(_too_large(name, n_pixels))
+            return _decode_opened(picture, name, pixels)
 
 
 def _decode_opened(
-    picture: Image.Image, name: str, *, keep: bool = False
-) -> Image.Image | FloatImage:
+    picture: Image.Image, name: str, pixels: Pixels, *, keep: bool = False
+) -> Decoded:
     """Load and decode a picture; with `keep`, it is the caller's and stays as it is."""
     layout = layout_of(picture)
     if layout.fault is not None:
@@ -149,7 +189,7 @@ def _decode_opened(
     upright = _upright(picture, name)
     if keep and upright is picture:
         upright = picture.copy()
-    return _decode_picture(upright, name, layout)
+    return _decode_picture(upright, name, layout, pixels)
 
 
 def _upright(picture: Image.Image, name: str) -> Image.Image:
@@ -200,42 +240,55 @@ def _too_large(name: str, pixels: int | None) -> str:
     )
 
 
-def _decode_picture(
-    picture: Image.Image,
-    name: str,
-    layout: Layout = Layout(),  # noqa: B008 (a value)
-) -> Image.Image | FloatImage:
+def _decode_picture(picture: Image.Image, name: str, layout: Layout, pixels: Pixels) -> Decoded:
     if 0 in picture.size:
         raise ImageValueError(f"{name}: picture of size {picture.size}; allowed is 1 x 1 or more")
     if picture.mode.startswith("I"):  # "I;16", "I;16B", ..., "I"
-        integers = np.asarray(picture)
-        low, high = int(integers.min()), int(integers.max())
-        if low < 0 or high > 65535:
-            raise ImageValueError(
-                f"{name}: integer values from {low} to {high}; allowed is 0..65535;"
-                " divide by the sensor's maximum and save as 16-bit or float"
-            )
-        key = picture.info.get("transparency")
-        if layout.white_is_zero:
-            integers = layout.maximum - integers
-        if key is not None:
-            integers = np.where(integers == key, layout.maximum, integers)
-        return _unit_range(integers, layout.maximum)
+        return _decode_integers(picture, name, layout, pixels)
     if picture.mode == "F":
         values = _checked_unit_range(np.asarray(picture), name)
-        return 1 - values if layout.white_is_zero else values
+        return Decoded(1 - values if layout.white_is_zero else values, FLOATS)
+    top = _top_of_upper_bits(picture, name, pixels) if layout.has_upper_bits else None
+    depth = SIXTEEN if layout.has_upper_bits else EIGHT
     if layout.key_scale > 1:
         picture.info["transparency"] *= layout.key_scale
     if picture.has_transparency_data:
-        # Pillow knows no way from "La" to RGBA but through "LA".
-        layered = (picture.convert("LA") if picture.mode == "La" else picture).convert("RGBA")
-        white = Image.new("RGB", layered.size, "white")
-        white.paste(layered, mask=layered)
-        return white
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+        return Decoded(
+            picture_on_white(picture, name, loses_colour=layout.loses_colour), depth, top
+        )
+    return Decoded(picture if picture.mode == "RGB" else picture.convert("RGB"), depth, top)
 
 
-def _decode_array(array: npt.NDArray[Any], name: str) -> Image.Image | FloatImage:
+def _decode_integers(picture: Image.Image, name: str, layout: Layout, pixels: Pixels) -> Decoded:
+    integers = np.asarray(picture)
+    low, high = int(integers.min()), int(integers.max())
+    if low < 0 or high > 65535:
+        raise ImageValueError(
+            f"{name}: integer values from {low} to {high}; allowed is 0..65535;"
+            " divide by the sensor's maximum and save as 16-bit or float"
+        )
+    white = layout.maximum if layout.is_stated else pixels.white(high, name)
+    key = picture.info.get("transparency")
+    if layout.white_is_zero:
+        integers = white - integers
+    if key is not None:
+        integers = np.where(integers == key, white, integers)
+    values = _unit_range(integers, white)
+    return Decoded(values, STATED) if layout.is_stated else Decoded(values, SIXTEEN, high)
+
+
+def _top_of_upper_bits(picture: Image.Image, name: str, pixels: Pixels) -> int | None:
+    """Highest value of 16 bits that a picture of the upper 8 may have had."""
+    if pixels.bits not in (None, 16):
+        raise ImageValueError(
+            f"{name}: stores 16 bits a channel in several channels, of which Pillow keeps the upper"
+            f" 8, and so little of bits={pixels.bits}: give its pixels as an array"
+        )
+    bands = [picture.getchannel(band) for band in picture.getbands() if band in "LRGB"]
+    return max(np.asarray(band).max().item() for band in bands) * 256 + 255 if bands else None
+
+
+def _decode_array(array: npt.NDArray[Any], name: str, pixels: Pixels) -> Decoded:
     if array.ndim not in (2, 3) or array.size == 0 or array.shape[2:] not in ((), (1,), (3,), (4,)):
         channel_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         hint = "; it looks channel-first: give array.transpose(1, 2, 0)" if channel_first else ""
@@ -245,12 +298,18 @@ def _decode_array(array: npt.NDArray[Any], name: str) -> Image.Image | FloatImag
         )
     if array.shape[2:] == (1,):
         array = array[:, :, 0]
+    elif pixels.channels == "bgr" and array.ndim == 3:
+        array = array[:, :, [2, 1, 0, 3][: array.shape[2]]]
     kind, n_bytes = array.dtype.kind, array.dtype.itemsize
     if kind == "b" or (kind, n_bytes) == ("u", 1):
         bytes_ = array.astype(np.uint8) * np.uint8(255 if kind == "b" else 1)
-        return _decode_picture(Image.fromarray(bytes_), name)
+        return _decode_picture(Image.fromarray(bytes_), name, Layout(), pixels)
+    depth, top = FLOATS, None
     if (kind, n_bytes) == ("u", 2):  # of either byte order
-        values = _unit_range(array)
+        depth, top = SIXTEEN, int(array[..., :3].max() if array.ndim == 3 else array.max())
+        values = _unit_range(array, pixels.white(top, name))
+        if array.shape[2:] == (4,) and values[:, :, 3].max() > 1:  # alpha of all 16 bits
+            values[:, :, 3] = _unit_range(array[:, :, 3], 65535)
     elif kind == "f":
         values = _checked_unit_range(array, name)
     else:
@@ -259,13 +318,12 @@ def _decode_array(array: npt.NDArray[Any], name: str) -> Image.Image | FloatImag
             " (0..65535) and float (0..1); cast to uint8 if its values are 0..255"
         )
     if values.shape[2:] == (4,):
-        colour, alpha = values[:, :, :3], values[:, :, 3:]
-        values = colour * alpha + (1 - alpha)
-    return np.ascontiguousarray(values)
+        values = array_on_white(values, name)
+    return Decoded(np.ascontiguousarray(values), depth, top)
 
 
-def _unit_range(integers: npt.NDArray[Any], maximum: int = 65535) -> FloatImage:
-    return integers.astype(np.float32) / np.float32(maximum)
+def _unit_range(integers: npt.NDArray[Any], white: int) -> FloatImage:
+    return integers.astype(np.float32) / np.float32(white)
 
 
 def _checked_unit_range(values: npt.NDArray[Any], name: str) -> FloatImage:

@@ -7,8 +7,10 @@ write the next frame into the same buffer, and the pages of a file are one pictu
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,9 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import ImageReadError, ImageValueError, UnreadableImageWarning
-from mahalad.images.decoding import open_image
+from mahalad.images.decoding import Decoded, decode
+from mahalad.images.pixels import AS_STORED, Brightness, Pixels
 from mahalad.images.sources import ImageSource, iter_sources
 from mahalad.result import Result
+
+_log = logging.getLogger(__name__)
 
 N_THREADS = min(os.cpu_count() or 1, 16)
 
@@ -36,30 +41,42 @@ class ReadImage:
 
     `key` is a hash of the prepared pixels. Everything that must be drawn at random over images
     (folds, hold-out split, reservoir) is drawn from it, so that it does not depend on order,
-    batch size or how a fit was sharded.
+    batch size or how a fit was sharded. `depth` and `top` are those of `Decoded`; features that
+    are given, and images that could not be read, have none.
     """
 
     source: ImageSource
     prepared: NDArray[Any] | None
     key: int
     error: ImageReadError | ImageValueError | None
+    depth: str = ""
+    top: int | None = None
 
 
-def read_image(source: ImageSource, prepare: Prepare, salt: int) -> ReadImage:
+def read_image(
+    source: ImageSource, prepare: Prepare, salt: int, pixels: Pixels = AS_STORED
+) -> ReadImage:
     """Decode and prepare one image."""
     try:
-        image = open_image(source)
+        decoded = _decoded(source, pixels)
     except (ImageReadError, ImageValueError) as error:
         return ReadImage(source, None, 0, error)
-    return _prepare_image(source, image, prepare, salt)
+    return _prepare_image(source, decoded, prepare, salt)
 
 
-def _prepare_image(source: ImageSource, image: Any, prepare: Prepare, salt: int) -> ReadImage:
+def _decoded(source: ImageSource, pixels: Pixels) -> Decoded:
+    decoded = decode(source, pixels)
+    pixels.check(decoded.depth, source.name)
+    return decoded
+
+
+def _prepare_image(source: ImageSource, decoded: Decoded, prepare: Prepare, salt: int) -> ReadImage:
     try:
-        prepared = _prepared(image, prepare, source.name)
+        prepared = _prepared(decoded.image, prepare, source.name)
     except (ImageReadError, ImageValueError) as error:
         return ReadImage(source, None, 0, error)
-    return ReadImage(source, prepared, content_key(prepared, salt), None)
+    key = content_key(prepared, salt)
+    return ReadImage(source, prepared, key, None, decoded.depth, decoded.top)
 
 
 def _prepared(image: Any, prepare: Prepare, name: str) -> NDArray[Any]:
@@ -78,7 +95,13 @@ def content_key(array: NDArray[Any], salt: int) -> int:
 
 
 def read_batches(
-    X: Any, prepare: Prepare, *, batch_size: int, salt: int = 0, ahead: int = 0
+    X: Any,
+    prepare: Prepare,
+    *,
+    batch_size: int,
+    salt: int = 0,
+    ahead: int = 0,
+    pixels: Pixels = AS_STORED,
 ) -> Iterator[list[ReadImage]]:
     """Yield images in the order of `X`, `batch_size` at a time.
 
@@ -90,9 +113,16 @@ def read_batches(
     ------
     Exception
         What drawing from `X` raises, after the batches of what was drawn before.
+
+    Warns
+    -----
+    UserWarning
+        See `mahalad.images.pixels.Brightness`.
     """
+    brightness = Brightness(pixels)
+    started, n_read, n_unreadable = time.perf_counter(), 0, 0
     with ThreadPoolExecutor(max_workers=N_THREADS) as pool:
-        reader = _Reader(X, prepare, salt, pool)
+        reader = _Reader(X, prepare, salt, pixels, pool)
         pending: deque[list[Future[ReadImage]]] = deque()
         try:
             while True:
@@ -103,17 +133,30 @@ def read_batches(
                     pending.append(batch)
                 if not pending:
                     break
-                yield [future.result() for future in pending.popleft()]
+                images = [future.result() for future in pending.popleft()]
+                brightness.see((image.source.name, image.depth, image.top) for image in images)
+                n_read += len(images)
+                n_unreadable += sum(image.error is not None for image in images)
+                for image in images:
+                    _log.debug("%s: %s", image.source.name, image.error or f"read ({image.depth})")
+                yield images
         finally:
             for futures in pending:
                 for future in futures:
                     future.cancel()
+    _log.info(
+        "%d images read, %d not readable; %.2f s with what was done with them",
+        n_read,
+        n_unreadable,
+        time.perf_counter() - started,
+    )
+    brightness.end()
     if reader.error is not None:
         raise reader.error
 
 
 def prepared_batches(
-    X: Any, prepare: Prepare, *, batch_size: int, ahead: int = 0
+    X: Any, prepare: Prepare, *, batch_size: int, ahead: int = 0, pixels: Pixels = AS_STORED
 ) -> Iterator[list[NDArray[Any]]]:
     """Yield prepared images as `read_batches` does; the first that cannot be read is raised.
 
@@ -121,7 +164,7 @@ def prepared_batches(
     ------
     ImageReadError, ImageValueError
     """
-    for images in read_batches(X, prepare, batch_size=batch_size, ahead=ahead):
+    for images in read_batches(X, prepare, batch_size=batch_size, ahead=ahead, pixels=pixels):
         for image in images:
             if image.error is not None:
                 raise image.error
@@ -131,10 +174,12 @@ def prepared_batches(
 class _Reader:
     """Draw images and hand them to threads: files to be decoded there, all else to be prepared."""
 
-    def __init__(self, X: Any, prepare: Prepare, salt: int, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, X: Any, prepare: Prepare, salt: int, pixels: Pixels, pool: ThreadPoolExecutor
+    ) -> None:
         self.error: Exception | None = None
         self._sources = iter_sources(X)
-        self._prepare, self._salt, self._pool = prepare, salt, pool
+        self._prepare, self._salt, self._pixels, self._pool = prepare, salt, pixels, pool
         self._decoded = threading.Semaphore(N_THREADS)
 
     def draw(self, n: int) -> list[Future[ReadImage]]:
@@ -153,14 +198,14 @@ class _Reader:
 
     def _submit(self, source: ImageSource) -> Future[ReadImage]:
         if isinstance(source.value, Path):
-            return self._pool.submit(read_image, source, self._prepare, self._salt)
+            return self._pool.submit(read_image, source, self._prepare, self._salt, self._pixels)
         self._decoded.acquire()
         try:
-            image = open_image(source)
+            decoded = _decoded(source, self._pixels)
         except (ImageReadError, ImageValueError) as error:
             self._decoded.release()
             return _done(ReadImage(source, None, 0, error))
-        future = self._pool.submit(_prepare_image, source, image, self._prepare, self._salt)
+        future = self._pool.submit(_prepare_image, source, decoded, self._prepare, self._salt)
         future.add_done_callback(lambda _: self._decoded.release())
         return future
 
@@ -169,6 +214,15 @@ def _done(image: ReadImage) -> Future[ReadImage]:
     future: Future[ReadImage] = Future()
     future.set_result(image)
     return future
+
+
+def depths_of(images: Iterable[ReadImage]) -> dict[str, str]:
+    """How images are stored (`mahalad.images.pixels`), each with the name of the first."""
+    found: dict[str, str] = {}
+    for image in images:
+        if image.depth:
+            found.setdefault(image.depth, image.source.name)
+    return found
 
 
 def left_out(images: Iterable[ReadImage], *, stacklevel: int = 3) -> list[Result]:

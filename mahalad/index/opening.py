@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -11,6 +12,8 @@ from mahalad.index.contract import Distance, VectorIndex
 from mahalad.index.edge import EdgeIndex
 from mahalad.index.memory import MemoryIndex
 from mahalad.index.server import DEFAULT_TIMEOUT, ServerIndex
+
+_log = logging.getLogger(__name__)
 
 
 def open_index(
@@ -61,6 +64,7 @@ def open_index(
     ...     index.add([[1.0, 0.0]], ["good"], ["a.png"])
     array([0])
     """
+    _log.debug("index %s", "in memory" if where is None else os.fspath(where))
     if where is None:
         if not create:
             raise InputError("an index in memory is always new; give a folder or qdrant://...")

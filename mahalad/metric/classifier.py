@@ -182,6 +182,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         ----------
         X : images
             As everywhere (see `mahalad.images.iter_sources`); features where `encoder` is None.
+            Arrays have red first, unless the encoder's ``channels="bgr"`` says otherwise.
         y : sequence of str or int, shape (n_images,)
         groups : sequence of length n_images, optional
             What each image shows (a part's serial number, say). Images of one group, and copies

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, cast
@@ -41,6 +41,9 @@ class Embedding:
     level_sizes : dict of str to int
         Number of features of each level, in their order side by side; empty before the first.
     mean, scale : ndarray of shape (n_features,)
+    depths : dict of str to str, or None
+        How the images of the fit were stored (`mahalad.images.pixels`), each with the name of one;
+        None: it is not known, in a model of an older version. Empty before a fit.
     """
 
     mean: Floats
@@ -50,6 +53,7 @@ class Embedding:
         self.encoder = encoder
         self.projection = projection
         self.level_sizes: dict[str, int] = {}
+        self.depths: Mapping[str, str] | None = {}
         self._extractor, self._cache = encoder, None
         self.use_cache(cache)
 
@@ -71,7 +75,12 @@ class Embedding:
                 "BackboneFeatures()"
             )
         for images, features in extract(
-            X, self._extractor, 0, batch_size=batch_size, promptly=promptly
+            X,
+            self._extractor,
+            0,
+            batch_size=batch_size,
+            promptly=promptly,
+            fitted=self.depths or (),
         ):
             yield images, self._side_by_side(originals(features)) if features else np.empty((0, 0))
 

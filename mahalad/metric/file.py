@@ -97,6 +97,7 @@ def describe(
         "encoder": encoder,
         "projection": projection,
         "levels": embedding.level_sizes,
+        **({} if embedding.depths is None else {"depths": dict(embedding.depths)}),
         "about": fitted.index.about,
         "index": where,
         "search": record_of(fitted.search, params),
@@ -159,6 +160,7 @@ def _restore(
     embedding = Embedding(built, projection)
     embedding.level_sizes = {name: int(size) for name, size in header["levels"].items()}
     embedding.mean, embedding.scale = arrays["mean"], arrays["scale"]
+    embedding.depths = header.get("depths")
     _check_golden(embedding, header["golden"], arrays["golden/embeddings"])
     point, search = header["operating_point"], header["search"]
     chosen = None if point is None else OperatingPoint(**point)

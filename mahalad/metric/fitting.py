@@ -5,6 +5,8 @@ Functions over values: a recipe and images come in, the fitted state comes out.
 
 from __future__ import annotations
 
+import logging
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ from numpy.typing import NDArray
 
 from mahalad.errors import InputError
 from mahalad.files.checksum import hash_rows
-from mahalad.images.reading import ReadImage, left_out
+from mahalad.images.pixels import describe_mixture, pixels_of
+from mahalad.images.reading import ReadImage, depths_of, left_out
 from mahalad.index.contract import Distance, VectorIndex
 from mahalad.index.opening import open_index
 from mahalad.metric.embedding import Embedding, about, check_some
@@ -27,6 +30,8 @@ from mahalad.metric.parts import checked_groups, number_parts
 from mahalad.metric.state import Calibration, Fitted
 from mahalad.metric.votes import HeldOut, Voting, label_codes, leave_one_out_votes
 from mahalad.protocols import Floats
+
+_log = logging.getLogger(__name__)
 
 CHEAP_FOLDS = 20
 """Folds where there is nothing to train."""
@@ -68,6 +73,7 @@ def fit(
 
     `y` is what `checked_labels` gave.
     """
+    started = time.perf_counter()
     encoder = None if recipe.encoder is None else recipe.encoder.build()
     embedding = Embedding(encoder, recipe.projection, recipe.cache)
     images, F = embedding.read_all(X)
@@ -98,9 +104,20 @@ def fit(
     index = _new_index(recipe, embedding, E.shape[1])
     paths = [image.source.name for image in images if image.error is None]
     ids = index.add(E, names.tolist(), paths)
+    embedding.depths = depths_of(images)
+    mixture = describe_mixture(embedding.depths) if pixels_of(encoder).bits is None else ""
+    if mixture:
+        warnings.warn(mixture, stacklevel=3)
     votes = HeldOut(ids[: len(distances)], probabilities, distances)
     checksums = hash_rows(index.get(votes.ids).vectors)  # ids ascend
     calibration = Calibration(method, votes, checksums, recipe.voting.k, recipe.voting.weights)
+    _log.info(
+        "fitted to %d images of %d labels; votes by %s; %.2f s",
+        len(paths),
+        len(classes),
+        method,
+        time.perf_counter() - started,
+    )
     return Fitted(embedding, index, classes, calibration, n_self_trained, unreadable)
 
 

@@ -6,13 +6,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from mahalad.images.pixels import AS_STORED, Pixels
 from mahalad.images.reading import ReadImage, read_batches
 from mahalad.images.resizing import resize_square
 from mahalad.images.spool import Pictures
 
 
 def read_pictures(
-    X: Any, size: int, interpolation: str, *, batch_size: int, ahead: int = 0
+    X: Any,
+    size: int,
+    interpolation: str,
+    *,
+    batch_size: int,
+    ahead: int = 0,
+    pixels: Pixels = AS_STORED,
 ) -> tuple[Pictures, list[bool], list[ReadImage]]:
     """Read images, squashed to squares.
 
@@ -22,7 +29,7 @@ def read_pictures(
     size : int
         Side of the squares.
     interpolation : str
-    batch_size, ahead : int
+    batch_size, ahead, pixels
         As of `mahalad.images.reading.read_batches`.
 
     Returns
@@ -39,7 +46,7 @@ def read_pictures(
     def prepare(image: Any) -> NDArray[Any]:
         return resize_square(image, size, interpolation)
 
-    for images in read_batches(X, prepare, batch_size=batch_size, ahead=ahead):
+    for images in read_batches(X, prepare, batch_size=batch_size, ahead=ahead, pixels=pixels):
         for image in images:
             readable.append(image.prepared is not None)
             if image.prepared is None:

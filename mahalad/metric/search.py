@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -24,6 +25,8 @@ from mahalad.metric.labelled import check_labels
 from mahalad.metric.parts import checked_groups, number_parts, rows_of
 from mahalad.metric.search_record import OF_VOTES, Search, values_of
 from mahalad.metric.votes import Voting, nearest_neighbors, winners
+
+_log = logging.getLogger(__name__)
 
 N_SPLITS = 3
 HELD_OUT = 0.25
@@ -235,6 +238,7 @@ def _scores(
                 row[i] = f1_score(names[outer], predicted, average="macro", zero_division=0)
         except CollapseError:  # recorded as None; any other error is one of all candidates
             row[:] = np.nan
+        _log.info("%s: macro F1 %.4f", candidate, row.mean())
     return np.asarray(scores.mean(axis=1))
 
 

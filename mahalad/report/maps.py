@@ -18,6 +18,7 @@ from mahalad.errors import InputError, MahaladError
 from mahalad.files.container import write_atomically
 from mahalad.files.recognition import recognize
 from mahalad.images.decoding import open_image
+from mahalad.images.pixels import AS_STORED, Pixels
 from mahalad.images.sources import ImageSource
 from mahalad.protocols import FloatImage, Floats
 from mahalad.report.overlays import checked_map, overlay, thumbnail
@@ -103,12 +104,20 @@ class MapFolder:
         Why files could not be written, in the order of the images.
     """
 
-    def __init__(self, folder: Path, stems: Mapping[str, str], units: MapUnits, style: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        stems: Mapping[str, str],
+        units: MapUnits,
+        style: str,
+        pixels: Pixels = AS_STORED,
+    ) -> None:
         self.folder = folder
         self.failures: list[str] = []
         self._stems = stems
         self._units = units
         self._style = style
+        self._pixels = pixels
 
     def prepare(self, fpr: float, used: Sequence[str | None] = (), *, force: bool = False) -> None:
         """Make the folder and write the note, so that one that cannot be used shows at once.
@@ -167,7 +176,9 @@ class MapFolder:
         }
         if threshold is not None:
             begins = colour_begins(result, threshold)
-            makers["overlay"] = lambda path: _save_overlay(result.name, values, begins, path)
+            makers["overlay"] = lambda path: _save_overlay(
+                reopen(result.name, self._pixels), values, begins, path
+            )
         for what, make in makers.items():
             path = self._paths(result.name)[what]
             try:
@@ -212,14 +223,16 @@ def colour_begins(result: Result, map_threshold: float) -> float:
     return map_threshold if result.anomaly else math.inf
 
 
-def reopen(name: str) -> Image.Image | FloatImage:
+def reopen(name: str, pixels: Pixels = AS_STORED) -> Image.Image | FloatImage:
     """Open the image of a `Result.name` again, at its own size."""
-    return open_image(ImageSource(name, Path(name), Path(name)))
+    return open_image(ImageSource(name, Path(name), Path(name)), pixels)
 
 
-def _save_overlay(name: str, values: Floats, threshold: float, path: Path) -> None:
+def _save_overlay(
+    image: Image.Image | FloatImage, values: Floats, threshold: float, path: Path
+) -> None:
     buffer = io.BytesIO()
-    overlay(thumbnail(reopen(name), LONGEST_SIDE), values, threshold).save(buffer, format="PNG")
+    overlay(thumbnail(image, LONGEST_SIDE), values, threshold).save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import ImageReadError, ImageValueError
 from mahalad.images.geometry import describe_input
+from mahalad.images.pixels import AS_STORED, Pixels
 from mahalad.report.gallery import ReportImage, encode
 from mahalad.report.maps import MapUnits, reopen
 from mahalad.report.overlays import overlay, thumbnail
@@ -24,7 +25,10 @@ _SHOWN = 10
 
 
 def picture_results(
-    results: Iterable[Result], kinds: Mapping[str, str | None], map_threshold: float | None
+    results: Iterable[Result],
+    kinds: Mapping[str, str | None],
+    map_threshold: float | None,
+    pixels: Pixels = AS_STORED,
 ) -> tuple[list[ReportImage], list[Result]]:
     """Make pictures of judged images for a page, and set unreadable ones apart.
 
@@ -36,6 +40,8 @@ def picture_results(
         Kind of each image by its name.
     map_threshold : float or None
         None for pictures without overlays.
+    pixels : Pixels, optional
+        How the detector reads images.
     """
     images: list[ReportImage] = []
     errors: list[Result] = []
@@ -44,7 +50,7 @@ def picture_results(
             errors.append(result)
             continue
         try:
-            picture = thumbnail(reopen(result.name), THUMBNAIL_SIDE)
+            picture = thumbnail(reopen(result.name, pixels), THUMBNAIL_SIDE)
         except (ImageReadError, ImageValueError) as error:  # it has gone since it was scored
             errors.append(Result(result.name, error=str(error)))
             continue

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
-from mahalad.report.text import printable, shortened
+from mahalad.report.text import columns, printable, shortened
 from mahalad.result import LabelledResult, Result
 
 Row = dict[str, Any]
@@ -114,7 +114,8 @@ def lines(
 def _fitting(start: str, path: str, end: str, width: int | None) -> str:
     """Put a line together, with the path shortened where the line is wider than the terminal."""
     path = printable(path)
-    return start + (path if width is None else shortened(path, width - len(start + end))) + end
+    room = None if width is None else width - columns(start + end)
+    return start + (path if room is None else shortened(path, room)) + end
 
 
 def _label_lines(rows: Iterable[Row], room: int | None) -> Iterator[str]:
@@ -128,8 +129,10 @@ def _label_lines(rows: Iterable[Row], room: int | None) -> Iterator[str]:
             continue
         p_value = "-" if row["p_value"] is None else f"{row['p_value']:.4f}"
         verdict = " ".join(name for name in ("anomaly", "novel") if row[name]).upper()
+        label = printable(row["label"])
+        label = label if room is None else shortened(label, width)
         start = (
-            f"{printable(row['label']):<{width}}  {row['probability']:>11.3f}  {p_value:>9}  "
+            f"{label}{' ' * (width - columns(label))}  {row['probability']:>11.3f}  {p_value:>9}  "
             f"{verdict:<13}  "
         )
         yield _fitting(start, row["path"], "", room)

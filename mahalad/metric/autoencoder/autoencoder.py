@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.base import BaseEstimator
 
-from mahalad.checks import SEED, Limit, Real, Whole, check_parameters
+from mahalad.checks import PIXELS, SEED, Limit, Real, Whole, check_parameters
 from mahalad.errors import InputError
 from mahalad.features.devices import no_tf32, placed, resolve_device
 from mahalad.features.golden import golden_images
 from mahalad.features.weights import hash_weights
 from mahalad.files.damage import naming
 from mahalad.images.decoding import as_opened
+from mahalad.images.pixels import Pixels
 from mahalad.images.reading import left_out, prepared_batches
 from mahalad.images.resizing import resize_square
 from mahalad.metric.autoencoder import file as autoencoder_file
@@ -61,6 +62,8 @@ class Autoencoder(BaseEstimator):
         ``"auto"`` for CUDA where there is one and else the CPU, or a torch device.
     random_state : int or None, default=0
         Seed of the first weights and of the order of the images. None is the same as 0.
+    bits, channels
+        How images are read; as of `BackboneFeatures`.
 
     Attributes
     ----------
@@ -110,6 +113,7 @@ class Autoencoder(BaseEstimator):
         "batch_size": Whole(2),
         "learning_rate": Real("(0, inf)"),
         "random_state": SEED,
+        **PIXELS,
     }
 
     def __init__(
@@ -123,6 +127,8 @@ class Autoencoder(BaseEstimator):
         learning_rate: float = 1e-3,
         device: str = "auto",
         random_state: int | None = 0,
+        bits: int | None = None,
+        channels: str = "rgb",
     ) -> None:
         self.bottleneck = bottleneck
         self.width = width
@@ -132,6 +138,8 @@ class Autoencoder(BaseEstimator):
         self.learning_rate = learning_rate
         self.device = device
         self.random_state = random_state
+        self.bits = bits
+        self.channels = channels
 
     # -- fitting ---------------------------------------------------------------------------
 
@@ -188,7 +196,12 @@ class Autoencoder(BaseEstimator):
         if checkpoint is not None:
             check_checkpoint(checkpoint, params, self.epochs)
         pictures, _, failed = read_pictures(
-            X, self.input_size, INTERPOLATION, batch_size=self.batch_size, ahead=2
+            X,
+            self.input_size,
+            INTERPOLATION,
+            batch_size=self.batch_size,
+            ahead=2,
+            pixels=self.pixels,
         )
         self.unreadable_ = left_out(failed)
         if len(pictures) < 2:
@@ -233,7 +246,9 @@ class Autoencoder(BaseEstimator):
 
     def prepare(self, image: Any) -> NDArray[Any]:
         """Squash an image in memory to the input size: (S, S, 3), uint8 or float32 in [0, 1]."""
-        return resize_square(as_opened(image), self._fitted().input_size, INTERPOLATION)
+        return resize_square(
+            as_opened(image, self.pixels), self._fitted().input_size, INTERPOLATION
+        )
 
     def transform(self, prepared: Sequence[NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Compute embeddings of prepared images: ``{"bottleneck": (n, bottleneck)}``, float32."""
@@ -241,6 +256,12 @@ class Autoencoder(BaseEstimator):
         with torch.inference_mode(), no_tf32():
             embeddings = network.encoder(as_batch(prepared, self._device))
         return {"bottleneck": embeddings.cpu().numpy()}
+
+    @property
+    def pixels(self) -> Pixels:
+        """How images are read."""
+        check_parameters(PIXELS, self)  # set_params may have changed it
+        return Pixels(self.bits, self.channels)
 
     @property
     def read_ahead(self) -> int:
@@ -328,7 +349,11 @@ class Autoencoder(BaseEstimator):
         """Prepared images, some at a time; the first that cannot be read ends it."""
         self._check_fitted()
         yield from prepared_batches(
-            X, self.prepare, batch_size=self.batch_size, ahead=self.read_ahead
+            X,
+            self.prepare,
+            batch_size=self.batch_size,
+            ahead=self.read_ahead,
+            pixels=self.pixels,
         )
 
     # -- files -----------------------------------------------------------------------------
@@ -379,7 +404,7 @@ class Autoencoder(BaseEstimator):
                 raise InputError(f"{name} was changed by set_params after the fit: fit again")
         return autoencoder_file.describe(
             network,
-            params=self._fitted_params,
+            params=self._params_of_fit() | self._reading(),
             record=self.record(),
             n_images=self.n_images_,
             history=self.history_,
@@ -420,6 +445,14 @@ class Autoencoder(BaseEstimator):
         params = {name: int(getattr(self, name)) for name in (*SIZES, "batch_size")}
         seed = int(self.random_state or 0)
         return {**params, "learning_rate": float(self.learning_rate), "random_state": seed}
+
+    def _params_of_fit(self) -> dict[str, Any]:
+        return {name: v for name, v in self._fitted_params.items() if name not in PIXELS}
+
+    def _reading(self) -> dict[str, Any]:
+        """How images are read, where it is said: files from before stay what they were."""
+        usual = {"bits": None, "channels": "rgb"}
+        return {n: getattr(self, n) for n in usual if getattr(self, n) != usual[n]}
 
     def _golden(self) -> dict[str, NDArray[Any]]:
         """What golden images give: embeddings and reconstruction errors."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from mahalad.errors import InputError
 from mahalad.images.spool import Pictures
 from mahalad.metric.autoencoder.networks import AutoencoderNetwork, get_weights, set_weights
 from mahalad.progress import Progress
+
+_log = logging.getLogger(__name__)
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _PREFIX = "network/"
@@ -140,6 +143,7 @@ def train(
                 pass
         seconds = round(time.perf_counter() - start, 3)
         training.history.append({"epoch": epoch + 1, "loss": loss_sum / n, "seconds": seconds})
+        _log.info("epoch %d of %d: loss %.4g, %.1f s", epoch + 1, epochs, loss_sum / n, seconds)
         after_epoch()
     for _ in ticks:  # a progress bar ends when it is asked for more
         pass

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 
 from mahalad.errors import InputError
 from mahalad.features.copying import copy_extractor
+from mahalad.images.pixels import Pixels
 from mahalad.protocols import Floats
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class ReconstructionError(BaseEstimator):
     def batch_size(self) -> int:
         """Images per pass through the network."""
         return self.autoencoder.batch_size
+
+    @property
+    def pixels(self) -> Pixels:
+        """How images are read."""
+        return self.autoencoder.pixels
 
     @property
     def read_ahead(self) -> int:

@@ -15,12 +15,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from mahalad.checks import SEED_NUMBER, Limit, OneOf, Real, Whole, check_parameters
+from mahalad.checks import PIXELS, SEED_NUMBER, Limit, OneOf, Real, Whole, check_parameters
 from mahalad.choices import LOSSES
 from mahalad.errors import InputError
 from mahalad.features.backbones import build_backbone
 from mahalad.features.levels import Levels
 from mahalad.files.container import write_atomically
+from mahalad.images.pixels import Pixels
 from mahalad.images.reading import left_out
 from mahalad.metric.finetuning.toplevels import TopLevels
 from mahalad.metric.finetuning.unfreezing import Recipe, Unfreezing
@@ -70,6 +71,8 @@ class FineTuner(BaseEstimator):
         held out, too few to see a difference of some points.)
     random_state : int, default=0
         One seed gives the same weights, on the CPU of one machine.
+    bits, channels
+        How images are read; as of `BackboneFeatures`.
 
     Attributes
     ----------
@@ -118,6 +121,7 @@ class FineTuner(BaseEstimator):
         "validation_fraction": Real("[0, 1)"),
         "max_grad_norm": Real("(0, inf)"),
         "random_state": SEED_NUMBER,
+        **PIXELS,
     }
 
     def __init__(
@@ -140,6 +144,8 @@ class FineTuner(BaseEstimator):
         max_grad_norm: float = 1.0,
         device: str = "auto",
         random_state: int = 0,
+        bits: int | None = None,
+        channels: str = "rgb",
     ) -> None:
         self.backbone = backbone
         self.weights = weights
@@ -158,6 +164,8 @@ class FineTuner(BaseEstimator):
         self.max_grad_norm = max_grad_norm
         self.device = device
         self.random_state = random_state
+        self.bits = bits
+        self.channels = channels
 
     def fit(self, X: Any, y: Any, *, progress: Progress | None = None) -> Self:
         """Train on labelled images, from the weights given.
@@ -200,7 +208,11 @@ class FineTuner(BaseEstimator):
             fold=False,
         )
         pictures, readable, failed = read_pictures(
-            X, backbone.input_size, backbone.interpolation, batch_size=32
+            X,
+            backbone.input_size,
+            backbone.interpolation,
+            batch_size=32,
+            pixels=Pixels(self.bits, self.channels),
         )
         self.unreadable_ = left_out(failed)
         if not len(pictures):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from mahalad.metric.triplets.steps import (
     take_step,
 )
 from mahalad.progress import Progress
+
+_log = logging.getLogger(__name__)
 
 HEAD_EPOCHS = 30  # of the projection alone
 HEAD_RATE = 1e-3
@@ -169,6 +172,7 @@ class Unfreezing:
             f1 = neighbours_f1(E, self._codes, self._train, self._held, k)
         names = list(self._top.level_names[:n_unfrozen])
         self.stages.append({"unfrozen": names, "validation_f1": f1})
+        _log.info("unfrozen: %s; macro F1 of held-out images: %s", names, f1)
         best = self.stages[self.best_stage]["validation_f1"]
         if not self._kept or f1 is None or f1 > best:
             self.best_stage = n_unfrozen

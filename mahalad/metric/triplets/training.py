@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from mahalad.metric.triplets.steps import (
     neighbours_f1,
     take_step,
 )
+
+_log = logging.getLogger(__name__)
 
 _BLOCK = 128  # validation samples per loss: some losses take the third power of them
 _SMOOTHED = 10  # epochs whose mean F1 is compared: that of one is mostly luck
@@ -123,6 +126,7 @@ class TripletTraining:
             raise CollapseError(self._divergence(row["loss"], row["grad_norm"]))
         row |= self._validate(embedded)
         self.history.append(row)
+        _log.debug("epoch %d: %s", epoch, row)
         if monitor.collapsed(row["spread"], row["loss"]):
             raise CollapseError(self._collapse())
         return row
