@@ -71,7 +71,7 @@ from mahalad.unfitted import NotFittedError
 
 _log = logging.getLogger(__name__)
 
-_MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored", "near_copies")
+_MUST_MATCH = ("threshold", "tolerate", "n_augment", "random_state", "max_stored", "near_copies")
 _LIMITS: dict[str, Limit] = {
     "n_augment": N_AUGMENT,
     "n_folds": Whole(2),
@@ -268,6 +268,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             recipe,
             groups=groups,
             levels=tuple(mine.levels),
+            changes_below=mine.changes.limit,
         )
         self._state = mine.merge(added)
         _log.info("%d images added to %d", added.store.n_seen, mine.store.n_seen)
@@ -325,7 +326,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         """
         self._check_updatable()
         mine, recipe = self._with_sums(), self._recipe()
-        all_kept = replace(recipe, capacity=None, n_augment=0)
+        all_kept = replace(recipe, capacity=None, n_augment=0, tolerate=())
         found = read(X, self.features_, lambda: None, all_kept, levels=tuple(mine.levels))
         if found.unreadable:
             raise InputError(f"cannot be removed: {found.unreadable[0].error}")
@@ -740,7 +741,12 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             salt=self._salt(),
             n_augment=self.n_augment,
             near_copies=self.near_copies,
+            tolerate=self.tolerated(),
         )
+
+    def tolerated(self) -> tuple[str, ...]:
+        """Kinds of harmless changes that the scorer is told of; see `MahalanobisDetector`."""
+        return ()
 
     def _with_sums(self) -> FitState:
         """The state, with the sums of a scorer that has such."""
@@ -891,7 +897,7 @@ def _holding_out(
     state: FitState, X: Any, groups: Sequence[Any] | None, features: Any, recipe: FitRecipe
 ) -> FitState:
     """The state with further images that only set the threshold."""
-    all_kept = replace(recipe, capacity=None, n_augment=0)
+    all_kept = replace(recipe, capacity=None, n_augment=0, tolerate=())
     names = tuple(state.levels)
     given = read(X, features, lambda: None, all_kept, groups=groups, levels=names, stacklevel=5)
     if not given.store.n_seen:

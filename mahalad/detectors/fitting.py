@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mahalad.arrays import as_input_of, in_order, rows
+from mahalad.detectors.changes import Pictures
 from mahalad.detectors.copies import thumbnail
 from mahalad.detectors.given import column_names
 from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
@@ -26,6 +27,7 @@ def read(
     *,
     groups: Sequence[Any] | None = None,
     levels: Sequence[str] = (),
+    changes_below: int | None = None,
     stacklevel: int = 3,
 ) -> FitState:
     """Read good images into a state of their own.
@@ -41,6 +43,8 @@ def read(
         What each image shows, a part's serial number for instance.
     levels : sequence of str, optional
         Names of the levels in the order of the fit that the images are added to.
+    changes_below : int, optional
+        Only images of smaller hashes are changed: `Changes.limit` of the fit that they are added to.
     stacklevel : int, default=3
         Of the warnings: 3 blames the caller of the function that calls this one.
 
@@ -60,6 +64,7 @@ def read(
     unreadable: list[Result] = []
     depths: dict[str, str] = {}
     n_read = 0
+    pictures = Pictures(changes_below)
     for images, found in extract(X, features, recipe.salt, recipe.n_augment):
         good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
         readable = [image for image in images if image.error is None]
@@ -82,6 +87,8 @@ def read(
                     np.stack([thumbnail(image.prepared) for image in readable]),
                 )
             )
+            for image in readable if recipe.tolerate else ():
+                pictures.see(image.key, image.prepared)
             if sums is not None:
                 sums.partial_fit(as_input_of(sums, rows(ordered)))
     if groups is not None and n_read != len(groups):
@@ -94,4 +101,5 @@ def read(
         unreadable=tuple(unreadable),
         columns=column_names(X) if features is None else (),
         depths=depths,
+        changes=pictures.changes(features, recipe.tolerate, tuple(shapes)),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mahalad.checks import BATCH_SIZE, PIXELS, Limit, OneOf, check_parameters
-from mahalad.choices import SCOPES
+from mahalad.checks import BATCH_SIZE, PIXELS, Either, Limit, OneOf, Some, check_parameters
+from mahalad.choices import CHANGES, SCOPES
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.errors import InputError
 from mahalad.features.extractor import BackboneFeatures
@@ -72,6 +73,13 @@ class MahalanobisDetector(AnomalyDetector):
         Order of the colours in arrays, at fit and afterwards: ``"bgr"`` for those of OpenCV. Files
         and PIL images state theirs and are not affected. `set_params` may change it after a fit
         (to files, say); files of models record it.
+    tolerate : "auto" or sequence of str, default="auto"
+        Harmless changes of pictures that shall not be taken for defects, of ``"light"``
+        (brightness, contrast and colour, up to 6, 6 and 3 %), ``"noise"`` (standard deviation up to
+        4 of 255), ``"compression"`` (JPEG from quality 70), ``"shift"`` (up to 4 pixels of the
+        network's input, and 1 degree) and ``"focus"`` (blur up to 0.8 pixels). What they do to the
+        features of up to 16 images of the fit is added to the covariances. ``"auto"``: all of them;
+        none with a `reduction` or ``threshold="chi2-nominal"``, which know nothing of it. (): none.
     top_fraction, image_weight, smoothing, neighbourhood
         See `PatchScorer`; for ``scope="positions"``.
     fpr : float, default=0.05
@@ -128,6 +136,7 @@ class MahalanobisDetector(AnomalyDetector):
         roi: Any = None,
         bits: int | None = None,
         channels: str = "rgb",
+        tolerate: str | Sequence[str] = "auto",
         top_fraction: float = 0.03,
         image_weight: float = 0.2,
         smoothing: float = 0.0,
@@ -154,6 +163,7 @@ class MahalanobisDetector(AnomalyDetector):
         self.roi = roi
         self.bits = bits
         self.channels = channels
+        self.tolerate = tolerate
         self.top_fraction = top_fraction
         self.image_weight = image_weight
         self.smoothing = smoothing
@@ -197,7 +207,7 @@ class MahalanobisDetector(AnomalyDetector):
             scope="image",
             reduction=reduction,
             n_augment=n_augment,
-            **options,
+            **{"tolerate": (), **options},
         )
 
     def unfitted_parts(self) -> tuple[Any, Any]:
@@ -241,6 +251,16 @@ class MahalanobisDetector(AnomalyDetector):
             neighbourhood=self.neighbourhood,
         )
 
+    def tolerated(self) -> tuple[str, ...]:
+        """Kinds of harmless changes that the scorer is told of."""
+        if self.tolerate == "auto":
+            return () if self._knows_no_changes() else CHANGES
+        return tuple(kind for kind in CHANGES if kind in self.tolerate)
+
+    def _knows_no_changes(self) -> bool:
+        nominal = isinstance(self.threshold, str) and self.threshold == "chi2-nominal"
+        return self.reduction is not None or nominal
+
     def most_stored(self) -> int:
         """Most images whose features are kept; by default fewer, the more an image takes."""
         if self.max_stored is None:
@@ -251,6 +271,11 @@ class MahalanobisDetector(AnomalyDetector):
         check_geometry(self.resize, self.tiles)  # before what is derived from the tiles
         check_parameters(_LIMITS, self)
         super()._check_values()
+        if self.tolerate != "auto" and self.tolerated() and self._knows_no_changes():
+            raise InputError(
+                "tolerate is for Gaussians of all features, with a calibrated threshold: leave out "
+                "the reduction (or threshold='chi2-nominal'), or give tolerate=()"
+            )
         if self.scope == "positions":
             self._patch_scorer().check_parameters()
 
@@ -287,5 +312,6 @@ POSITIONS_SIZE = 320
 _LIMITS: dict[str, Limit] = {
     **PIXELS,
     "scope": OneOf(SCOPES),
+    "tolerate": Either((OneOf(("auto",)), Some(CHANGES))),
     "batch_size": BATCH_SIZE,
 }

@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 
 from mahalad.images.augment import warped
 
-LIGHT = 0.06  # gain, and contrast
+LIGHT = 0.06  # brightness, and contrast
 COLOUR = 0.03  # more of red and less of blue, or the other way round
 NOISE = (1.0, 4.0)  # standard deviation
 QUALITY = (70, 95)  # of JPEG
@@ -69,9 +69,11 @@ def _seed(kind: str, way: str, key: int) -> int:
 
 
 def _brightness(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """Brightness, and contrast."""
-    gain, contrast = 1 + rng.uniform(-LIGHT, LIGHT, 2)
-    return np.asarray((np.clip(pixels * gain, 0, 255) - 128) * contrast + 128, np.float32)
+    return np.asarray(pixels * (1 + rng.uniform(-LIGHT, LIGHT)), np.float32)
+
+
+def _contrast(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    return np.asarray((pixels - 128) * (1 + rng.uniform(-LIGHT, LIGHT)) + 128, np.float32)
 
 
 def _colour(pixels: Pixels, rng: np.random.Generator) -> Pixels:
@@ -95,9 +97,12 @@ def _compression(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _shift(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """A shift, and a small turn."""
     x, y = rng.uniform(-SHIFT, SHIFT, 2)
-    return warped(pixels, math.radians(ROTATION) * rng.uniform(-1, 1), 1.0, (x, y))
+    return warped(pixels, 0.0, 1.0, (x, y))
+
+
+def _turn(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    return warped(pixels, math.radians(ROTATION) * rng.uniform(-1, 1), 1.0, (0.0, 0.0))
 
 
 def _focus(pixels: Pixels, rng: np.random.Generator) -> Pixels:
@@ -107,10 +112,10 @@ def _focus(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 Change = Callable[[Pixels, np.random.Generator], Pixels]
 CHANGES: dict[str, tuple[Change, ...]] = {
-    "light": (_brightness, _colour),
+    "light": (_brightness, _contrast, _colour),
     "noise": (_noise,),
     "compression": (_compression,),
-    "shift": (_shift,),
+    "shift": (_shift, _turn),
     "focus": (_focus,),
 }
 """Kinds of change by name: the ways in which each changes pixels of 0 to 255."""

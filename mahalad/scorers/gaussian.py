@@ -12,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from mahalad.errors import DegenerateDataError
 from mahalad.protocols import Floats, Value
-from mahalad.scorers.left_out import Refit, fewest, numbered
+from mahalad.scorers.left_out import Refit, Tolerance, fewest, numbered
 from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage, principal_axes
+from mahalad.scorers.nuisance import Nuisance
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +47,67 @@ class Spectrum(Value):
             )
         return cls(n, moments.mean(), eigenvalues, basis, shrinkage, mean_variance)
 
-    def squared_distances(self, X: Floats, scale: float, ridge: float) -> Floats:
-        """(x - mu)' (scale C + ridge I)^-1 (x - mu) for each row of `X`, shape (n,)."""
+    @property
+    def ridge(self) -> float:
+        """What shrinkage adds to (1 - rho) C in every direction, rho m."""
+        return self.shrinkage * self.mean_variance
+
+
+@dataclass(frozen=True, eq=False)
+class Covariance(Value):
+    """Mean and covariance Sigma = U diag(variances) U' + ridge (I - U U') of a Gaussian.
+
+    `basis` U has shape (n_features, rank): all directions, or those in which there is more than
+    the ridge.
+    """
+
+    location: Floats
+    variances: Floats
+    basis: Floats
+    ridge: float
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, nuisance: Nuisance | None) -> Covariance:
+        """Shrink C, and add the covariance of harmless changes."""
+        variances = (1 - spectrum.shrinkage) * spectrum.eigenvalues
+        if nuisance is None:
+            ridge = spectrum.ridge
+            return cls(spectrum.location, variances + ridge, spectrum.basis, ridge)
+        ridge = spectrum.ridge + float(nuisance.ridge())
+        factor = np.vstack([(spectrum.basis * np.sqrt(variances)).T, nuisance.factor()])
+        basis, values = _axes_of(factor)
+        return cls(spectrum.location, values + ridge, basis, ridge)
+
+    def precise(self, z: Floats) -> Floats:
+        """Sigma^-1 z of differences z to the mean, (n_samples, n_features) each."""
+        y = z @ self.basis
+        inside = (y / self.variances) @ self.basis.T
+        if self.basis.shape[1] == self.basis.shape[0]:
+            return np.asarray(inside)
+        return np.asarray(inside + (z - y @ self.basis.T) / self.ridge)
+
+    def squared_distances(self, X: Floats) -> Floats:
+        """(x - mu)' Sigma^-1 (x - mu) for each row of `X`, shape (n,)."""
         z = X - self.location
         y = z @ self.basis
-        distances = np.einsum("ij,j->i", y**2, 1 / (scale * self.eigenvalues + ridge))
+        distances = np.einsum("ij,j->i", y**2, 1 / self.variances)
         if self.basis.shape[1] < self.basis.shape[0]:
             # Outside the span only the ridge is left. The remainder is formed explicitly:
             # |z|^2 - |y|^2 would cancel for samples that lie in the span.
             remainder = z - y @ self.basis.T
-            distances += np.einsum("ij,ij->i", remainder, remainder) / ridge
+            distances += np.einsum("ij,ij->i", remainder, remainder) / self.ridge
         return np.asarray(distances)
+
+
+def _axes_of(factor: Floats) -> tuple[Floats, Floats]:
+    """Axes U (n_features, rank) and eigenvalues of F'F, of rows F; by the smaller product."""
+    if len(factor) >= factor.shape[1]:
+        values, axes = np.linalg.eigh(factor.T @ factor)
+        return axes, np.maximum(values, 0)
+    values, across = np.linalg.eigh(factor @ factor.T)
+    kept = values > values[-1] * len(factor) * np.finfo(float).eps
+    values, across = values[kept], across[:, kept]
+    return factor.T @ across / np.sqrt(values), values
 
 
 def _check_spread(moments: Moments, mean_variance: float) -> None:
@@ -112,6 +163,8 @@ class LedoitWolfGaussian(BaseEstimator):
     """
 
     _spectrum: Spectrum | None = None
+    _nuisance: Nuisance | None = None
+    _covariance: Covariance | None = None  # the only one of these that a slim file has
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit to samples, forgetting earlier ones.
@@ -133,7 +186,18 @@ class LedoitWolfGaussian(BaseEstimator):
         """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         self.moments_ = Moments.from_samples(X)
-        self._spectrum = Spectrum.from_moments(self.moments_)
+        self._forget()
+        self._fitted_covariance()
+        return self
+
+    def tolerate(self, nuisance: Nuisance | None) -> Self:
+        """Add the covariance of harmless changes, (n_differences, n_features), or none.
+
+        It stays when samples are added, and is given anew for others; it is not among the sums.
+        """
+        self._nuisance = nuisance
+        if hasattr(self, "moments_"):
+            self._covariance = None
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -143,7 +207,7 @@ class LedoitWolfGaussian(BaseEstimator):
         shift = None if first else self.moments_.shift
         moments = Moments.from_samples(X, shift)
         self.moments_ = moments if first else self.moments_ + moments
-        self._spectrum = None
+        self._forget()
         return self
 
     def merge(self, other: LedoitWolfGaussian) -> Self:
@@ -151,7 +215,7 @@ class LedoitWolfGaussian(BaseEstimator):
         check_is_fitted(self)
         check_is_fitted(other)
         self.moments_ = self.moments_ + other.moments_
-        self._spectrum = None
+        self._forget()
         return self
 
     def unmerge(self, other: LedoitWolfGaussian) -> Self:
@@ -159,26 +223,18 @@ class LedoitWolfGaussian(BaseEstimator):
         check_is_fitted(self)
         check_is_fitted(other)
         self.moments_ = self.moments_ - other.moments_
-        self._spectrum = None
+        self._forget()
         return self
 
     def distances(self, X: Any) -> Floats:
         """Unsquared Mahalanobis distances, shape (n_samples,), up = abnormal."""
-        spectrum = self._fitted_spectrum()
+        covariance = self._fitted_covariance()
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        rho = spectrum.shrinkage
-        d2 = spectrum.squared_distances(X, 1 - rho, rho * spectrum.mean_variance)
-        return np.asarray(np.sqrt(d2))
+        return np.asarray(np.sqrt(covariance.squared_distances(X)))
 
     def apply_precision(self, z: Floats) -> Floats:
         """Compute Sigma^-1 z of differences z to the mean, (n_samples, n_features) each."""
-        spectrum = self._fitted_spectrum()
-        rho, m = spectrum.shrinkage, spectrum.mean_variance
-        y = z @ spectrum.basis
-        inside = (y / ((1 - rho) * spectrum.eigenvalues + rho * m)) @ spectrum.basis.T
-        if spectrum.basis.shape[1] == spectrum.basis.shape[0]:
-            return np.asarray(inside)
-        return np.asarray(inside + (z - y @ spectrum.basis.T) / (rho * m))
+        return self._fitted_covariance().precise(z)
 
     def score_samples(self, X: Any) -> Floats:
         """Negative distances, shape (n_samples,), up = normal (scikit-learn's sign)."""
@@ -238,6 +294,11 @@ class LedoitWolfGaussian(BaseEstimator):
         X = validate_data(self, X, dtype=np.float64, reset=False)
         labels = numbered(X.sum(axis=1), groups)
         centred = self.moments_.reshift(spectrum.location)
+        z = X - spectrum.location
+        y, tolerance = z @ spectrum.basis, None
+        if self._nuisance is not None:
+            tolerance, w = _tolerance(spectrum, self._nuisance, z)
+            y = np.concatenate([y, w], axis=-1)
         refit = Refit(
             spectrum.n_samples,
             len(spectrum.location),
@@ -246,26 +307,24 @@ class LedoitWolfGaussian(BaseEstimator):
             centred.q4,
             np.asarray(spectrum.shrinkage),
             np.zeros(()),
+            tolerance,
         )
-        return refit, (X - spectrum.location) @ spectrum.basis, labels
+        return refit, y, labels
 
     def scoring_state(self) -> dict[str, Floats]:
         """All that scoring needs, as named arrays."""
-        s = self._fitted_spectrum()
-        scalars = np.array([s.n_samples, s.shrinkage, s.mean_variance])
-        names = ("location", "eigenvalues", "basis")
-        return {**{name: getattr(s, name) for name in names}, "scalars": scalars}
+        c = self._fitted_covariance()
+        return {
+            "location": c.location,
+            "variances": c.variances,
+            "basis": c.basis,
+            "ridge": np.array([c.ridge]),
+        }
 
     def restore_scoring(self, state: dict[str, Floats]) -> Self:
         """Become able to score, without sums, from a `scoring_state`."""
-        n, shrinkage, mean_variance = state["scalars"].tolist()
-        self._spectrum = Spectrum(
-            int(n),
-            state["location"],
-            state["eigenvalues"],
-            state["basis"],
-            shrinkage,
-            mean_variance,
+        self._covariance = Covariance(
+            state["location"], state["variances"], state["basis"], float(state["ridge"][0])
         )
         self.n_features_in_ = len(state["location"])
         return self
@@ -274,14 +333,14 @@ class LedoitWolfGaussian(BaseEstimator):
         """Become the fit to the samples that were summed."""
         self.moments_ = moments
         self.n_features_in_ = moments.n_features
-        self._spectrum = None
+        self._forget()
         return self
 
     @property
     def location_(self) -> Floats:
         """Mean of the samples, shape (n_features,)."""
         if not hasattr(self, "moments_"):  # read from a file that has no sums
-            return self._fitted_spectrum().location
+            return self._fitted_covariance().location
         return self.moments_.mean()
 
     @property
@@ -291,10 +350,12 @@ class LedoitWolfGaussian(BaseEstimator):
 
     @property
     def covariance_(self) -> Floats:
-        """Covariance with shrinkage, shape (n_features, n_features)."""
+        """Covariance with shrinkage, and with what is tolerated, (n_features, n_features)."""
         spectrum = self._fitted_spectrum()
         covariance = (1 - spectrum.shrinkage) * self.moments_.covariance()
-        covariance.flat[:: len(covariance) + 1] += spectrum.shrinkage * spectrum.mean_variance
+        covariance.flat[:: len(covariance) + 1] += spectrum.ridge
+        if self._nuisance is not None:
+            covariance += self._nuisance.covariance()
         return covariance
 
     @property
@@ -303,8 +364,35 @@ class LedoitWolfGaussian(BaseEstimator):
         check_is_fitted(self, "moments_")
         return self.moments_.n_samples
 
+    def _forget(self) -> None:
+        self._spectrum = self._covariance = None
+
+    def _fitted_covariance(self) -> Covariance:
+        if self._covariance is None:
+            self._covariance = Covariance.of(self._fitted_spectrum(), self._nuisance)
+        return self._covariance
+
     def _fitted_spectrum(self) -> Spectrum:
         if self._spectrum is None:
             check_is_fitted(self, "moments_")
             self._spectrum = Spectrum.from_moments(self.moments_)
         return self._spectrum
+
+
+def _tolerance(spectrum: Spectrum, nuisance: Nuisance, z: Floats) -> tuple[Tolerance, Floats]:
+    """Coordinates in which K = ridge I + N is I and C is diagonal; and samples z in these.
+
+    N has few directions V beside its own ridge a: K^-1/2 = (I - V diag(1 - g) V') / sqrt(a) with
+    g = sqrt(a / (a + v)) of the variances v along V.
+    """
+    added = spectrum.ridge + float(nuisance.ridge())
+    V, v = _axes_of(nuisance.factor())
+    lost = 1 - np.sqrt(added / (added + v))
+
+    def whitened(columns: Floats) -> Floats:
+        return np.asarray((columns - V @ (lost[:, None] * (V.T @ columns))) / np.sqrt(added))
+
+    axes, values = _axes_of((whitened(spectrum.basis) * np.sqrt(spectrum.eigenvalues)).T)
+    back = whitened(axes)  # K^-1/2 is symmetric
+    response = (back**2).sum(axis=0)
+    return Tolerance(values, response, np.asarray(spectrum.ridge)), z @ back
