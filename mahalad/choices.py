@@ -26,6 +26,9 @@ CHANGES = ("light", "noise", "compression", "shift", "focus")
 OUTSIDE = ("mean",)
 """What a network sees outside a region of interest: the colour that it was trained to take as 0."""
 
+PAGES = ("first", "all")
+"""Which pages of a file with several are images."""
+
 NEIGHBOURHOODS = (0, 1, 2, 3, 4, 5, "all")
 """Steps to the positions that share a Gaussian."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from functools import partial
 from typing import Any
 
 import click
@@ -29,7 +30,9 @@ from mahalad.commands.score import score
 from mahalad.commands.streams import use_utf8
 from mahalad.commands.tune import tune
 from mahalad.commands.update import merge, remove, update
-from mahalad.errors import MahaladError
+from mahalad.errors import MahaladError, SeveralPagesWarning
+
+_SHOWN = 5
 
 
 class _Group(click.Group):
@@ -41,8 +44,12 @@ class _Group(click.Group):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("default")
-                warnings.showwarning = _show_warning
-                return super().invoke(ctx)
+                several: dict[str, int] = {}
+                warnings.showwarning = partial(_show_warning, several)
+                try:
+                    return super().invoke(ctx)
+                finally:
+                    _say_pages(several)
         except BrokenPipeError:  # `mahalad score ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
@@ -62,8 +69,26 @@ def main() -> None:
     """
 
 
-def _show_warning(message: Any, category: Any, *rest: Any, **options: Any) -> None:
-    click.echo(f"Warning: {message}", err=True)
+def _show_warning(
+    several: dict[str, int], message: Any, category: Any, *rest: Any, **options: Any
+) -> None:
+    """Show a warning; files with several pages are kept, to be named together at the end."""
+    if isinstance(message, SeveralPagesWarning):
+        several[message.name] = message.n_pages
+    else:
+        click.echo(f"Warning: {message}", err=True)
+
+
+def _say_pages(several: dict[str, int]) -> None:
+    if several:
+        named = [f"{name}: {n}" for name, n in sorted(several.items())]
+        more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+        files = "1 file has" if len(named) == 1 else f"{len(named)} files have"
+        click.echo(
+            f"Warning: {files} several pages, and the first one alone is read "
+            f"({', '.join(named[:_SHOWN])}{more}); --pages all takes each as an image",
+            err=True,
+        )
 
 
 for command in (

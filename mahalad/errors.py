@@ -17,7 +17,9 @@ Every error is a `MahaladError` and also the builtin that a caller would expect:
     ├── NotFittedError (sklearn's, in `mahalad.unfitted`)  a question asked before `fit`
     └── MissingExtraError (ImportError)  an optional dependency that is not installed
 
-`UnreadableImageWarning` is what `fit` gives for each image it had to leave out.
+`UnreadableImageWarning` is what `fit` gives for each image it had to leave out,
+`SeveralPagesWarning` what reading a file gives of which only the first page is an image, and
+`DoubtfulFolderWarning` what `fit` gives for folders that are not called like those of good images.
 """
 
 from __future__ import annotations
@@ -73,3 +75,29 @@ class MissingExtraError(MahaladError, ImportError):
 
 class UnreadableImageWarning(UserWarning):
     """An image was left out of a fit because it could not be read."""
+
+
+class SeveralPagesWarning(UserWarning):
+    """A file has several pages, and the first one alone was read.
+
+    Attributes
+    ----------
+    name : str
+        Path of the file.
+    n_pages : int
+    """
+
+    def __init__(self, name: str, n_pages: int) -> None:
+        super().__init__(name, n_pages)
+        self.name, self.n_pages = name, n_pages
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: has {self.n_pages} pages, and the first one is taken; another one is "
+            f"{self.name}#2, and all of them are given by find_images(X, pages='all').names, of "
+            "mahalad.images"
+        )
+
+
+class DoubtfulFolderWarning(UserWarning):
+    """Images for a fit lie in folders that are called like those of defects, tests or masks."""

@@ -172,7 +172,15 @@ def test_every_fit_option_is_used(run, picture_folder, tmp_path):
         is_pooled = name in ("scope", "reduction", "scorer", "preset", "threshold")
         assert hasattr(found.scorer_, "anomaly_maps") != is_pooled, name
     assert load(tmp_path / "threshold").threshold_ != load(tmp_path / "scope").threshold_
-    held = ["--threshold", "holdout", "--calibration", picture_folder / "test", "--fpr", "0.1"]
+    held = [
+        "--threshold",
+        "holdout",
+        "--calibration",
+        picture_folder / "test",
+        "--fpr",
+        "0.1",
+        "--yes",
+    ]
     assert run("fit", good, "-o", tmp_path / "held", *TINY, *held).exit_code == 0
     assert len(load(tmp_path / "held").calibration_scores_) == 16
     for name, options in {

@@ -17,10 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mahalad.errors import ImageReadError, ImageValueError, InputError
+from mahalad.errors import ImageReadError, ImageValueError, InputError, SeveralPagesWarning
 from mahalad.images.decoding import open_image
 from mahalad.images.resizing import resize_square
-from mahalad.images.sources import IMAGE_EXTENSIONS, ImageSource, iter_sources
+from mahalad.images.sources import ImageSource, iter_sources
+
+WRITTEN = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm",
+    ".gif",
+)  # fmt: skip
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -75,7 +80,10 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-TREE = ["parts/[1].png", "parts/a/z.tif", "parts/a-b/y.webp", "parts/a.jpg", "parts/b.PNG"]
+TREE = [
+    "parts/[1].png", "parts/a/z.tif", "parts/a-b/y.webp", "parts/a.jpg", "parts/b.PNG",
+    "parts/c.gif",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -93,7 +101,7 @@ TREE = ["parts/[1].png", "parts/a/z.tif", "parts/a-b/y.webp", "parts/a.jpg", "pa
         ("**/*.[tw][ie]*", ["parts/a/z.tif", "parts/a-b/y.webp"]),
         (
             "parts/**",
-            sorted([*TREE, "parts/c.gif", "parts/notes.txt"], key=lambda n: Path(n).parts),
+            sorted([*TREE, "parts/notes.txt"], key=lambda n: Path(n).parts),
         ),
         ("parts/[1].png", ["parts/[1].png"]),  # exists literally; as a pattern: parts/1.png
         (
@@ -161,7 +169,10 @@ def test_an_iterator_is_never_consumed_ahead():
         ("part[s]", r"no file matches this pattern"),  # a folder only
         ("", r"X is '', which is not a path"),
         ([""], r"X\[0\] is '', which is not a path"),
-        ("empty", r"^empty: no images in this folder \(.*other extensions: 0; looked for \.png, "),
+        (
+            "empty",
+            r"^empty: no images in this folder \(.*extensions: 0; looked for \.png, ",
+        ),
         ("texts", r"other extensions: 3 \(2 x \.txt, 1 x no extension\); .*\.tiff"),
         (["parts", "empty"], r"^empty: no images in this folder"),
         ([], r"^no images: X is an empty list"),
@@ -192,7 +203,9 @@ def test_unusable_input_is_refused(folder, X, message):
         list(iter_sources(X))
 
 
-def test_a_folder_that_cannot_be_listed_is_refused(folder, monkeypatch):
+@pytest.fixture
+def locked(folder, monkeypatch):
+    """`parts/a-b` cannot be listed."""
     scandir = os.scandir
 
     def refuse(path):
@@ -201,14 +214,25 @@ def test_a_folder_that_cannot_be_listed_is_refused(folder, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
+
+
+def test_a_folder_that_cannot_be_listed_is_refused_where_nothing_else_is_given(locked):
     with pytest.raises(InputError, match=r"^parts/a-b: folder cannot be listed: Permission denied"):
-        list(iter_sources("parts"))
+        list(iter_sources("parts/a-b"))
+
+
+@pytest.mark.parametrize("X", ["parts", ["parts"], [*TREE[:2], "parts/a-b", *TREE[3:]]])
+def test_a_folder_within_that_cannot_be_listed_fails_when_it_is_opened(locked, X):
+    sources = list(iter_sources(X))
+    assert [s.name for s in sources] == [*TREE[:2], "parts/a-b", *TREE[3:]]
+    with pytest.raises(ImageReadError, match=r"^parts/a-b: folder cannot be listed: Permission"):
+        open_image(sources[2])
 
 
 # --- open_image: files ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("extension", [*IMAGE_EXTENSIONS, ".gif", ".dat"])
+@pytest.mark.parametrize("extension", [*WRITTEN, ".dat"])
 def test_every_extension_is_read(tmp_path, extension):
     path = tmp_path / f"picture{extension.upper()}"
     lossy = {".jpg", ".jpeg", ".jfif", ".webp"}
@@ -342,7 +366,8 @@ def test_the_first_frame_is_taken(tmp_path):
     path = tmp_path / "frames.tif"
     frames = [Image.new("RGB", (2, 2), colour) for colour in (RED, WHITE)]
     frames[0].save(path, save_all=True, append_images=frames[1:])
-    assert (decode(path) == RED).all()
+    with pytest.warns(SeveralPagesWarning, match=r"frames\.tif: has 2 pages, and the first one"):
+        assert (decode(path) == RED).all()
 
 
 def test_8_bit_png_colour_keys_are_white(tmp_path):

@@ -64,7 +64,12 @@ def test_a_folder_of_images_is_no_place_for_pictures(tmp_path):
         ("x/test", ["x/test/cut/1", "x/test/hole/1"], [None, None]),
         ("x/test/good", ["x/test/good/1", "x/test/good/deep/1"], ["good", "good"]),
         ("good/new", ["good/new/1", "good/new/cut/1"], [None, None]),  # only from base on
-        ("x", ["x/goods/1", "x/Good/1", "x/good.png"], [None, None, None]),
+        ("x", ["x/goods/1", "x/good.png"], [None, None]),
+        ("x", ["x/OK/1", "x/Nok/1", "x/cut/1"], ["good", "Nok", "cut"]),
+        ("x", ["x/Images/Normal/1", "x/Images/Anomaly/1"], ["good", "Anomaly"]),
+        ("x", ["x/a/NG parts/1", "x/b/1"], ["NG parts", None]),  # by its name alone
+        ("x/defective", ["x/defective/1", "x/defective/a/1"], ["defective", "defective"]),
+        ("x", ["x/defect-free/1", "x/good/masks/1", "x/ground_truth/bad/1"], ["good", None, None]),
     ],
 )
 def test_kinds(base, names, kinds):

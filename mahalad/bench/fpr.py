@@ -106,7 +106,7 @@ def run(
         check_parameters({"alphas": FPR}, {"alphas": alpha})
     check_outputs(json_file, plot_file)
     check_scope(scope, scorer, reduction)
-    found = find_categories(roots, categories)
+    found = find_categories(roots, categories, with_masks=False)
     patterns = _patterns(groups, found)
     names = {category.name: _groups(category, patterns) for category in found}
     extractor = options.extractor().build()

@@ -187,6 +187,7 @@ def _describe(category: Category, truth: PixelTruth | None) -> dict[str, Any]:
     return {
         "n_train": len(category.train),
         "test": list(category.test),
+        "split": category.split,
         "is_anomaly": [kind != "good" for kind in category.kinds],
         "n_masks": truth and truth.n_masks,
         "left_out_of_pixels": list(truth.left_out) if truth else [],

@@ -50,7 +50,7 @@ def as_text(report: dict[str, Any]) -> str:
             f"for {percent(p['fpr'])} %."
         )
         lines.append("* F1-max is tuned on the test labels: a bound, not what a detector reaches.")
-    lines += _left_out(report) + footnotes(reasons)
+    lines += _splits(report) + _left_out(report) + footnotes(reasons)
     return "\n".join(lines)
 
 
@@ -122,6 +122,15 @@ def _category_table(report: dict[str, Any], row: dict[str, Any], metrics: Mappin
 
 def _has_pixels(ran: Sequence[dict[str, Any]]) -> bool:
     return any(row["mean"][metric]["n"] for row in ran for metric in PIXEL_METRICS)
+
+
+def _splits(report: dict[str, Any]) -> list[str]:
+    """Say who split the images of a category where its folders do not."""
+    lines: list[str] = []
+    for name, about in report["images"].items():
+        if about["split"]:
+            lines += wrap(f"split: {name}: {about['split']}", WIDTH, subsequent_indent="  ")
+    return lines
 
 
 def _left_out(report: dict[str, Any]) -> list[str]:

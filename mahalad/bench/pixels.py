@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
@@ -10,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mahalad.errors import EmptyMaskError
 from mahalad.evaluation.images import Booleans
-from mahalad.evaluation.pixels import FloatMap, PixelFigures, pixel_figures, read_mask, resize_map
+from mahalad.evaluation.masks import read_mask_of, shapes_of
+from mahalad.evaluation.pixels import FloatMap, PixelFigures, pixel_figures, resize_map
 from mahalad.images.geometry import BOX, WHOLE
 from mahalad.images.mvtec import Category
 from mahalad.protocols import Features
@@ -62,16 +63,33 @@ def read_truth(category: Category) -> PixelTruth | None:
     Raises
     ------
     InputError
-        A mask cannot be read. An empty one is no error: its image is left out.
+        A mask cannot be read, or has not the shape of its image. An empty one is no error: its
+        image is left out.
+
+    Warns
+    -----
+    UserWarning
+        A mask fits its image as it is stored and as its EXIF orientation shows it.
     """
     if not category.has_masks:
         return None
-    kept, left_out = [], []
+    kept, left_out, uncertain = [], [], []
     for row, (path, mask) in enumerate(zip(category.test, category.masks, strict=True)):
-        if mask is not None and _is_empty(mask):
+        try:
+            if mask is not None and not read_mask_of(path, mask)[1]:
+                uncertain.append(mask)
+        except EmptyMaskError:
             left_out.append(path)
         else:
             kept.append(row)
+    if uncertain:
+        warnings.warn(
+            f"{uncertain[0]}: its image is turned by its EXIF orientation, and the mask does not "
+            "say whether it was drawn on the picture as stored or as seen"
+            f"{f' (of {category.name}: {len(uncertain)} such masks)' if uncertain[1:] else ''}; "
+            "taken as drawn on what is seen",
+            stacklevel=2,
+        )
     return PixelTruth(
         rows=np.array(kept, dtype=np.intp),
         images=tuple(category.test[row] for row in kept),
@@ -124,11 +142,10 @@ def enlarge_to_truth(
     `box` is the part of the map that is the image, as of `resize_map`.
     """
     if mask is not None:
-        marked = read_mask(mask)
+        marked, _ = read_mask_of(image, mask)
         return resize_map(values, marked.shape, box), marked
-    with Image.open(image) as opened:  # reads the header only
-        width, height = opened.size
-    return resize_map(values, (height, width), box), None
+    _, upright, _ = shapes_of(image)
+    return resize_map(values, upright, box), None
 
 
 def _pairs(
@@ -140,11 +157,3 @@ def _pairs(
         boxes = features[BOX][rows] if BOX in features else [WHOLE] * len(rows)
         for i, (values, box) in enumerate(zip(maps, boxes, strict=True), start=start):
             yield enlarge_to_truth(values, truth.images[i], truth.masks[i], box)
-
-
-def _is_empty(mask: Path) -> bool:
-    try:
-        read_mask(mask)
-    except EmptyMaskError:
-        return True
-    return False

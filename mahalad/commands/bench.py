@@ -27,7 +27,7 @@ from mahalad.commands.progress import progress_bar
 
 @click.group()
 def bench() -> None:
-    """Benchmark on images in the layout of MVTec AD, on your own disk."""
+    """Benchmark on labelled sets (MVTec AD, BTAD, VisA and the like), on your own disk."""
 
 
 def _root_options(command: Any) -> Any:
@@ -35,7 +35,8 @@ def _root_options(command: Any) -> Any:
         [
             click.option("--root", "roots", multiple=True, required=True,
                          type=click.Path(exists=True, file_okay=False),
-                         help="Folder of categories (each with train/good and test); repeatable."),
+                         help="Folder of categories, or one of them: train/good and test/KIND "
+                              "(MVTec AD, LOCO, BTAD), VisA, or good beside bad; repeatable."),
             click.option("--category", "-C", "categories", multiple=True,
                          help="Only this category; repeatable. Default: all that are there."),
             click.option("--json", "json_file", type=click.Path(dir_okay=False), default=None,

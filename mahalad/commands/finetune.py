@@ -13,6 +13,7 @@ from mahalad.commands.embedding_options import (
     loss_options,
     seed_option,
 )
+from mahalad.commands.gathering import gather_labelled, pages_option
 from mahalad.commands.options import Share, parse_levels
 from mahalad.commands.paths import check_output, force_option
 from mahalad.commands.progress import progress_bar
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
                    "tells them best; 0: the last stage.")  # fmt: skip
 @labels_option
 @seed_option
+@pages_option
 @force_option
 def finetune(labelled: str, output: str, force: bool, **options: Any) -> None:
     """Train the top of a network on LABELLED images, and write its weights.
@@ -52,10 +54,10 @@ def finetune(labelled: str, output: str, force: bool, **options: Any) -> None:
     trained the network, thresholds and rates come out too optimistic.
     """
     from mahalad.metric.finetuning.finetuning import FineTuner, check_suffix
-    from mahalad.metric.labelled import draw, read_labelled
+    from mahalad.metric.labelled import draw
 
     check_suffix(output)
-    paths, labels = read_labelled(labelled)
+    paths, labels = gather_labelled(labelled, options["pages"])
     check_output(output, "weights", [*paths, labelled, options["weights"]], force=force)
     if options["labels"] is not None:
         rows = draw(labels, options["labels"], options["seed"])

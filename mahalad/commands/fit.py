@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mahalad.commands.gathering import gather_to_fit, pages_option, yes_option
 from mahalad.commands.options import (
     detector_options,
     fit_options,
@@ -19,7 +21,7 @@ from mahalad.commands.options import (
     settle,
     threshold_option,
 )
-from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
+from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import with_progress
 from mahalad.commands.sections import SectionedCommand
 from mahalad.errors import CalibrationError
@@ -38,7 +40,9 @@ group_option = click.option(
 )
 
 SECTIONS = {
-    "Images": ("roi", "bits", "group", "near_copies", "left_out", "augment", "max_pixels"),
+    "Images": (
+        "roi", "bits", "group", "near_copies", "left_out", "augment", "pages", "yes", "max_pixels",
+    ),
     "Network": ("backbone", "weights", "levels", "size", "resize", "tiles"),
     "Scores": (
         "preset", "scope", "neighbourhood", "image_weight", "top_fraction", "scorer", "reduction",
@@ -72,11 +76,15 @@ SECTIONS = {
 @click.option("--without-weights", is_flag=True, help="Do not embed weights from a file or hub.")
 @click.option("--without-features", is_flag=True,
               help="Leave the images' features out: a model that can only score.")  # fmt: skip
+@pages_option
+@yes_option
 @force_option
 def fit(
     images: tuple[str, ...],
     output: str,
     force: bool,
+    pages: str,
+    yes: bool,
     calibration: str | None,
     group: str | None,
     left_out: tuple[str, ...],
@@ -90,20 +98,21 @@ def fit(
     Images that do not fit the others are listed, and kept unless --without leaves them out. The
     last line says what the false-positive rate is worth: the rate asked for holds on average over
     fits, and that of this fit is bounded.
+
+    Of a folder, what is used and what is left out is said. Images in folders that are called like
+    those of defects, tests or masks are a question, which --yes answers.
     """
     check_given(images)
     may_be_files = [options["weights"], options["roi"], group, *left_out]  # or `hub`, or a pattern
-    read = [
-        *names_in(list(images), calibration),
-        *filter(os.path.isfile, filter(None, may_be_files)),
-    ]
+    read = list(filter(os.path.isfile, filter(None, may_be_files)))
     check_output(output, "detector", read, force=force)
+    choose = partial(_without, left_out=left_out) if left_out else None
+    names = gather_to_fit(images, pages, yes, choose=choose)
+    given = None if calibration is None else gather_to_fit([calibration], pages, yes)
+    check_output(output, "detector", [*names, *(given or []), *read], force=force)
     detector = make_detector(settle(options), fpr)
-    chosen: Any = list(images)
-    if left_out:
-        chosen = _without(names_of(chosen), left_out)
-    sources, groups = grouped(chosen, group)
-    further, of_further = grouped(calibration, group)
+    sources, groups = grouped(names, group)
+    further, of_further = grouped(given, group)
     detector.fit(
         with_progress(sources, "fit"),
         groups=groups,
@@ -120,15 +129,15 @@ def fit(
     sys.exit(3 if detector.unreadable_ else 0)
 
 
-def grouped(images: Any, group: str | None) -> tuple[Any, list[str] | None]:
+def grouped(names: list[str] | None, group: str | None) -> tuple[Any, list[str] | None]:
     """The images, and what each shows where a rule says it."""
-    if group is None or images is None:
-        return images, None
+    if group is None or names is None:
+        return names, None
     from mahalad.images.mvtec import grouping
 
     group_of = grouping(group)
-    names = names_of(images)
-    return names, [group_of(str(Path(name))) for name in names]
+    # A folder among them is one that cannot be listed.
+    return names, [n if os.path.isdir(n) else group_of(str(Path(n))) for n in names]
 
 
 def _without(names: list[str], left_out: Sequence[str]) -> list[str]:
@@ -152,11 +161,15 @@ def _without(names: list[str], left_out: Sequence[str]) -> list[str]:
             unwanted += [line.strip() for line in lines if line.strip()]
         else:
             unwanted.append(name)
+    from mahalad.images.pages import split_page
+
+    # Of a file with several pages: one of them, or all by the file's own name.
     gone = {os.path.realpath(name) for name in unwanted}
-    strange = gone - {os.path.realpath(name) for name in names}
+    known = {name: {os.path.realpath(n) for n in (name, split_page(name)[0])} for name in names}
+    strange = gone.difference(*known.values()) if known else gone
     if strange:
         raise click.BadParameter(f"{min(strange)} is none of the images", param_hint="--without")
-    rest = [name for name in names if os.path.realpath(name) not in gone]
+    rest = [name for name in names if not known[name] & gone]
     if not rest:
         raise click.BadParameter("no image is left", param_hint="--without")
     click.echo(f"{len(names) - len(rest)} of {len(names)} images left out", err=True)

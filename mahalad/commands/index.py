@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
 
 from mahalad.commands.editing import edited
+from mahalad.commands.gathering import gather, only_listed, pages_option
 from mahalad.commands.options import bits_option, max_pixels_option
 from mahalad.commands.paths import check_given
 from mahalad.commands.progress import progress_bar
@@ -40,8 +42,14 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="As one JSON object
 @_NEW_LABEL
 @bits_option
 @max_pixels_option
+@pages_option
 def index_add(
-    model: str, images: tuple[str, ...], label: str, new_label: bool, bits: int | None
+    model: str,
+    images: tuple[str, ...],
+    label: str,
+    new_label: bool,
+    pages: str,
+    bits: int | None,
 ) -> None:
     """Add IMAGES with a label to the MODEL; prints their ids.
 
@@ -51,13 +59,15 @@ def index_add(
     from mahalad.features.parameters import ask_for
 
     check_given(images)
+    names, code = only_listed(gather(images, pages))
     with edited(model) as classifier:
         if bits is not None:
             ask_for(classifier, "bits", bits, ("encoder",))
-        ids = classifier.add(list(images), label, new_label=new_label)
+        ids = classifier.add(names, label, new_label=new_label)
     for number in ids.tolist():
         click.echo(number)
     click.echo(f"{model}: {len(ids)} images added as {label}", err=True)
+    sys.exit(code)
 
 
 @index.command("remove")

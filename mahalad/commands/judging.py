@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from mahalad.commands.gathering import gather_to_fit
 from mahalad.commands.progress import with_progress
 from mahalad.errors import InputError
 
@@ -23,10 +24,20 @@ def check_source(options: dict[str, Any]) -> None:
         raise click.UsageError("give either a model (-m FILE) or good images (--normals DIR)")
 
 
-def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
+def gather_normals(options: dict[str, Any]) -> list[str]:
+    """Find the good images that `model_options` name; none where they name a model."""
+    if options["normals"] is None:
+        return []
+    return gather_to_fit([options["normals"]], options["pages"], options["yes"])
+
+
+def read_detector(
+    options: dict[str, Any], normals: list[str], *, labels: bool = False
+) -> tuple[Any, int]:
     """Read or fit the detector that `model_options` ask for; also count its unreadable images.
 
-    With `labels`, it may be a classifier, which has neither maps nor a report.
+    `normals` are the images of `gather_normals`. With `labels`, it may be a classifier, which has
+    neither maps nor a report.
     """
     weights, device, fpr = options["weights"], options["device"], options["fpr"]
     if options["model"] is not None:
@@ -54,7 +65,7 @@ def read_detector(options: dict[str, Any], labels: bool) -> tuple[Any, int]:
         device=device or "auto",
         fpr=0.05 if fpr is None else fpr,
     )
-    detector.fit(with_progress(options["normals"], "fit"))
+    detector.fit(with_progress(normals, "fit"))
     return detector, len(detector.unreadable_)
 
 

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from mahalad.checks import BATCH_SIZE, FPR, INPUT_SIZE, N_AUGMENT, TILES, Whole
 from mahalad.choices import NEAR_COPIES, NEIGHBOURHOODS, RESIZE, SCOPES, SCORERS, THRESHOLDS
+from mahalad.commands.gathering import pages_option, yes_option
 
 if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
@@ -236,6 +237,8 @@ def model_options(command: Any) -> Any:
                          help="Device to score on. Default: as at fit."),
             bits_option,
             max_pixels_option,
+            pages_option,
+            yes_option,
         ],
         command,
     )  # fmt: skip

@@ -141,9 +141,12 @@ def _same_as(path: str, inputs: Iterable[str | None]) -> str | None:
 
     The latter finds hard links, and other cases of the letters where the system ignores them.
     """
+    from mahalad.images.pages import split_page
+
     real = os.path.realpath(path)
     status = os.stat(path) if os.path.exists(path) else None
-    for name in filter(None, inputs):
+    # Of a page, the file that it is in.
+    for name in (split_page(name)[0] for name in inputs if name):
         if os.path.realpath(name) == real:
             return name
         if status is not None and os.path.exists(name) and os.path.samestat(os.stat(name), status):

@@ -7,8 +7,9 @@ import sys
 import click
 
 from mahalad.commands.embedding_options import device_option, output_option, seed_option
+from mahalad.commands.gathering import gather_to_fit, pages_option, yes_option
 from mahalad.commands.options import bits_option, max_pixels_option
-from mahalad.commands.paths import check_given, check_output, force_option, names_of
+from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import progress_bar
 
 
@@ -30,6 +31,8 @@ from mahalad.commands.progress import progress_bar
 @seed_option
 @bits_option
 @max_pixels_option
+@pages_option
+@yes_option
 @click.option("--grid", type=click.Path(dir_okay=False), default=None,
               help="Picture to write: images above their reconstructions.")  # fmt: skip
 @force_option
@@ -43,6 +46,8 @@ def pretrain(
     checkpoint: str | None,
     device: str,
     seed: int,
+    pages: str,
+    yes: bool,
     bits: int | None,
     grid: str | None,
     force: bool,
@@ -54,7 +59,7 @@ def pretrain(
     from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
     check_given(unlabelled)
-    names = names_of(list(unlabelled))
+    names = gather_to_fit(unlabelled, pages, yes, masks_only=True)
     check_output(output, "autoencoder", names, force=force)
     if checkpoint is not None:  # which is read, too: no other file will do
         check_output(checkpoint, "checkpoint", [*names, output], option="--checkpoint")
@@ -70,7 +75,7 @@ def pretrain(
         random_state=seed,
         bits=bits,
     )
-    autoencoder.fit(list(unlabelled), checkpoint=checkpoint, progress=progress_bar("pretrain"))
+    autoencoder.fit(names, checkpoint=checkpoint, progress=progress_bar("pretrain"))
     autoencoder.save(output)
     click.echo(
         f"{output}: trained on {autoencoder.n_images_} images, loss "

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mahalad.commands.gathering import gather
 from mahalad.commands.judging import (
     check_source,
+    gather_normals,
     read_detector,
     say_summary,
     scores_without,
     shift_of,
 )
 from mahalad.commands.options import model_options
-from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
+from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import with_progress
 from mahalad.errors import InputError
 
@@ -37,8 +39,10 @@ def report(images: tuple[str, ...], output: str, title: str, force: bool, **opti
     The page needs no other file: thumbnails with what is abnormal in colour, a histogram of the
     scores with the threshold, and a ROC curve where both kinds of images are known.
 
-    Images below a folder named good are good, those in sibling folders of it are defects of that
-    kind (folders from the given ones downwards count); of all others the kind is unknown.
+    Images below a folder named good (or ok, normal) are good, those in sibling folders of it, or
+    below one named bad (or nok, anomaly), are defects of that kind (folders from the given ones
+    downwards count); of all others the kind is unknown. Masks beside them (ground_truth, masks)
+    are left out.
 
     Each image takes some 50 kB of the page. Exit codes are those of score.
     """
@@ -49,10 +53,11 @@ def report(images: tuple[str, ...], output: str, title: str, force: bool, **opti
 
     check_source(options)
     check_given(images)
-    names = names_of(list(images))
-    read = [*names, *names_in(options["normals"]), options["model"], options["weights"]]
+    names = gather(images, options["pages"], leave_masks=True)
+    normals = gather_normals(options)
+    read = [*names, *normals, options["model"], options["weights"]]
     check_output(output, "page", read, force=force)
-    detector, unreadable_normals = read_detector(options, False)
+    detector, unreadable_normals = read_detector(options, normals)
     units = _units_of_overlays(detector)
     threshold = None if units is None else units.threshold
     results = detector.inspect(with_progress(names, "judge"), maps=threshold is not None)

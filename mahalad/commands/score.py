@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mahalad.choices import MAP_FORMATS, ROW_STYLES
+from mahalad.commands.gathering import gather
 from mahalad.commands.judging import (
     check_source,
+    gather_normals,
     read_detector,
     say_summary,
     scores_without,
     shift_of,
 )
 from mahalad.commands.options import Fpr, model_options
-from mahalad.commands.paths import check_given, check_output, force_option, names_in, names_of
+from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import with_progress
 from mahalad.commands.streams import NAME_ERRORS
 
@@ -115,19 +117,18 @@ def score(
         _check_lot(options, maps)
     if style in _FILES:
         _check_file(style, output)
-    X: Any = list(images)
+    X = gather(images, options["pages"])
+    normals = gather_normals(options)
     own = [options["model"], options["weights"]]
     if output is not None:
-        inputs = [*names_in(X, options["normals"]), *own]
-        check_output(output, _FILES.get(style, "rows"), inputs, force=force)
+        check_output(output, _FILES.get(style, "rows"), [*X, *normals, *own], force=force)
     if maps is not None:
-        X = names_of(X)
         _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
-    detector, unreadable_normals = read_detector(options, maps is None)
+    detector, unreadable_normals = read_detector(options, normals, labels=maps is None)
     folder = None
     if maps is not None:
         folder = _map_folder(detector, Path(maps), map_format, images, X)
-        folder.prepare(detector.fpr, [*own, output, *names_in(options["normals"])], force=force)
+        folder.prepare(detector.fpr, [*own, output, *normals], force=force)
     images_shown = with_progress(X, "score")
     lot = None if fdr is None else detector.judge_lot(images_shown, fdr=fdr)
     results = Counted(

@@ -20,8 +20,9 @@ from mahalad.commands.embedding_options import (
     refuse_unused,
     seed_option,
 )
+from mahalad.commands.gathering import gather, gather_labelled, pages_option
 from mahalad.commands.options import Fpr, Share, decorate, is_given
-from mahalad.commands.paths import check_output, force_option, names_in
+from mahalad.commands.paths import check_output, force_option
 from mahalad.errors import InputError, MahaladError
 from mahalad.index.address import absolute
 
@@ -85,6 +86,7 @@ def _learning_options(command: Any) -> Any:
               help="Keep the embeddings in this folder (embedded Qdrant), or on a server "
                    "(qdrant://host:6333/collection). Default: in the model file.")  # fmt: skip
 @seed_option
+@pages_option
 @force_option
 def tune(labelled: str, output: str, force: bool, **options: Any) -> None:
     """Learn to label images like the LABELLED ones, and write a model file.
@@ -95,13 +97,16 @@ def tune(labelled: str, output: str, force: bool, **options: Any) -> None:
     If --precision or --recall cannot be reached, the model is written without a threshold (the
     majority decides), and the exit code is 1.
     """
-    from mahalad.metric.labelled import draw, read_labelled
+    from mahalad.metric.labelled import draw
 
     wanted = {name: options[name] for name in ("precision", "recall") if options[name]}
     if wanted and options["positive"] is None:
         raise click.UsageError(f"--{next(iter(wanted))} is about one label: give --positive LABEL")
-    paths, labels = read_labelled(labelled)
-    read = [labelled, *names_in(options["unlabelled"]), options["encoder"], options["weights"]]
+    paths, labels = gather_labelled(labelled, options["pages"])
+    if options["unlabelled"] is not None:
+        options["unlabelled"] = gather([options["unlabelled"]], options["pages"])
+    unlabelled = options["unlabelled"] or []
+    read = [labelled, *unlabelled, options["encoder"], options["weights"]]
     check_output(output, "classifier", [*paths, *read], force=force)
     classifier = _make_classifier(options)
     _check_is_empty(options["index"])

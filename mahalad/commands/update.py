@@ -11,8 +11,9 @@ import click
 from mahalad.commands.editing import change_detector, state_of
 from mahalad.commands.embedding_options import output_option
 from mahalad.commands.fit import group_option, grouped, say_suspects
+from mahalad.commands.gathering import gather, gather_to_fit, only_listed, pages_option, yes_option
 from mahalad.commands.options import bits_option, decorate, max_pixels_option
-from mahalad.commands.paths import check_given, check_output, force_option, names_of
+from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import with_progress
 
 if TYPE_CHECKING:
@@ -37,11 +38,15 @@ def _reading_options(command: Any) -> Any:
 @click.argument("images", nargs=-1, required=True)
 @bits_option
 @max_pixels_option
+@pages_option
+@yes_option
 @group_option
 @_reading_options
 def update(
     model: str,
     images: tuple[str, ...],
+    pages: str,
+    yes: bool,
     bits: int | None,
     group: str | None,
     weights: str | None,
@@ -55,7 +60,7 @@ def update(
     from mahalad.features.parameters import ask_for
 
     check_given(images)
-    names = names_of(list(images))
+    names = gather_to_fit(images, pages, yes)
     sources, groups = grouped(names, group)
     n_unreadable = 0
 
@@ -79,8 +84,11 @@ def update(
 @click.argument("model", type=click.Path())
 @click.argument("images", nargs=-1, required=True)
 @max_pixels_option
+@pages_option
 @_reading_options
-def remove(model: str, images: tuple[str, ...], weights: str | None, device: str | None) -> None:
+def remove(
+    model: str, images: tuple[str, ...], pages: str, weights: str | None, device: str | None
+) -> None:
     """Take IMAGES (folders, globs, files) out of a MODEL of `fit`.
 
     They are known by their content, and copies of one go together. The model is then that of a fit
@@ -88,12 +96,13 @@ def remove(model: str, images: tuple[str, ...], weights: str | None, device: str
     2). The old file is kept as MODEL.bak; the new one is written whole or not at all.
     """
     check_given(images)
-    names = names_of(list(images))
+    names, code = only_listed(gather(images, pages))
     detector, text = change_detector(
         model, lambda detector: detector.remove(names), names, weights=weights, device=device
     )
     click.echo(text, err=True)
     click.echo(f"false-positive rate: {detector.guarantee_}", err=True)
+    sys.exit(code)
 
 
 @click.command()

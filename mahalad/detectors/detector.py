@@ -327,7 +327,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         self._check_updatable()
         mine, recipe = self._with_sums(), self._recipe()
         all_kept = replace(recipe, capacity=None, n_augment=0, tolerate=())
-        found = read(X, self.features_, lambda: None, all_kept, levels=tuple(mine.levels))
+        found = read(
+            X, self.features_, lambda: None, all_kept, levels=tuple(mine.levels), to_fit=False
+        )
         if found.unreadable:
             raise InputError(f"cannot be removed: {found.unreadable[0].error}")
         self._state = without(mine, found.store.kept, self.unfitted_scorer)

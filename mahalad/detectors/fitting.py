@@ -15,6 +15,7 @@ from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
 from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
 from mahalad.errors import InputError
 from mahalad.features.extraction import extract
+from mahalad.images.listing import warn_of_folders
 from mahalad.images.reading import depths_of, left_out
 from mahalad.result import Result
 
@@ -28,6 +29,7 @@ def read(
     groups: Sequence[Any] | None = None,
     levels: Sequence[str] = (),
     changes_below: int | None = None,
+    to_fit: bool = True,
     stacklevel: int = 3,
 ) -> FitState:
     """Read good images into a state of their own.
@@ -45,6 +47,8 @@ def read(
         Names of the levels in the order of the fit that the images are added to.
     changes_below : int, optional
         Only images of smaller hashes are changed: `Changes.limit` of the fit that they are added to.
+    to_fit : bool, default=True
+        Whether good images are wanted, so that folders called otherwise are warned of.
     stacklevel : int, default=3
         Of the warnings: 3 blames the caller of the function that calls this one.
 
@@ -57,7 +61,11 @@ def read(
     -----
     UnreadableImageWarning
         For each image that could not be read.
+    DoubtfulFolderWarning
+        Images lie in folders that are called like those of defects, tests or masks.
     """
+    if to_fit and features is not None:
+        warn_of_folders(X, stacklevel=stacklevel + 1)
     store = FeatureStore(recipe.capacity, recipe.salt)
     sums = make_scorer() if recipe.streams else None
     shapes: dict[str, list[int]] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -10,10 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from scipy.ndimage import label
 
-from mahalad.errors import EmptyMaskError, InputError
+from mahalad.errors import InputError
 from mahalad.evaluation.images import Booleans
 from mahalad.images.geometry import WHOLE, resample
 from mahalad.protocols import Floats
@@ -54,52 +52,6 @@ class _Steps:
     reached: NDArray[np.int64]  # good pixels with this score or a higher one
     hits: NDArray[np.int64]  # defect pixels with this score or a higher one
     overlap: Floats  # mean over the regions of their share of such pixels
-
-
-def read_mask(path: str | os.PathLike[str], shape: tuple[int, int] | None = None) -> Booleans:
-    """Read the mask of one image's defects.
-
-    Parameters
-    ----------
-    path : str or PathLike
-        An image of 1, 8 or 16 bits a channel, or of floats in [0, 1]. Palettes are expanded.
-    shape : tuple of int, optional
-        Height and width that the mask must have.
-
-    Returns
-    -------
-    ndarray of bool, shape (H, W)
-        True where the value is above half of the range (above 127 of 255); in colour, where
-        any channel is. What is transparent counts as black. The EXIF orientation is applied.
-
-    Raises
-    ------
-    InputError
-        The file cannot be read, or the mask has another size or no defect pixel.
-    """
-    name = os.fspath(path)
-    try:
-        values, top = _mask_values(name)
-    except Exception as error:  # damaged files make Pillow raise almost any type
-        said = error.strerror if isinstance(error, OSError) else None
-        reason = said or str(error) or type(error).__name__
-        raise InputError(
-            f"{name}: cannot be read as a mask: {reason}; give an image that is white where "
-            "the defect is and black elsewhere"
-        ) from error
-    if shape is not None and values.shape != tuple(shape):
-        raise InputError(
-            f"{name}: this mask is {_size(values.shape)} pixels (height x width), and its image "
-            f"{_size(shape)}; give the mask of that image, in its size"
-        )
-    mask = values > top / 2
-    if not mask.any():
-        raise EmptyMaskError(
-            f"{name}: this mask is empty: no pixel is above {top / 2:g}, half of the range, and "
-            f"the highest is {values.max():g}; mark the defect with {top:g}, or leave image and "
-            "mask out"
-        )
-    return np.asarray(mask, bool)
 
 
 def pixel_figures(
@@ -205,26 +157,6 @@ def resize_map(
     if len(shape) != 2 or min(shape) < 1:
         raise InputError(f"shape must be a height and a width of 1 or more, got {shape!r}")
     return resample(values, shape, box)
-
-
-def _mask_values(name: str) -> tuple[NDArray[Any], float]:
-    """Read values of shape (H, W), and the upper end of their range."""
-    with Image.open(name) as opened:
-        picture = ImageOps.exif_transpose(opened)
-        if picture.mode.startswith("I"):  # "I;16", "I;16B", ..., "I"
-            return np.asarray(picture), 65535.0
-        if picture.mode == "F":
-            return np.asarray(picture), 1.0
-        if picture.has_transparency_data:
-            layered = picture.convert("RGBA")
-            picture = Image.new("RGB", layered.size)
-            picture.paste(layered, mask=layered)
-        # Luminance would lose the masks in red and blue.
-        return np.asarray(picture.convert("RGB")).max(axis=2), 255.0
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 def _pixels(

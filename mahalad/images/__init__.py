@@ -8,10 +8,13 @@ from mahalad.lazy import hand_on
 
 _HOME_OF = {
     "FloatImage": "mahalad.protocols",
-    "IMAGE_EXTENSIONS": "mahalad.images.sources",
     "INTERPOLATIONS": "mahalad.images.resizing",
+    "IMAGE_EXTENSIONS": "mahalad.images.searching",
+    "ImageListing": "mahalad.images.listing",
     "ImageSource": "mahalad.images.sources",
     "Pixels": "mahalad.images.pixels",
+    "find_images": "mahalad.images.listing",
+    "image_extensions": "mahalad.images.searching",
     "iter_sources": "mahalad.images.sources",
     "open_image": "mahalad.images.decoding",
     "resize_image": "mahalad.images.resizing",
@@ -22,8 +25,11 @@ __all__ = [
     "IMAGE_EXTENSIONS",
     "INTERPOLATIONS",
     "FloatImage",
+    "ImageListing",
     "ImageSource",
     "Pixels",
+    "find_images",
+    "image_extensions",
     "iter_sources",
     "open_image",
     "resize_image",
@@ -32,9 +38,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mahalad.images.decoding import open_image
+    from mahalad.images.listing import ImageListing, find_images
     from mahalad.images.pixels import Pixels
     from mahalad.images.resizing import INTERPOLATIONS, resize_image, resize_square
-    from mahalad.images.sources import IMAGE_EXTENSIONS, ImageSource, iter_sources
+    from mahalad.images.searching import IMAGE_EXTENSIONS, image_extensions
+    from mahalad.images.sources import ImageSource, iter_sources
     from mahalad.protocols import FloatImage
 
 __getattr__ = hand_on(__name__, _HOME_OF)

@@ -19,25 +19,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from mahalad.errors import ImageReadError, ImageValueError, InputError, MahaladError
+from mahalad.errors import (
+    ImageReadError,
+    ImageValueError,
+    InputError,
+    MahaladError,
+    SeveralPagesWarning,
+)
 from mahalad.images.layout import Layout, layout_of
+from mahalad.images.orientation import turn_of, upright_of
+from mahalad.images.pages import pages_of, turn_to
 from mahalad.images.pixels import AS_STORED, EIGHT, FLOATS, SIXTEEN, STATED, Pixels
 from mahalad.images.sources import ImageSource, describe_missing
 from mahalad.images.transparency import array_on_white, picture_on_white
 from mahalad.protocols import FloatImage
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What undoes each EXIF orientation."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,8 @@ def open_image(source: ImageSource, pixels: Pixels = AS_STORED) -> Image.Image |
     Notes
     -----
     * The EXIF orientation is applied; an EXIF block that cannot be read is warned of, and the
-      picture taken as it is stored. Of a file with several frames, the first one is taken.
+      picture taken as it is stored. Of a file with several pages, the first one is taken, with a
+      `SeveralPagesWarning`, unless the source names a page.
     * Grey is repeated in three channels; palettes are expanded; one-bit images become 0 and 255;
       CMYK, YCbCr, LAB and HSV are converted by Pillow.
     * Alpha, palette or colour-key transparency is composited on white. Alpha that is 0 everywhere
@@ -116,7 +114,7 @@ def decode(source: ImageSource, pixels: Pixels = AS_STORED) -> Decoded:
     try:
         if isinstance(value, Image.Image):
             return _decode_opened(value, name, pixels, keep=True)
-        return _decode_file(value, name, pixels)
+        return _decode_file(value, name, source.page, pixels)
     except MahaladError:
         raise
     except PermissionError as error:
@@ -148,7 +146,7 @@ def as_opened(image: Any, pixels: Pixels = AS_STORED) -> Image.Image | FloatImag
     """
     if isinstance(image, Image.Image):
         is_rgb = image.mode == "RGB" and not image.has_transparency_data
-        if is_rgb and layout_of(image).fault is None and _turn_of(image, warn=False) is None:
+        if is_rgb and layout_of(image).fault is None and turn_of(image, warn=False) is None:
             return image
     elif isinstance(image, np.ndarray):
         if image.dtype == np.float32 and image.ndim in (2, 3) and image.shape[2:] in ((), (3,)):
@@ -161,7 +159,7 @@ def as_opened(image: Any, pixels: Pixels = AS_STORED) -> Image.Image | FloatImag
     return open_image(ImageSource("image", None, image), pixels)
 
 
-def _decode_file(path: Path, name: str, pixels: Pixels) -> Decoded:
+def _decode_file(path: Path, name: str, page: int | None, pixels: Pixels) -> Decoded:
     _check_file(path, name)
     with open(path, "rb") as file:
         try:
@@ -172,10 +170,30 @@ def _decode_file(path: Path, name: str, pixels: Pixels) -> Decoded:
                 f"{name}: not an image that Pillow can read; its first bytes are {file.read(24)!r}"
             ) from error
         with picture:
-            n_pixels = picture.width * picture.height
-            if Image.MAX_IMAGE_PIXELS is not None and n_pixels > Image.MAX_IMAGE_PIXELS:
-                raise ImageReadError(_too_large(name, n_pixels))
+            _check_size(picture, name)
+            _turn_to(picture, name, page)
             return _decode_opened(picture, name, pixels)
+
+
+def _turn_to(picture: Image.Image, name: str, page: int | None) -> None:
+    """Turn to a page; without a number, say where there are others than the first."""
+    if page is None:
+        n_pages = len(pages_of(picture))
+        if n_pages > 1:
+            warnings.warn(SeveralPagesWarning(name, n_pages), stacklevel=5)
+        return
+    try:
+        turn_to(picture, page)
+    except EOFError as error:
+        n_pages = len(pages_of(picture))
+        raise ImageReadError(f"{name}: there is no page {page}: the file has {n_pages}") from error
+    _check_size(picture, name)
+
+
+def _check_size(picture: Image.Image, name: str) -> None:
+    pixels = picture.width * picture.height
+    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+        raise ImageReadError(_too_large(name, pixels))
 
 
 def _decode_opened(
@@ -186,36 +204,10 @@ def _decode_opened(
     if layout.fault is not None:
         raise ImageReadError(f"{name}: is {layout.fault}")
     picture.load()
-    upright = _upright(picture, name)
+    upright = upright_of(picture, name)
     if keep and upright is picture:
         upright = picture.copy()
     return _decode_picture(upright, name, layout, pixels)
-
-
-def _upright(picture: Image.Image, name: str) -> Image.Image:
-    turn = _turn_of(picture, warn=True, name=name)
-    if turn is None:
-        return picture
-    turned = picture.transpose(turn)
-    # It is upright now: what would say otherwise goes.
-    turned.info = {k: value for k, value in turned.info.items() if k == "transparency"}
-    return turned
-
-
-def _turn_of(picture: Image.Image, *, warn: bool, name: str = "image") -> Image.Transpose | None:
-    """Find what makes a picture upright, by its EXIF block."""
-    try:
-        orientation = picture.getexif().get(ExifTags.Base.Orientation)
-    except Exception as error:  # damaged blocks make Pillow raise almost any type
-        if warn:
-            reason = str(error) or type(error).__name__
-            warnings.warn(
-                f"{name}: its EXIF block cannot be read ({reason}): the picture is taken as it is "
-                "stored, not turned",
-                stacklevel=3,
-            )
-        return None
-    return _TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -224,11 +216,21 @@ def _check_file(path: Path, name: str) -> None:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageReadError(describe_missing(name)) from error
     if stat.S_ISDIR(status.st_mode):
+        _check_listed(path, name)
         raise ImageReadError(f"{name}: is a folder, not an image file")
     if not stat.S_ISREG(status.st_mode):
         raise ImageReadError(f"{name}: is not a regular file")
     if status.st_size == 0:
         raise ImageReadError(f"{name}: is empty (0 bytes)")
+
+
+def _check_listed(folder: Path, name: str) -> None:
+    try:
+        os.scandir(folder).close()
+    except OSError as error:
+        raise ImageReadError(
+            f"{name}: folder cannot be listed: {error.strerror}; what images it holds is not known"
+        ) from error
 
 
 def _too_large(name: str, pixels: int | None) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mahalad.errors import InputError
-
-GOOD = "good"
+from mahalad.images.pages import split_page
+from mahalad.images.words import DEFECT, GOOD, MASK, meaning_of
 
 
 def common_folder(given: Sequence[str], names: Sequence[str]) -> Path | None:
@@ -38,7 +38,7 @@ def stems_below(base: Path | None, names: Sequence[str]) -> dict[str, str]:
     """Name files made from each image: its path below `base`, without the extension.
 
     Two images of one folder whose names differ in the extension only would share a stem; the
-    later one gets a number (``part-2``).
+    later one gets a number (``part-2``). A page keeps its number (``scan#2``).
 
     Examples
     --------
@@ -50,9 +50,11 @@ def stems_below(base: Path | None, names: Sequence[str]) -> dict[str, str]:
     for name in names:
         if name in stems:
             continue
-        path = Path(os.path.abspath(name))
+        file, page = split_page(name)
+        path = Path(os.path.abspath(file))
         below = Path(path.name) if base is None else path.relative_to(base)
-        stem = first = below.with_name(below.stem).as_posix()
+        end = "" if page is None else f"#{page}"
+        stem = first = below.with_name(below.stem + end).as_posix()
         number = 1
         while stem.casefold() in taken:  # some file systems do not tell cases apart
             number += 1
@@ -84,8 +86,10 @@ def check_apart(folder: Path, given: Sequence[str], names: Sequence[str]) -> Non
 def kinds_of(base: Path | None, names: Sequence[str]) -> dict[str, str | None]:
     """Read each image's kind from its folders: ``"good"``, a defect's name, or None = not known.
 
-    Images below a folder named ``good`` are good; those below a folder that lies beside such a
-    folder are defects of that kind. Only folders from `base` downwards count.
+    Images below a folder called good (or ok, normal, ...) are good; those below a folder that lies
+    beside such a folder, or is called like defects (bad, NG, anomaly, ...), are defects of that
+    kind. Nothing is known of what is below a folder called like masks. Only folders from `base`
+    downwards count, and the case of their names does not.
 
     Examples
     --------
@@ -95,13 +99,37 @@ def kinds_of(base: Path | None, names: Sequence[str]) -> dict[str, str | None]:
     """
     parents = {name: os.path.dirname(os.path.abspath(name)) for name in names}
     chains = {parent: list(_folders(parent, base)) for parent in set(parents.values())}
-    beside_good = {f.parent for chain in chains.values() for f in chain if f.name == GOOD}
+    named = {folder: meaning_of(folder.name) for chain in chains.values() for folder in chain}
+    beside_good = {folder.parent for folder, kind in named.items() if kind == GOOD}
     kinds: dict[str, str | None] = {}
     for parent, chain in chains.items():
-        defects = [folder.name for folder in chain if folder.parent in beside_good]
-        is_good = any(folder.name == GOOD for folder in chain)
-        kinds[parent] = GOOD if is_good else defects[0] if defects else None
+        said = {named[folder] for folder in chain}
+        beside = [folder.name for folder in chain if folder.parent in beside_good]
+        called = [folder.name for folder in chain if named[folder] == DEFECT]
+        defects = beside or called
+        if MASK in said:
+            kinds[parent] = None
+        else:
+            kinds[parent] = GOOD if GOOD in said else defects[0] if defects else None
     return {name: kinds[parent] for name, parent in parents.items()}
+
+
+def without_masks(base: Path | None, names: Sequence[str]) -> list[str]:
+    """Leave the masks out of the images of a set whose folders tell good ones from defects.
+
+    Masks are what lies in a folder called like them (``ground_truth``, ``masks``) from `base`
+    downwards, `base` itself left out: where it is given, its pictures are meant. Where no folder is
+    called like one of good images, such a folder may hold anything, and stays.
+    """
+    chains = {name: list(_folders(os.path.dirname(os.path.abspath(name)), base)) for name in names}
+    is_set = any(meaning_of(folder.name) == GOOD for chain in chains.values() for folder in chain)
+    if not is_set:
+        return list(names)
+    return [
+        name
+        for name, chain in chains.items()
+        if not any(folder != base and meaning_of(folder.name) == MASK for folder in chain)
+    ]
 
 
 def _folders(folder: str, base: Path | None) -> Iterator[Path]:

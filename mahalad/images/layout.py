@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from PIL import Image, ImageFile
+from PIL.FitsImagePlugin import FitsImageFile
 from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
@@ -60,6 +61,11 @@ def layout_of(picture: Image.Image) -> Layout:
         return _pnm(picture)
     if isinstance(picture, Jpeg2KImageFile):  # Pillow scales what has more than 8 bits
         return Layout(is_stated=picture.mode.startswith("I"))
+    if isinstance(picture, FitsImageFile) and picture.mode != "L":
+        return Layout(
+            fault="a FITS of more than 8 bits, whose scale and zero Pillow leaves out: give its "
+            "pixels as an array"
+        )
     return Layout()
 
 

@@ -1,4 +1,4 @@
-"""Image folders in the layout of MVTec AD, and groups of images that belong together."""
+"""Categories of labelled sets, and groups of images that belong together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mahalad.errors import InputError
-from mahalad.images.sources import IMAGE_EXTENSIONS, iter_sources
+from mahalad.images.pages import split_page
+from mahalad.images.set_layouts import UNDERSTOOD, FoundSet, find_sets
+from mahalad.images.set_masks import masks_of
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,16 @@ class Category:
     ----------
     name : str
     train : tuple of Path
-        Images of ``train/good``, sorted.
+        Images of ``train/good``, sorted, or what else a layout fits to.
     test : tuple of Path
-        Images of ``test/<kind>``, sorted.
+        Images of ``test/<kind>``, sorted, or what else a layout tests on.
     kinds : tuple of str
         Kind of each test image; ``"good"`` for the normal ones.
     masks : tuple of (Path or None)
         Ground-truth mask of each test image (None for good ones, and where the folder has none).
+        It may be a folder: of masks that make one.
+    split : str
+        Who split the images, where their folders do not say it.
     """
 
     name: str
@@ -34,6 +39,7 @@ class Category:
     test: tuple[Path, ...]
     kinds: tuple[str, ...]
     masks: tuple[Path | None, ...] = ()
+    split: str = ""
 
     @property
     def has_masks(self) -> bool:
@@ -41,77 +47,49 @@ class Category:
         return any(mask is not None for mask in self.masks)
 
 
-def find_categories(roots: Sequence[str | Path], names: Sequence[str] = ()) -> list[Category]:
+def find_categories(
+    roots: Sequence[str | Path], names: Sequence[str] = (), *, with_masks: bool = True
+) -> list[Category]:
     """Read the categories below some folders.
 
     Parameters
     ----------
     roots : sequence of str or Path
-        Folders of categories, or categories themselves (a folder with ``train/good``).
+        Folders of categories, or categories themselves, in one of the layouts of
+        `mahalad.images.set_layouts`.
     names : sequence of str
         Only these; all that are there where empty.
+    with_masks : bool
+        Whether masks are wanted.
 
     Raises
     ------
     InputError
         No category is found, a named one is not there, or some defective test images of one
-        have a mask (``ground_truth/<kind>/<stem>_mask.*`` or ``<stem>.*``) and others have not.
+        have a mask (see `mahalad.images.set_masks.masks_of`) and others have not.
     """
-    folders: dict[str, Path] = {}
+    found: dict[str, FoundSet] = {}
     for root in map(Path, roots):
-        for folder in [root, *sorted(p for p in root.iterdir() if p.is_dir())]:
-            if (folder / "train" / "good").is_dir() and (folder / "test").is_dir():
-                name = folder.resolve().name
-                if folders.setdefault(name, folder).resolve() != folder.resolve():
-                    raise InputError(
-                        f"two categories are called {name}: {folders[name]} and {folder}; give one"
-                    )
-    missing = [name for name in names if name not in folders]
-    if missing or not folders:
+        for one in find_sets(root):
+            other = found.setdefault(one.name, one)
+            if other.folder.resolve() != one.folder.resolve():
+                raise InputError(
+                    f"two categories are called {one.name}: {other.folder} and {one.folder}; give "
+                    "one"
+                )
+    missing = [name for name in names if name not in found]
+    if missing or not found:
         raise InputError(
-            f"no category {', '.join(missing) or 'at all'} in {', '.join(map(str, roots))}: a "
-            "category is a folder with train/good and test/<kind>, as in MVTec AD; there "
-            f"{'are' if folders else 'is'} {', '.join(folders) or 'none'}"
+            f"no category {', '.join(missing) or 'at all'} in {', '.join(map(str, roots))}: there "
+            f"{'are' if found else 'is'} {', '.join(found) or 'none'}; {UNDERSTOOD}"
         )
-    return [_read_category(name, folders[name]) for name in names or sorted(folders)]
+    return [_category(found[name], with_masks) for name in names or sorted(found)]
 
 
-def _read_category(name: str, folder: Path) -> Category:
-    test = _images(folder / "test")
-    kinds = tuple(path.relative_to(folder / "test").parts[0] for path in test)
-    masks = _find_masks(folder, test, kinds)
-    return Category(name, _images(folder / "train" / "good"), test, kinds, masks)
-
-
-def _find_masks(
-    folder: Path, test: tuple[Path, ...], kinds: tuple[str, ...]
-) -> tuple[Path | None, ...]:
-    truth = folder / "ground_truth"
-    files: dict[Path, Path] = {}  # by the path below `truth`, without extension
-    if truth.is_dir() and any(path.suffix.lower() in IMAGE_EXTENSIONS for path in truth.rglob("*")):
-        for path in _images(truth):
-            files.setdefault(path.relative_to(truth).with_suffix(""), path)
-    masks: list[Path | None] = []
-    for path, kind in zip(test, kinds, strict=True):
-        key = path.relative_to(folder / "test").with_suffix("")
-        mask = files.get(key.with_name(f"{key.name}_mask"), files.get(key))
-        masks.append(None if kind == "good" else mask)
-    bad = [
-        (path, mask) for path, mask, kind in zip(test, masks, kinds, strict=True) if kind != "good"
-    ]
-    without = [path for path, mask in bad if mask is None]
-    if 0 < len(without) < len(bad):
-        key = without[0].relative_to(folder / "test").with_suffix("")
-        raise InputError(
-            f"{without[0]}: no mask of this defect, such as {truth / key}_mask.png; of the "
-            f"{len(bad)} defective test images of {folder}, {len(without)} have none: add them, or "
-            "remove all masks"
-        )
-    return tuple(masks)
-
-
-def _images(folder: Path) -> tuple[Path, ...]:
-    return tuple(source.path for source in iter_sources(folder) if source.path is not None)
+def _category(found: FoundSet, with_masks: bool) -> Category:
+    one = found.read()
+    masks = masks_of(one) if with_masks else (None,) * len(one.test)
+    return Category(one.name, one.train, one.test, one.kinds, masks, one.split)
 
 
 def grouping(rule: str) -> Callable[[str], str]:
@@ -122,7 +100,7 @@ def grouping(rule: str) -> Callable[[str], str]:
     rule : str
         A regular expression (see `group_of`), or a CSV file (its name ends in .csv) with the
         columns ``path`` and ``group``; a path there stands for every image path that ends with
-        it.
+        it, and for the pages of such a file (``scan.tif#2``) that have no row of their own.
 
     Raises
     ------
@@ -136,11 +114,11 @@ def grouping(rule: str) -> Callable[[str], str]:
     depths = sorted({len(parts) for parts in table}, reverse=True)
 
     def group(path: str) -> str:
-        parts = Path(path).parts
-        for depth in depths:
-            found = table.get(parts[-depth:]) if depth <= len(parts) else None
-            if found is not None:
-                return found
+        for parts in (Path(name).parts for name in dict.fromkeys((path, split_page(path)[0]))):
+            for depth in depths:
+                found = table.get(parts[-depth:]) if depth <= len(parts) else None
+                if found is not None:
+                    return found
         raise InputError(f"{rule}: has no row for {path}: it must name every image")
 
     return group

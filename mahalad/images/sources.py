@@ -6,8 +6,7 @@ import glob
 import io
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,18 @@ import numpy.typing as npt
 from PIL import Image
 
 from mahalad.errors import InputError
-
-IMAGE_EXTENSIONS = (
-    ".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".pnm",
-)  # fmt: skip
-
+from mahalad.images.pages import split_page
+from mahalad.images.searching import SearchedFolder, image_extensions, search_folder, search_pattern
 
 _ALLOWED = (
     "allowed are a file, a folder, a glob pattern, a PIL image, a list or iterator of these and"
     " of NumPy arrays (H, W, 3), or one array (n, H, W, 3)"
 )
 
+
+_COMMON = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+OnSearch = Callable[[SearchedFolder], object] | None
 
 # Iterable, but never a row of images; a set has no fixed order.
 _NOT_A_LIST = (bytes, bytearray, memoryview, Mapping, Set, io.IOBase)
@@ -40,34 +40,48 @@ class ImageSource:
     Attributes
     ----------
     name : str
-        The path as given or found; `X[3]` for an image in memory at position 3 of `X`.
+        The path as given or found, for a page of a file with ``#`` and its number
+        (``scan.tif#2``); `X[3]` for an image in memory at position 3 of `X`.
     path : Path or None
         The file; None for an image in memory.
     value : Path, PIL.Image.Image or ndarray
         What `open_image` decodes.
+    page : int or None
+        Number of the page, from 1; None for the first one.
     """
 
     name: str
     path: Path | None
     value: Path | Image.Image | npt.NDArray[Any]
+    page: int | None = None
 
 
-def iter_sources(X: object) -> Iterator[ImageSource]:
+def source_of(name: str) -> ImageSource:
+    """Give the source of a file by its path, or of a page by its name (``scan.tif#2``)."""
+    file, page = split_page(name)
+    return ImageSource(name, Path(file), Path(file), page)
+
+
+def iter_sources(X: object, on_search: OnSearch = None) -> Iterator[ImageSource]:
     """Yield the images in `X` one by one, without opening them.
 
     Parameters
     ----------
     X : path, PIL image, iterable of these and of arrays, or ndarray of shape (n, H, W, 3 or 1)
-        A folder is searched with all its subfolders for `IMAGE_EXTENSIONS` (in any case),
-        sorted by the parts of the path; hidden files and folders are skipped. A glob pattern
-        (`* ? [ **`) and a file named in full are taken with any extension; a path that
-        exists is never read as a pattern. An iterator is consumed one item at a time.
+        A folder is searched with all its subfolders for `image_extensions()` (in any case),
+        sorted by the parts of the path; hidden files and folders, and those that systems and
+        storage servers make for themselves, are skipped. A glob pattern (`* ? [ **`) and a file
+        named in full are taken with any extension; a path that exists is never read as a
+        pattern. An iterator is consumed one item at a time.
+    on_search : callable, optional
+        Is given what every folder holds, `SearchedFolder`, before its images are yielded.
 
     Yields
     ------
     ImageSource
-        In the order of `X`. A missing file, or a pattern without a match, *inside a list*
-        is yielded too and fails in `open_image`, so that it does not end the batch.
+        In the order of `X`. A missing file, or a pattern without a match, *inside a list*,
+        and a folder within another one that cannot be listed, are yielded too and fail in
+        `open_image`, so that they do not end the batch.
 
     Raises
     ------
@@ -80,7 +94,7 @@ def iter_sources(X: object) -> Iterator[ImageSource]:
     ['X[0]', 'X[1]']
     """
     if isinstance(X, (str, os.PathLike)):
-        yield from _path_sources(X, "X", required=True)
+        yield from _path_sources(X, "X", on_search, required=True)
     elif isinstance(X, Image.Image):
         yield ImageSource("X[0]", None, X)
     elif isinstance(X, np.ndarray) and X.ndim != 1:
@@ -88,7 +102,7 @@ def iter_sources(X: object) -> Iterator[ImageSource]:
     elif isinstance(X, Iterable) and not (isinstance(X, _NOT_A_LIST) or _looks_like_a_list(X)):
         found = False
         for index, item in enumerate(X):
-            for source in _item_sources(item, f"X[{index}]"):
+            for source in _item_sources(item, f"X[{index}]", on_search):
                 found = True
                 yield source
         if not found:
@@ -142,9 +156,9 @@ def _line_instead(value: Any, *, is_item: bool = False) -> str:
     return ""
 
 
-def _item_sources(item: object, position: str) -> Iterator[ImageSource]:
+def _item_sources(item: object, position: str, on_search: OnSearch) -> Iterator[ImageSource]:
     if isinstance(item, (str, os.PathLike)):
-        yield from _path_sources(item, position, required=False)
+        yield from _path_sources(item, position, on_search, required=False)
     elif isinstance(item, np.ndarray) and item.ndim == 4:
         yield from _batch_sources(item, position)
     elif isinstance(item, (Image.Image, np.ndarray)):
@@ -177,56 +191,51 @@ def _batch_sources(batch: npt.NDArray[Any], position: str) -> Iterator[ImageSour
 
 
 def _path_sources(
-    given: str | os.PathLike[Any], position: str, *, required: bool
+    given: str | os.PathLike[Any],
+    position: str,
+    on_search: OnSearch,
+    *,
+    required: bool,
 ) -> Iterator[ImageSource]:
     name = os.fspath(given)
     if not isinstance(name, str) or not name:
         raise InputError(f"{position} is {name!r}, which is not a path; {_ALLOWED}")
     if os.path.isdir(name):
-        yield from _folder_sources(name)
+        yield from _folder_sources(name, on_search, required=required)
         return
     names = [name]
     if not os.path.exists(name) and _is_pattern(name):
-        matches = {match for match in glob.glob(name, recursive=True) if not os.path.isdir(match)}
-        names = sorted(matches, key=lambda match: Path(match).parts) or names
-    if required and not os.path.lexists(names[0]):
+        found = search_pattern(name)
+        names = [str(path) for path in found.images] or names
+        if on_search is not None and found.images:
+            on_search(found)
+    if required and not os.path.lexists(split_page(names[0])[0]):
         raise InputError(describe_missing(name))
-    for found in names:
-        yield ImageSource(found, Path(found), Path(found))
+    for one in names:
+        yield source_of(one)
 
 
-def _folder_sources(folder: str) -> Iterator[ImageSource]:
-    paths: list[Path] = []
-    others: Counter[str] = Counter()
-    visited: set[str] = set()  # linked folders are followed, so a link could lead back up
-    for root, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
-        resolved = os.path.realpath(root)
-        if resolved in visited:
-            folders.clear()
-            continue
-        visited.add(resolved)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            extension = os.path.splitext(name)[1].lower()
-            if name.startswith("."):
-                continue
-            if extension in IMAGE_EXTENSIONS:
-                paths.append(Path(root, name))
-            else:
-                others[extension or "no extension"] += 1
-    if not paths:
-        seen = ", ".join(f"{count} x {name}" for name, count in sorted(others.items()))
+def _folder_sources(folder: str, on_search: OnSearch, *, required: bool) -> Iterator[ImageSource]:
+    found = search_folder(folder)
+    itself = found.unlisted.get(Path(folder))
+    if itself is not None and required:
+        raise InputError(f"{folder}: folder cannot be listed: {itself}")
+    if not found.images and itself is None:
+        seen = ", ".join(f"{count} x {name}" for name, count in found.others.items())
+        locked = ", ".join(f"{path} ({reason})" for path, reason in found.unlisted.items())
         raise InputError(
             f"{folder}: no images in this folder (looked in {os.path.abspath(folder)} and its"
-            f" subfolders, hidden ones left out); files with other extensions: {others.total()}"
-            f"{f' ({seen})' if seen else ''}; looked for {', '.join(IMAGE_EXTENSIONS)}"
+            f" subfolders, hidden ones left out); files with other extensions:"
+            f" {sum(found.others.values())}{f' ({seen})' if seen else ''};"
+            f"{f' folders that cannot be listed: {locked};' if locked else ''}"
+            f" looked for {', '.join(_COMMON)} and {len(image_extensions()) - len(_COMMON)} more"
+            " that Pillow reads"
         )
-    for path in sorted(paths, key=lambda path: path.parts):
+    if on_search is not None:
+        on_search(found)
+    paths = sorted([*found.images, *found.unlisted], key=lambda path: path.parts)
+    for path in paths:
         yield ImageSource(str(path), path, path)
-
-
-def _refuse_folder(error: OSError) -> None:
-    raise InputError(f"{error.filename}: folder cannot be listed: {error.strerror}") from error
 
 
 def _is_pattern(name: str) -> bool:
@@ -235,7 +244,7 @@ def _is_pattern(name: str) -> bool:
 
 def is_missing(name: str) -> bool:
     """Whether a path is that of nothing, and no file matches it as a pattern."""
-    if os.path.lexists(name):
+    if os.path.lexists(split_page(name)[0]):
         return False
     matches = glob.iglob(name, recursive=True) if _is_pattern(name) else iter(())
     return all(os.path.isdir(match) for match in matches)

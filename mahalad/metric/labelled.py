@@ -5,20 +5,28 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import InputError
-from mahalad.images.sources import IMAGE_EXTENSIONS, iter_sources
+from mahalad.images.listing import ImageListing, find_images
+from mahalad.images.pages import split_page
+from mahalad.images.searching import image_extensions, is_hidden
+from mahalad.images.sources import iter_sources
 
 _COLUMNS = ("path", "label")
 _SHOWN = 5
 
 
-def read_labelled(where: str | Path) -> tuple[list[str], list[str]]:
+def read_labelled(
+    where: str | Path,
+    *,
+    pages: str = "first",
+    on_listing: Callable[[ImageListing], object] | None = None,
+) -> tuple[list[str], list[str]]:
     """Read paths and labels of images.
 
     Parameters
@@ -27,6 +35,10 @@ def read_labelled(where: str | Path) -> tuple[list[str], list[str]]:
         A folder whose subfolders are named by the labels and hold the images (also further
         down), or a CSV file with the columns ``path`` and ``label``, whose paths are absolute or
         start at the file's own folder.
+    pages : {"first", "all"}
+        Of files with several pages in a folder: see `find_images`.
+    on_listing : callable, optional
+        Is given what was found in a folder, and what was left out.
 
     Returns
     -------
@@ -41,7 +53,9 @@ def read_labelled(where: str | Path) -> tuple[list[str], list[str]]:
     """
     where = Path(where)
     if where.is_dir():
-        paths, labels = _read_folders(where)
+        paths, labels, listing = _read_folders(where, pages)
+        if on_listing is not None:
+            on_listing(listing)
     elif where.is_file():
         paths, labels = _read_table(where)
     else:
@@ -112,34 +126,34 @@ def _shares(counts: NDArray[np.intp], n: int) -> NDArray[np.intp]:
     return quotas
 
 
-def _read_folders(folder: Path) -> tuple[list[str], list[str]]:
-    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    loose = [e for e in entries if e.is_file() and e.suffix.lower() in IMAGE_EXTENSIONS]
+def _read_folders(folder: Path, pages: str) -> tuple[list[str], list[str], ImageListing]:
+    entries = sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
+    loose = [e for e in entries if e.is_file() and e.suffix.lower() in image_extensions()]
     if loose:
         raise InputError(
             f"{folder}: {len(loose)} images without a label, such as {loose[0]}: put each image "
             "in a subfolder that is named by its label"
         )
-    paths: list[str] = []
-    labels: list[str] = []
-    for entry in entries:
-        if entry.is_dir():
-            found = [source.name for source in iter_sources(entry)]
-            paths += found
-            labels += [entry.name] * len(found)
-    if not paths:
+    subfolders = [entry for entry in entries if entry.is_dir()]
+    if not subfolders:
         raise InputError(
             f"{folder}: no subfolders; labelled images are a folder with one subfolder for each "
             "label, or a CSV file with the columns path, label"
         )
-    return paths, labels
+    listing = find_images([str(folder)], pages=pages)
+    paths = listing.names
+    labels = [Path(name).parts[len(folder.parts)] for name in paths]
+    for entry in subfolders:
+        if entry.name not in labels:
+            list(iter_sources(entry))  # raises: no images
+    return paths, labels, listing
 
 
 def _read_table(file: Path) -> tuple[list[str], list[str]]:
     rows = _rows(file)
     _refuse(file, [n for n, path, label in rows if not (path and label)], "no path or no label")
     full = [(n, os.path.join(file.parent, path), label) for n, path, label in rows]
-    _refuse(file, [n for n, path, _ in full if not os.path.isfile(path)], "no such file", full)
+    _refuse(file, [n for n, path, _ in full if not _is_there(path)], "no such file", full)
     seen: dict[str, tuple[int, str]] = {}
     for n, path, label in full:
         line, other = seen.setdefault(os.path.realpath(path), (n, label))
@@ -149,6 +163,10 @@ def _read_table(file: Path) -> tuple[list[str], list[str]]:
     if not full:
         raise InputError(f"{file}: no rows; needs the columns path and label")
     return [path for _, path, _ in full], [label for _, _, label in full]
+
+
+def _is_there(path: str) -> bool:
+    return os.path.isfile(split_page(path)[0])
 
 
 def _rows(file: Path) -> list[tuple[int, str, str]]:

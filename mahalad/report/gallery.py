@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from mahalad.errors import InputError
-from mahalad.images.folders import GOOD
+from mahalad.images.words import GOOD
 from mahalad.report.text import number, text
 from mahalad.result import Result
 

@@ -18,8 +18,9 @@ from mahalad.errors import InputError, MahaladError
 from mahalad.files.container import write_atomically
 from mahalad.files.recognition import recognize
 from mahalad.images.decoding import open_image
+from mahalad.images.pages import split_page
 from mahalad.images.pixels import AS_STORED, Pixels
-from mahalad.images.sources import ImageSource
+from mahalad.images.sources import source_of
 from mahalad.protocols import FloatImage, Floats
 from mahalad.report.overlays import checked_map, overlay, thumbnail
 from mahalad.result import Result
@@ -139,7 +140,7 @@ class MapFolder:
             The folder is not writable.
         """
         self._check_replaced(
-            {Path(name).resolve() for name in (*self._stems, *used) if name}, force
+            {Path(split_page(name)[0]).resolve() for name in (*self._stems, *used) if name}, force
         )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -225,7 +226,7 @@ def colour_begins(result: Result, map_threshold: float) -> float:
 
 def reopen(name: str, pixels: Pixels = AS_STORED) -> Image.Image | FloatImage:
     """Open the image of a `Result.name` again, at its own size."""
-    return open_image(ImageSource(name, Path(name), Path(name)), pixels)
+    return open_image(source_of(name), pixels)
 
 
 def _save_overlay(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mahalad.errors import InputError
 from mahalad.evaluation.images import rates_at, roc_auc
-from mahalad.images.folders import GOOD
+from mahalad.images.words import GOOD
 from mahalad.protocols import Floats
 from mahalad.report.charts import histogram, roc
 from mahalad.report.gallery import ReportImage, gallery
