@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mahalad.images.changes import changed_copies
 from mahalad.protocols import Features, Value
 
-N_CHANGED = 16
+N_CHANGED = 8
 """Images of a fit of which changed copies are made, those of the smallest hashes."""
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -77,17 +77,18 @@ class Pictures:
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
-        self._kept: dict[int, NDArray[Any]] = {}
+        self._kept: dict[int, tuple[NDArray[Any], Features]] = {}
 
-    def see(self, key: int, prepared: NDArray[Any]) -> None:
-        """Keep a picture if it is one of them, and forget one that no longer is."""
-        if key in self._kept or (self._limit is not None and key >= self._limit):
+    def see(self, key: int, prepared: NDArray[Any], features: Features) -> None:
+        """Keep a picture, and its features by level, if it is one of them."""
+        largest = max(self._kept) if len(self._kept) == N_CHANGED else self._limit
+        if key in self._kept or (largest is not None and key >= largest):
             return
-        self._kept[key] = prepared
+        self._kept[key] = prepared, {name: values.copy() for name, values in features.items()}
         if len(self._kept) > N_CHANGED:
             del self._kept[max(self._kept)]
 
-    def changes(self, extractor: Any, kinds: Sequence[str], levels: Sequence[str]) -> Changes:
+    def changes(self, extractor: Any, kinds: Sequence[str]) -> Changes:
         """Change the pictures in all ways of some kinds, and compare their features.
 
         Parameters
@@ -95,22 +96,26 @@ class Pictures:
         extractor : built feature extractor
         kinds : sequence of str
             See `mahalad.images.changes.CHANGES`.
-        levels : sequence of str
-            Names of the levels that matter.
         """
-        keys = sorted(self._kept)
-        parts: dict[str, list[NDArray[np.float16]]] = {name: [] for name in levels}
-        for key in keys:
-            picture = self._kept[key]
-            found = extractor.transform([picture, *changed_copies(picture, kinds, key)])
-            for name, differences in parts.items():
-                values = found[name]
-                difference = np.clip(values[1:] - values[:1], -_LARGEST, _LARGEST)
-                differences.append(difference.astype(np.float16))
-        if not keys:
+        if not self._kept:
             return Changes()
-        joined = {name: np.stack(differences) for name, differences in parts.items()}
+        keys = sorted(self._kept)
+        found = [self._differences(key, extractor, kinds) for key in keys]
+        joined = {name: np.stack([one[name] for one in found]) for name in found[0]}
         return Changes(np.array(keys, np.uint64), joined)
+
+    def _differences(
+        self, key: int, extractor: Any, kinds: Sequence[str]
+    ) -> dict[str, NDArray[np.float16]]:
+        """Levels of changed copies of a picture, less its own, (n_ways, ..., n_features)."""
+        picture, features = self._kept[key]
+        copies, size = changed_copies(picture, kinds, key), extractor.batch_size
+        parts = [extractor.transform(copies[i : i + size]) for i in range(0, len(copies), size)]
+        differences = {}
+        for name, own in features.items():
+            found = np.concatenate([part[name] for part in parts])
+            differences[name] = np.clip(found - own, -_LARGEST, _LARGEST).astype(np.float16)
+        return differences
 
 
 def changes_arrays(changes: Changes) -> dict[str, NDArray[Any]]:

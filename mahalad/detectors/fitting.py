@@ -95,8 +95,9 @@ def read(
                     np.stack([thumbnail(image.prepared) for image in readable]),
                 )
             )
-            for image in readable if recipe.tolerate else ():
-                pictures.see(image.key, image.prepared)
+            for i, image in enumerate(readable if recipe.tolerate else ()):
+                own = {name: F[i, 0] for name, F in ordered.items()}
+                pictures.see(image.key, image.prepared, own)
             if sums is not None:
                 sums.partial_fit(as_input_of(sums, rows(ordered)))
     if groups is not None and n_read != len(groups):
@@ -109,5 +110,5 @@ def read(
         unreadable=tuple(unreadable),
         columns=column_names(X) if features is None else (),
         depths=depths,
-        changes=pictures.changes(features, recipe.tolerate, tuple(shapes)),
+        changes=pictures.changes(features, recipe.tolerate),
     )
