@@ -336,7 +336,6 @@ def test_info(model):
         (["pretrain", "{data}/good", "-o", "{tmp}/m", "--size", "40"], "must be a multiple of 32"),
         (["pretrain", "{tmp}", "-o", "{tmp}/m"], ".png, .jpg"),
         (["score", "{data}", "-m", "{model}", "--maps", "{tmp}/maps"], "has no anomaly maps"),
-        (["report", "{data}", "-m", "{model}", "-o", "{tmp}/r.html"], "and no report"),
         (["index", "add", "{tmp}/none", "{data}", "--label", "good"], "no such model file"),
         (["index", "add", "{model}", "{tmp}/none.png", "--label", "good"], "no such file"),
         (["index", "relabel", "{model}", "99", "--label", "good"], "no points with ids 99"),

@@ -13,15 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mahalad.errors import ImageValueError, InputError, ModelFileError
+from mahalad.images.mvtec import mask_beside
 from mahalad.report.maps import save_map
 from mahalad.report.overlays import (
     ALPHA,
     INNER_LINE,
     OUTER_LINE,
     RAMP,
+    outlined,
     overlay,
     thumbnail,
 )
+from mahalad.report.results import hits
 
 THRESHOLD = 2.0
 
@@ -280,3 +283,62 @@ def test_thumbnails_fit_and_keep_the_aspect(
 def test_a_thumbnail_of_no_size_is_refused() -> None:
     with pytest.raises(InputError, match="side is 0"):
         thumbnail(Image.new("RGB", (4, 4)), 0)
+
+
+@pytest.mark.parametrize("line", [None, 1, 3])
+@pytest.mark.parametrize("side", [(60, 90), (20, 30)])
+def test_the_outline_of_a_mask_lies_around_it(line: int | None, side: tuple[int, int]) -> None:
+    mask = np.zeros(side, bool)
+    mask[side[0] // 3 : 2 * side[0] // 3, side[1] // 3 : 2 * side[1] // 3] = True
+    for ground in ((0, 0, 0), (255, 255, 255), (120, 120, 120)):
+        drawn = np.array(outlined(Image.new("RGB", (90, 60), ground), mask, line=line))
+        width = line or 1
+        changed = (drawn != ground).any(axis=2)
+        assert not changed[22:38, 32:58].any()  # inside: 20 to 40, 30 to 60, to half a pixel
+        rows, columns = np.nonzero((drawn == OUTER_LINE).all(axis=2))
+        slack = 60 / side[0] + 0.01
+        assert rows.min() == pytest.approx(20 - 2 * width, abs=slack)
+        assert columns.max() == pytest.approx(59 + 2 * width, abs=slack)
+        assert (drawn == INNER_LINE).all(axis=2).any()
+
+
+def test_a_line_of_one_pixel_is_outlined_in_a_smaller_image() -> None:
+    mask = np.zeros((900, 900), bool)
+    mask[450, 300:600] = True
+    mask[449:452, 300:600] = True
+    drawn = np.array(outlined(Image.new("RGB", (300, 300), "grey"), mask))
+    assert (drawn == OUTER_LINE).all(axis=2).any()
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"), [((5, 5), True), ((5, 9), False), ((9, 19), True), ((0, 19), False)]
+)
+def test_a_map_hits_a_defect_that_its_highest_point_lies_on(
+    place: tuple[int, int], expected: bool
+) -> None:
+    values = np.zeros((10, 20))
+    values[place] = 1
+    mask = np.zeros((100, 100), bool)
+    mask[50:60, 25:30] = mask[97:, 97:] = True
+    assert hits(values, mask) == expected
+
+
+@pytest.mark.parametrize(
+    ("mask", "image"),
+    [
+        ("a/ground_truth/cut/1_mask.png", "a/test/cut/1.jpg"),
+        ("a/ground_truth/cut/1.bmp", "a/test/cut/1.png"),
+        ("test/b/ground_truth/cut/day/1_mask.png", "test/b/test/cut/day/1.png"),
+    ],
+)
+def test_masks_are_found_where_mvtec_ad_has_them(tmp_path: Path, mask: str, image: str) -> None:
+    (tmp_path / mask).parent.mkdir(parents=True)
+    (tmp_path / mask).touch()
+    assert mask_beside(tmp_path / image) == tmp_path / mask
+
+
+@pytest.mark.parametrize("image", ["a/test/1.png", "a/test/cut/2.png", "cut/1.png", "test/1.png"])
+def test_no_mask_is_found_where_there_is_none(tmp_path: Path, image: str) -> None:
+    (tmp_path / "a/ground_truth/cut").mkdir(parents=True)
+    (tmp_path / "a/ground_truth/cut/1_mask.png").touch()
+    assert mask_beside(tmp_path / image) is None

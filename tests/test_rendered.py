@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
-from mahalad.demo.rendered import DEFECTS, pixel_baseline_scores, render_part, write_dataset
+from mahalad.demo.rendered import (
+    DEFECTS,
+    pixel_baseline_scores,
+    render_masked,
+    render_part,
+    write_dataset,
+)
 from mahalad.errors import InputError
+from mahalad.images.mvtec import find_categories, mask_beside
 
 SIZE = 128
 
@@ -60,6 +68,25 @@ def test_defect_changes_the_good_image_visibly_and_only_locally(defect: str, see
     assert np.mean(change > 2) < 0.12
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_masks_mark_what_the_defect_changed(defect: str, seed: int) -> None:
+    image, mask = render_masked(np.random.default_rng(seed), defect, SIZE)
+    where = np.asarray(mask)
+    assert image.tobytes() == render_part(np.random.default_rng(seed), defect, SIZE).tobytes()
+    change = np.abs(render(seed, defect).astype(int) - render(seed).astype(int)).max(axis=2)
+    strong = change > 25
+    # Shadows and bevels beside a defect change as well, and a dent not where its floor is level.
+    near = ndimage.binary_dilation(where, iterations=6)
+    assert 0.001 < where.mean() < 0.05
+    assert strong[near].sum() > 0.7 * strong.sum()
+    assert (change[where] > 4).mean() > 0.5
+
+
+def test_good_parts_have_an_empty_mask() -> None:
+    assert not np.asarray(render_masked(np.random.default_rng(0), None, SIZE)[1]).any()
+
+
 def test_unknown_defect_is_refused_with_the_allowed_names() -> None:
     with pytest.raises(InputError, match=r"defect must be one of scratch.*crack.*got 'rust'"):
         render_part(np.random.default_rng(0), "rust")
@@ -94,9 +121,14 @@ def test_dataset_layout(tmp_path: Path) -> None:
     expected = {f"train/good/{i:03d}.png" for i in range(3)}
     expected |= {f"test/good/{i:03d}.png" for i in range(2)}
     expected |= {f"test/{defect}/000.png" for defect in DEFECTS}
+    expected |= {f"ground_truth/{defect}/000_mask.png" for defect in DEFECTS}
     files = read_all(folder)
     assert set(files) == expected
     assert len(set(files.values())) == len(files)
+    (category,) = find_categories([folder])
+    assert category.has_masks
+    for path, mask in zip(category.test, category.masks, strict=True):
+        assert mask == mask_beside(path) and (mask is None) == (path.parent.name == "good")
     with Image.open(folder / "train/good/000.png") as image:
         assert (image.format, image.mode, image.size) == ("PNG", "RGB", (SIZE, SIZE))
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
+import shutil
 
 import numpy as np
 import pytest
-from conftest import run
+from conftest import DATA, make_picture, run
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from mahalad import load
+from mahalad.report.results import picture_results
+from mahalad.result import LabelledResult, Neighbour
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +59,17 @@ def test_the_page_says_what_the_detector_says(model, picture_folder, tmp_path):
         "Scope positions",
         "Fitted to 40 good images",
         "conformal, calibrated by leave-one-out, 40 scores",
-        "asked for 5 %",
+        f"Date of the fit {detector.fit_date_}",
+        "Asked for: 5 % of good images flagged, by the rule conformal, on average over fits; "
+        f"at most {100 * detector.guarantee_.bound:.1f} % by this fit (95 % confidence).",
+        f"Got: {flagged[8:].sum()} of 8 defects found, {flagged[:8].sum()} of 8 good images ",
         f"Colours begin at {detector.map_threshold_:.3g} standard deviations of good images, ",
     ):
         assert fact in text, fact
     n_flagged = int((detector.predict(picture_folder / "test") < 0).sum())
     assert page.count('class="map"') == n_flagged == 8  # no others have one
-    assert all(max(picture.size) <= 320 for picture in pictures_of(page))
+    sizes = [max(picture.size) for picture in pictures_of(page)]
+    assert sizes[:2] == [640, 640] and max(sizes[2:]) <= 320  # one large, with its map
     assert re.search(r"spot\s+score", text) and "no label" not in text
 
 
@@ -151,3 +159,206 @@ def test_usage_errors_write_nothing(model, picture_folder, tmp_path):
         assert message in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == content
+
+
+@pytest.fixture
+def parts(picture_folder, tmp_path):
+    """The test pictures in the layout of MVTec AD, with masks of the spots."""
+    shutil.copytree(picture_folder / "test", tmp_path / "parts/test")
+    (tmp_path / "parts/ground_truth/spot").mkdir(parents=True)
+    for path in (tmp_path / "parts/test/spot").iterdir():
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, (21, 21, 32, 32))
+        mask.save(tmp_path / f"parts/ground_truth/spot/{path.stem}_mask.png")
+    return tmp_path / "parts"
+
+
+def test_masks_that_lie_as_in_mvtec_ad_are_beside_the_large_image(model, parts, tmp_path):
+    out = tmp_path / "page.html"
+    assert run("report", parts / "test", "-m", model, "-o", out).exit_code == 0
+    page = out.read_text()
+    assert "Ground truth" in page and re.search(r"Located [78] of 8", text_of(page))
+    bare, drawn, truth = (np.array(picture, int) for picture in pictures_of(page)[:3])
+    changed = np.abs(truth - bare).max(axis=2) > 60
+    rows, columns = np.nonzero(changed)
+    for ends in (rows, columns):  # around the mask, 210 to 320 of 640
+        assert 195 <= ends.min() <= 212 and 318 <= ends.max() <= 335
+    assert not changed[225:305, 225:305].any()
+    assert (np.abs(drawn - bare).max(axis=2) > 20)[225:305, 225:305].all()
+
+
+@pytest.mark.parametrize("damage", ["text", "empty", "gone"])
+def test_a_mask_that_cannot_be_used_is_left_out(model, parts, tmp_path, damage):
+    for path in (parts / "ground_truth/spot").iterdir():
+        if damage == "gone":
+            path.unlink()
+        elif damage == "text":
+            path.write_text("no mask")
+        else:
+            Image.new("L", (64, 64)).save(path)
+    out = tmp_path / "page.html"
+    assert run("report", parts / "test", "-m", model, "-o", out).exit_code == 0
+    page = out.read_text()
+    assert "Ground truth" not in page and "Located" not in text_of(page)
+    assert "The most abnormal image" in page
+
+
+def test_a_page_of_many_images_is_bounded(model, picture_folder, tmp_path):
+    out = tmp_path / "page.html"
+    given = ("report", picture_folder / "test", "-m", model, "-o", out)
+    assert run(*given, "--pictures", "6").exit_code == 0
+    page = out.read_text()
+    assert page.count('<div class="view">') == 6 and "Images judged 16" in text_of(page)
+    assert "Left out, for the size of the page: 3 of 8 in &ldquo;Flagged" in page
+    assert "7 of 8 in &ldquo;Passed" in page
+    assert run(*given, "--pictures", "0").exit_code == 2
+
+
+def test_a_lot_that_looks_shifted_says_so_first(model, picture_folder, tmp_path):
+    (tmp_path / "dark").mkdir()
+    for path in (picture_folder / "test/good").iterdir():
+        with Image.open(path) as picture:
+            picture.point(lambda value: value // 3).save(tmp_path / "dark" / path.name)
+    out = tmp_path / "page.html"
+    result = run("report", tmp_path / "dark", "-m", model, "-o", out)
+    assert "Warning: 8 of 8 images" in result.stderr
+    text = text_of(out.read_text())
+    first = text.index("Read this first: 8 of 8 images are at the smallest possible p-value")
+    assert first < text.index("Asked for") < text.index("Images judged")
+    run("report", picture_folder / "test/good", "-m", model, "-o", out)
+    assert "Read this first" not in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        (["--threshold", "tolerance", "--fpr", "0.2"], "20 % of good images flagged, by the rule "
+         "tolerance. Got"),
+        (["--threshold", "chi2-nominal"], "5 % of good images flagged, by the rule chi2-nominal. "
+         "Got"),
+        (["--threshold", "holdout", "--fpr", "0.1"], "10 % of good images flagged, by the rule "
+         "holdout, on average over fits; at most"),
+    ],
+)  # fmt: skip
+def test_the_rule_that_was_asked_for_is_named(
+    fit_by_command, picture_folder, tmp_path, options, asked
+):
+    out = tmp_path / "page.html"
+    given = fit_by_command(options[1], *options)
+    assert run("report", picture_folder / "test", "-m", given, "-o", out).exit_code == 0
+    assert asked in text_of(out.read_text())
+
+
+def test_a_model_of_before_dates_says_that_its_date_is_unknown(tmp_path, picture_folder):
+    out = tmp_path / "page.html"
+    given = ("report", picture_folder / "test", "-m", DATA / "format4_image.mahalad")
+    result = run(*given, "-o", out)
+    assert result.exit_code == 0, result.output
+    assert "Date of the fit unknown" in text_of(out.read_text())
+
+
+@pytest.fixture(scope="module")
+def classifier(picture_folder, small_weights, tmp_path_factory):
+    """A classifier of good and spot, with a label on which none was asked."""
+    folder = tmp_path_factory.mktemp("labels")
+    for label, seeds, spot in (("good", range(12), False), ("spot", range(50, 62), True)):
+        (folder / "known" / label).mkdir(parents=True)
+        for seed in seeds:
+            make_picture(seed, spot=spot).save(folder / "known" / label / f"{seed}.png")
+    network = ["--backbone", "test_efficientnet", "--weights", small_weights, "--size", "64"]
+    model = folder / "model"
+    options = ["--no-projection", "--neighbors", "3", "--fpr", "0.2"]
+    result = run("tune", folder / "known", "-o", model, *network, *options)
+    assert result.exit_code == 0, result.output
+    return model
+
+
+def test_a_classifiers_page_says_what_the_classifier_says(classifier, picture_folder, tmp_path):
+    out, test = tmp_path / "page.html", picture_folder / "test"
+    result = run("report", test, "-m", classifier, "-o", out)
+    assert result.exit_code == 0, result.output
+    assert "16 images scored" in result.stderr
+    page, model = out.read_text(), load(classifier)
+    text, results = text_of(page), list(model.inspect(test))
+    truth = ["good"] * 8 + ["spot"] * 8
+    right = sum(r.label == label for r, label in zip(results, truth, strict=True))
+    novel = sum(bool(r.novel) for r in results)
+    assert f"{right} of 16 as their folders are named ({100 * right / 16:.1f} %)" in text
+    assert f"{novel} are called novel" in text and f"Novel {novel} " in text
+    assert f"Wrong labels {16 - right} of 16" in text
+    for label in ("good", "spot"):
+        cells = [
+            sum(r.label == found and label == t for r, t in zip(results, truth, strict=True))
+            for found in ("good", "spot")
+        ]
+        assert re.search(rf"{label} {cells[0]} {cells[1]} ", text)
+    for fact in (
+        "Labelled images 24 (good 12, spot 12)",
+        f"Date of the fit {model.fit_date_}",
+        "Neighbours 3, uniform votes",
+    ):
+        assert fact in text, fact
+    votes = re.findall(r'<li title="([^"]*)"><img [^>]*alt="neighbour labelled (\w+)">', page)
+    asked = [(n.path, n.label) for r in results for n in r.neighbours]
+    assert sorted(votes) == sorted(asked) and len(votes) == 48
+    sizes = [max(picture.size) for picture in pictures_of(page)]
+    assert sizes == [64] * (16 + 48)
+
+
+def test_neighbours_that_are_gone_are_named_without_a_picture(classifier, picture_folder, tmp_path):
+    moved = classifier.parent.rename(tmp_path / "moved")
+    try:
+        out = tmp_path / "page.html"
+        given = ("report", picture_folder / "test", "-m", moved / classifier.name, "-o", out)
+        assert run(*given).exit_code == 0
+    finally:
+        moved.rename(classifier.parent)
+    page = out.read_text()
+    assert page.count("no picture") == 48 and "known/good/" in page
+    assert len(pictures_of(page)) == 16
+
+
+def test_a_lot_that_is_unlike_all_labelled_images_says_so_first(
+    classifier, picture_folder, tmp_path
+):
+    (tmp_path / "other").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        noise = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"other/{i}.png")
+    out = tmp_path / "page.html"
+    result = run("report", tmp_path / "other", "-m", classifier, "-o", out)
+    assert "Warning: 10 of 10 images are farther from all labelled images" in result.stderr
+    text = text_of(out.read_text())
+    assert text.index("Read this first: 10 of 10") < text.index("10 images labelled")
+    run("report", picture_folder / "test", "-m", classifier, "-o", out)
+    assert "Read this first" not in out.read_text()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_neighbour_that_is_a_pipe_now_is_not_waited_for(picture_folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    near = tuple(
+        Neighbour(i, str(path), "spot", 0.1)
+        for i, path in enumerate((tmp_path / "pipe.png", tmp_path, tmp_path / "none.png", "X[3]"))
+    )
+    name = str(picture_folder / "test/spot/200.png")
+    result = LabelledResult(name, score=0.0, label="spot", probability=1.0, neighbours=near)
+    (image,) = picture_results([result], {}, None).images
+    assert image.neighbours == (None,) * 4
+
+
+@pytest.mark.parametrize("folders", ["", "new/day 2"])
+def test_labels_that_no_folder_names_are_not_known(classifier, picture_folder, tmp_path, folders):
+    (tmp_path / "in" / folders).mkdir(parents=True, exist_ok=True)
+    shutil.copy(picture_folder / "test/spot/200.png", tmp_path / "in" / folders)
+    (tmp_path / "in" / folders / "text.png").write_text("hello")
+    out = tmp_path / "page.html"
+    result = run("report", tmp_path / "in", "-m", classifier, "-o", out, "--fpr", "0.3")
+    assert result.exit_code == 3
+    page = out.read_text()
+    assert "Confusions" not in page and "Wrong labels" not in page
+    assert "Unreadable images (1)" in page and "asked for 30 %" in text_of(page)
+    (tmp_path / "in" / folders / "200.png").unlink()
+    assert run("report", tmp_path / "in", "-m", classifier, "-o", out).exit_code == 3
+    assert "No image could be judged" in out.read_text()

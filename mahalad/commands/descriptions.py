@@ -13,6 +13,7 @@ def describe_detector(header: dict[str, Any]) -> dict[str, Any]:
         f"format {header['format_version']})",
         "detector": header["class"],
         "images": f"{header['fit']['n_images']} (features of {header['fit']['n_stored']} kept)",
+        "fitted": header["fit"].get("date", "unknown"),
         "unreadable": len(header["fit"]["unreadable"]) or None,
         "backbone": features.get("backbone"),
         "weights": features
@@ -125,6 +126,7 @@ def describe_classifier(header: dict[str, Any]) -> dict[str, Any]:
         "file": f"{header['path']} ({header['size'] / 1e6:.2f} MB, "
         f"format {header['format_version']})",
         "classifier": header["class"],
+        "fitted": header.get("date", "unknown"),
         "labels": ", ".join(map(str, header["classes"])),
         "positive": header["params"]["positive"],
         "encoder": record.get("backbone") or encoder.get("class"),

@@ -37,7 +37,7 @@ def read_detector(
     """Read or fit the detector that `model_options` ask for; also count its unreadable images.
 
     `normals` are the images of `gather_normals`. With `labels`, it may be a classifier, which has
-    neither maps nor a report.
+    no maps.
     """
     weights, device, fpr = options["weights"], options["device"], options["fpr"]
     if options["model"] is not None:
@@ -46,8 +46,8 @@ def read_detector(
         if is_classifier(options["model"]):
             if not labels:
                 raise InputError(
-                    f"{options['model']}: a classifier by nearest neighbours has no anomaly maps, "
-                    "and no report: `mahalad score` without --maps gives its labels"
+                    f"{options['model']}: a classifier by nearest neighbours has no anomaly maps: "
+                    "`mahalad score` without --maps gives its labels"
                 )
             classifier = _read_classifier(options["model"], weights, device, fpr)
             _say_bits(classifier, options["bits"], "encoder")

@@ -49,6 +49,12 @@ def _smoothstep(x: Map) -> Map:
     return x * x * (3 - 2 * x)
 
 
+def _length(x: Map, y: Map) -> Map:
+    return np.sqrt(
+        x * x + y * y
+    )  # np.hypot guards against overflow, which takes three times as long
+
+
 def _smooth_noise(rng: Generator, size: int, rows: int, columns: int) -> Map:
     """Return noise of unit scale, with `rows` by `columns` independent cells."""
     cells = Image.fromarray(rng.standard_normal((rows, columns), dtype=np.float32))
@@ -61,12 +67,12 @@ def _bolt_hole(index: int) -> tuple[float, float]:
 
 
 def _outline(u: Map, v: Map, missing: int | None = None) -> Map:
-    radius = np.hypot(u, v)
+    radius = _length(u, v)
     keyway = np.maximum(np.abs(v) - 0.055, np.abs(u - 0.2) - 0.13)
     distance: Map = np.maximum(radius - 1, -np.minimum(radius - BORE, keyway))
     for index in {*range(N_BOLT_HOLES)} - {missing}:
         x, y = _bolt_hole(index)
-        distance = np.maximum(distance, BOLT_HOLE - np.hypot(u - x, v - y))
+        distance = np.maximum(distance, BOLT_HOLE - _length(u - x, v - y))
     return distance
 
 
@@ -80,7 +86,7 @@ def _good_part(rng: Generator, size: int) -> _Part:
     y = (axis - shift_y)[:, None] / (scale * tilt)
     u = math.cos(angle) * x + math.sin(angle) * y
     v = math.cos(angle) * y - math.sin(angle) * x
-    radius = np.hypot(u, v)
+    radius = _length(u, v)
     hub = 0.035 * _smoothstep((HUB - radius) / 0.05 + 0.5)
     groove = -0.008 * np.exp(-(((radius - 0.9) / 0.012) ** 2))
     tint = np.full((size, size, 3), STEEL, np.float32)
@@ -125,7 +131,7 @@ def _stain(rng: Generator, part: _Part) -> _Part:
     along, across = _along(part, _on_face(rng), rng.uniform(0, 2 * math.pi))
     width = rng.uniform(0.16, 0.24)
     edge = 1 + 0.35 * _smooth_noise(rng, len(part.u), 24, 24)
-    blot = edge - np.hypot(along / width, across / (0.7 * width))
+    blot = edge - _length(along / width, across / (0.7 * width))
     cover = rng.uniform(0.6, 0.9) * _smoothstep(2.5 * blot)
     absorbed = np.array([0.58, 0.73, 0.86], np.float32)
     return replace(part, tint=part.tint * (1 - cover[..., None] * absorbed))
@@ -139,7 +145,7 @@ def _chipped_edge(rng: Generator, part: _Part) -> _Part:
     heading, width = rng.uniform(0, 2 * math.pi), rng.uniform(0.08, 0.12)
     along, across = _along(part, (1.02 * math.cos(heading), 1.02 * math.sin(heading)), heading)
     rough = 0.18 * width * _smooth_noise(rng, len(part.u), 28, 28)
-    bite = width - np.hypot(along, across / rng.uniform(1.1, 1.7)) + rough
+    bite = width - _length(along, across / rng.uniform(1.1, 1.7)) + rough
     return replace(part, distance=np.maximum(part.distance, bite))
 
 
@@ -184,7 +190,7 @@ def _turning_marks(rng: Generator, part: _Part) -> Map:
     """Return the marks of the lathe: noise that is long around the axis and short across it."""
     marks = rng.standard_normal((160, 64), dtype=np.float32) * np.float32(0.6)
     marks += rng.standard_normal((160, 1), dtype=np.float32)
-    row = np.minimum(np.hypot(part.u, part.v) * 130, 159).astype(np.intp)
+    row = np.minimum(_length(part.u, part.v) * 130, 159).astype(np.intp)
     column = ((np.arctan2(part.v, part.u) / (2 * math.pi) + 0.5) * 63.99).astype(np.intp)
     return np.asarray(marks[row, column] * rng.uniform(0.9, 1.1), np.float32)
 
@@ -194,7 +200,7 @@ def _shade(part: _Part, marks: Map, azimuth: float, elevation: float, gloss: flo
     height = part.relief + BEVEL * _smoothstep(-part.distance / BEVEL)
     slope_y, slope_x = np.gradient(height, part.pixel)
     steepness = 1 / np.sqrt(slope_x**2 + slope_y**2 + 1)
-    radius = np.hypot(part.u, part.v) + 1e-3
+    radius = _length(part.u, part.v) + 1e-3
     grey = np.zeros_like(height)
     for strength, toward, rise in ((1.0, azimuth, elevation), (0.3, azimuth + 2.2, 0.9)):
         x, y = math.cos(toward) * math.cos(rise), math.sin(toward) * math.cos(rise)
@@ -221,8 +227,17 @@ def _shadow(inside: Map, azimuth: float, reach: float) -> Map:
     return np.asarray(moved, np.float32) / 255
 
 
-def _photograph(rng: Generator, defect: str | None, size: int) -> Map:
-    """Return the image in 0..255, shape (size, size, 3), of one part."""
+def _changed(good: _Part, part: _Part) -> NDArray[np.bool_]:
+    """Find where a defect is: where metal came or went, or by a fifth of its depth or colour."""
+    where: NDArray[np.bool_] = (good.distance < 0) != (part.distance < 0)
+    tint = np.abs(part.tint - good.tint).max(axis=2)
+    for change in (np.abs(part.relief - good.relief), tint):  # what is beside the metal is not seen
+        where |= (change > max(0.2 * float(change.max()), 1e-6)) & (part.distance < 0)
+    return where
+
+
+def _photograph(rng: Generator, defect: str | None, size: int) -> tuple[Map, NDArray[np.bool_]]:
+    """Return the image in 0..255, shape (size, size, 3), of one part, and where its defect is."""
     # A stream of its own for the defect: it leaves light, pose, texture and noise as they are.
     rng, defect_rng = rng.spawn(2)
     part = _good_part(rng, size)
@@ -232,6 +247,7 @@ def _photograph(rng: Generator, defect: str | None, size: int) -> Map:
     falloff = rng.uniform(0.1, 0.25)
     warmth = np.array([1 + 0.015 * rng.normal(), 1, 1 + 0.015 * rng.normal()], np.float32)
     noise = rng.standard_normal((size, size, 3), dtype=np.float32) * rng.uniform(1.4, 1.8)
+    good = part
     if defect is not None:
         part = _EDITS[defect](defect_rng, part)
     metal = _shade(part, marks, azimuth, elevation, gloss)
@@ -244,7 +260,7 @@ def _photograph(rng: Generator, defect: str | None, size: int) -> Map:
     scene *= exposure * (1 + falloff * gradient)[..., None] * warmth
     # Square root: the display gamma, near enough, and ten times as fast as a power.
     noise += 255 * np.sqrt(np.clip(scene, 0, 1))
-    return noise
+    return noise, np.zeros((size, size), bool) if part is good else _changed(good, part)
 
 
 def render_part(rng: Generator, defect: str | None = None, size: int = 256) -> Image.Image:
@@ -269,8 +285,19 @@ def render_part(rng: Generator, defect: str | None = None, size: int = 256) -> I
     >>> render_part(default_rng(0), "dent", size=64).size
     (64, 64)
     """
+    return render_masked(rng, defect, size)[0]
+
+
+def render_masked(
+    rng: Generator, defect: str | None = None, size: int = 256
+) -> tuple[Image.Image, Image.Image]:
+    """Render one photograph of the part, and the mask of its defect: white where it is.
+
+    Parameters and errors are those of `render_part`.
+    """
     check_parameters(_PART, {"defect": defect, "size": size})
-    return Image.fromarray(np.clip(_photograph(rng, defect, size), 0, 255).astype(np.uint8))
+    pixels, where = _photograph(rng, defect, size)
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)), Image.fromarray(where)
 
 
 def write_dataset(
@@ -284,9 +311,10 @@ def write_dataset(
 ) -> Path:
     """Write a set of rendered images in the layout of MVTec AD and return `folder`.
 
-    It receives `train/good`, `test/good` and `test/<defect>` with `000.png`, `001.png`, ...
-    Files of the same name are replaced, others left alone. Larger counts add images and change
-    none. `InputError` for a count or seed below 0, or a size below 16.
+    It receives `train/good`, `test/good` and `test/<defect>` with `000.png`, `001.png`, ..., and
+    `ground_truth/<defect>` with the masks `000_mask.png`, ... Files of the same name are replaced,
+    others left alone. Larger counts add images and change none. `InputError` for a count or seed
+    below 0, or a size below 16.
     """
     given = {"n_train": n_train, "n_test_good": n_test_good, "seed": seed, "size": size}
     check_parameters(_DATASET, given | {"n_test_per_defect": n_test_per_defect})
@@ -297,9 +325,14 @@ def write_dataset(
         target = folder / name
         target.mkdir(parents=True, exist_ok=True)
         defect = target.name if target.name in DEFECTS else None
+        masks = folder / "ground_truth" / target.name
+        if defect is not None:
+            masks.mkdir(parents=True, exist_ok=True)
         for index, image_seed in enumerate(group_seed.spawn(count)):
-            image = render_part(default_rng(image_seed), defect, size)
+            image, mask = render_masked(default_rng(image_seed), defect, size)
             image.save(target / f"{index:03d}.png", compress_level=1)
+            if defect is not None:
+                mask.save(masks / f"{index:03d}_mask.png")
     return folder
 
 

@@ -1,31 +1,50 @@
 """`mahalad demo`: render parts with defects, find them, and show the result on one page.
 
-Nothing is downloaded: the images are rendered and the weights come with a package. The table in
-the terminal and the one on the page have the same rows.
+Nothing is downloaded: the images are rendered and the weights come with a package. The page is
+that of `mahalad report`; the table in the terminal has the rows of the one on the page.
 """
 
 from __future__ import annotations
 
-import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
-from sklearn.metrics import roc_auc_score
 
-from mahalad.demo.page import HEADER, PIXELS, Judged, make_page, words
+from mahalad.demo.picture import side_by_side
 from mahalad.demo.rendered import DEFECTS, pixel_baseline_scores, write_dataset
 from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import InputError
+from mahalad.evaluation.images import roc_auc
 from mahalad.files.container import write_atomically
+from mahalad.images.words import GOOD
 from mahalad.progress import Progress, no_progress
-from mahalad.protocols import Floats
+from mahalad.report.kinds import HEADER, rows_by_kind
+from mahalad.report.maps import colour_begins, reopen, units_of
+from mahalad.report.overlays import overlay, thumbnail
+from mahalad.report.page import Words, render_report
+from mahalad.report.results import Pictured, picture_results
 from mahalad.report.tables import format_table, percent
-from mahalad.result import Result
+from mahalad.report.text import command_line
+from mahalad.report.words import asked_and_got, facts_of
 
-PARTS, MODEL, PAGE = "parts", "part.mahalad", "index.html"
+PARTS, MODEL, PAGE, PICTURE = "parts", "part.mahalad", "index.html", "picture.png"
+OF_DEFECTS = ("test", "ground_truth")
+"""Folders with one folder for each defect."""
 MARKER = "made-by-mahalad-demo.txt"
+MOST = 36
+"""Images that the page shows."""
+PANEL_SIDE = 256
+
+_INTRO = (
+    "These {n_test} images of a machined part were judged by a detector that has seen {n_train} "
+    "good parts and not one defect. It measures how far an image lies from the good ones, place by "
+    "place and as a whole, in the features of a network that is used as it comes. The threshold "
+    "too comes from good parts alone. All images are rendered; light, pose and noise change far "
+    "more of their pixels than a defect does."
+)
 
 
 def run_demo(
@@ -34,6 +53,7 @@ def run_demo(
     n_train: int = 120,
     n_test_good: int = 40,
     n_test_per_defect: int = 12,
+    program: str = "mahalad",
     progress: Progress = no_progress,
 ) -> str:
     """Render parts, fit the default detector to good ones, judge the others, write a page.
@@ -41,10 +61,12 @@ def run_demo(
     Parameters
     ----------
     folder : Path
-        Receives ``parts`` (the images), ``part.mahalad`` (the model) and ``index.html``. Those of
-        an earlier demo are replaced.
+        Receives ``parts`` (the images and masks), ``part.mahalad`` (the model, without features),
+        ``index.html`` and ``picture.png``. Those of an earlier demo are replaced.
     n_train, n_test_good, n_test_per_defect : int
         Images to render; the default false-positive rate needs 19 or more for training.
+    program : str
+        What runs mahalad, for the command to run next.
     progress : callable, optional
         Wraps an iterable of known length: ``progress(items, total)``.
 
@@ -59,7 +81,7 @@ def run_demo(
         The folder cannot be written, holds such files that are not the demo's, or a count is
         less than 1.
     """
-    counts = {"good": n_test_good} | dict.fromkeys(DEFECTS, n_test_per_defect)
+    counts = {GOOD: n_test_good} | dict.fromkeys(DEFECTS, n_test_per_defect)
     if min(n_train, *counts.values()) < 1:
         raise InputError(
             f"a demo needs at least 1 image of each kind, got {n_train=}, {n_test_good=}, "
@@ -70,35 +92,59 @@ def run_demo(
     rendered = time.perf_counter()
 
     # The images by name, not by listing: a picture that someone added is none of the demo's.
-    train = [folder / PARTS / "train" / "good" / f"{i:03d}.png" for i in range(n_train)]
-    tests = [
-        (f"{PARTS}/test/{kind}/{i:03d}.png", kind) for kind in counts for i in range(counts[kind])
-    ]
-    test = [folder / link for link, _ in tests]
+    train = [folder / PARTS / "train" / GOOD / f"{i:03d}.png" for i in range(n_train)]
+    kinds = {
+        str(folder / PARTS / "test" / kind / f"{i:03d}.png"): kind
+        for kind in counts
+        for i in range(counts[kind])
+    }
     # The default, a Gaussian per position, although parts are rotated at random: the ring stays in
     # place. Measured on these images (AUROC over all defects): 100 %, and 97.6 % image-level.
     detector = MahalanobisDetector().fit(progress(train, n_train))
     fitted = time.perf_counter()
-    results = list(detector.inspect(progress(test, len(test))))
+    results = detector.inspect(progress(list(kinds), len(kinds)), maps=True)
+    shown = picture_results(results, kinds, detector.map_threshold_, MOST)
+    if shown.errors:
+        error = shown.errors[0].error
+        raise InputError(f"an image of the demo was changed while it ran: {error}")
     scored = time.perf_counter()
-    detector.save(folder / MODEL)
+    # Without features, a third as large: it judges, and cannot be updated.
+    detector.save(folder / MODEL, include_features=False)
+    write_atomically(folder / PICTURE, _picture(detector, kinds, shown))
 
-    distances = pixel_baseline_scores([*map(_read, train)], [*map(_read, test)])
-    judged = _judged(tests, results, distances)
-    rows = _table(judged)
-    verdict = _verdict(judged, detector.fpr)
     times = (
-        f"rendered {n_train + len(test)} images in {rendered - started:.1f} s, fitted to {n_train} "
-        f"in {fitted - rendered:.1f} s (network loaded), "
-        f"scored {len(test)} at {len(test) / (scored - fitted):.1f} images/s"
+        f"Rendered {n_train + len(kinds)} images in {rendered - started:.1f} s, fitted to "
+        f"{n_train} in {fitted - rendered:.1f} s (network loaded), judged and drew {len(kinds)} "
+        f"at {len(kinds) / (scored - fitted):.1f} images/s."
     )
-    name = shlex.quote(str(folder))
-    command = f"mahalad score {name}/{PARTS}/test -m {name}/{MODEL} --fpr {detector.fpr:g}"
-    page = make_page(judged, rows, detector.threshold_, n_train, verdict, times, command)
-    write_atomically(folder / PAGE, page.encode())
-    places = {"page": folder / PAGE, "model": folder / MODEL, "next": command}
+    asked = [str(folder / PARTS / "test"), "-m", str(folder / MODEL)]
+    words = Words(
+        "Defects found from good parts alone",
+        intro=[_INTRO.format(n_test=len(kinds), n_train=n_train)],
+        summary=asked_and_got(shown.images, detector.guarantee_),
+        about=facts_of(detector, units_of(detector), str(folder / MODEL))
+        | {"For comparison": _baseline(train, kinds), "Times": times},
+        command=command_line([program, "score", *asked, "--fpr", f"{detector.fpr:g}"]),
+    )
+    write_atomically(folder / PAGE, _page(detector, shown, words).encode())
+    places = {"page": folder / PAGE, "model": folder / MODEL, "next": words.command}
     said = [f"{what:6} {place}" for what, place in places.items()]
-    return "\n".join([format_table(HEADER, rows), PIXELS, "", verdict, times, "", *said])
+    table = format_table(HEADER, rows_by_kind(shown.images))
+    judged = [words.summary, _located(shown), words.about["For comparison"], times]
+    return "\n".join([table, "", *judged, "", *said])
+
+
+def _page(detector: MahalanobisDetector, shown: Pictured, words: Words) -> str:
+    return render_report(
+        shown.images,
+        shown.errors,
+        words,
+        threshold=detector.threshold_,
+        fpr=detector.fpr,
+        calibration_scores=detector.calibration_scores_,
+        spotlight=shown.spotlight,
+        most=MOST,
+    )
 
 
 def _render(folder: Path, *, n_train: int, n_test_good: int, n_test_per_defect: int) -> None:
@@ -119,24 +165,11 @@ def _render(folder: Path, *, n_train: int, n_test_good: int, n_test_per_defect: 
         ) from error
 
 
-def _judged(
-    tests: Sequence[tuple[str, str]], results: Sequence[Result], distances: Floats
-) -> list[Judged]:
-    """Put together what the detector and the baseline say of each image (link, kind)."""
-    judged = []
-    for (link, kind), result, distance in zip(tests, results, distances, strict=True):
-        if result.score is None or result.p_value is None:
-            raise InputError(f"an image of the demo was changed while it ran: {result.error}")
-        flagged = bool(result.anomaly)
-        judged.append(Judged(link, kind, result.score, result.p_value, flagged, float(distance)))
-    return judged
-
-
 def _make_room(folder: Path) -> None:
     """Remove an earlier demo's files, and nobody else's, so that nothing stale is left."""
     marker = folder / PARTS / MARKER
     if not marker.is_file():
-        for name in (PARTS, MODEL, PAGE):
+        for name in (PARTS, MODEL, PAGE, PICTURE):
             if (folder / name).exists():
                 raise InputError(
                     f"{folder / name} exists and was not made by the demo; choose another folder "
@@ -144,12 +177,31 @@ def _make_room(folder: Path) -> None:
                 )
         marker.parent.mkdir(parents=True)
         marker.write_text("`mahalad demo` made this folder and replaces the images in it.\n")
-    for name in ("train/good", "test/good", *(f"test/{defect}" for defect in DEFECTS)):
+    made = ("train/good", "test/good", *(f"{top}/{d}" for top in OF_DEFECTS for d in DEFECTS))
+    for name in made:
         for path in (folder / PARTS / name).glob("*.png"):
-            if path.stem.isdecimal():
+            if path.stem.removesuffix("_mask").isdecimal():
                 path.unlink()
-    for name in (MODEL, PAGE):
+    for name in (MODEL, PAGE, PICTURE):
         (folder / name).unlink(missing_ok=True)
+
+
+def _located(shown: Pictured) -> str:
+    """Say how often the map points at the defect."""
+    hits = [image.hit for image in shown.images if image.hit is not None]
+    if not hits:
+        return "No defect was found."
+    return f"On {sum(hits)} of {len(hits)} defects found, the map's highest point lies on it."
+
+
+def _baseline(train: Sequence[Path], kinds: Mapping[str, str]) -> str:
+    """Say how well the raw pixels tell defective from good parts."""
+    scores = pixel_baseline_scores([*map(_read, train)], [_read(Path(name)) for name in kinds])
+    area = roc_auc(scores, np.array([kind != GOOD for kind in kinds.values()]))
+    return (
+        "The distance of an image's raw pixels to the mean good image would tell defective from "
+        f"good parts with an AUROC of {percent(area)} % (50 % is chance)."
+    )
 
 
 def _read(path: Path) -> Image.Image:
@@ -157,33 +209,18 @@ def _read(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _table(judged: Sequence[Judged]) -> list[tuple[str, ...]]:
-    """Make the rows under `HEADER`: each defect, all of them, and the good parts."""
-    good = [image for image in judged if image.kind == "good"]
-    bad = [image for image in judged if image.kind != "good"]
-    groups = {words(kind): [image for image in bad if image.kind == kind] for kind in DEFECTS}
-    groups["all defects"] = bad
-    rows = []
-    for name, group in groups.items():
-        is_bad = [False] * len(good) + [True] * len(group)
-        scores = [image.score for image in [*good, *group]]
-        distances = [image.pixel_distance for image in [*good, *group]]
-        areas = [roc_auc_score(is_bad, scores), roc_auc_score(is_bad, distances)]
-        rows.append((name, str(len(group)), *map(percent, areas), *_flagged(group)))
-    rows.append(("good", str(len(good)), "-", "-", *_flagged(good)))
-    return rows
+def _picture(detector: MahalanobisDetector, kinds: Mapping[str, str], shown: Pictured) -> bytes:
+    """Draw a good part that passed, a defect that was found (a scratch, if any), and its map."""
 
+    def first(flagged: bool, *wanted: str) -> str:
+        names = [i.result.name for i in shown.images if i.flagged == flagged and i.kind in wanted]
+        return next(iter(names), next(name for name, kind in kinds.items() if kind in wanted))
 
-def _flagged(group: Sequence[Judged]) -> tuple[str, str]:
-    n_flagged = sum(image.flagged for image in group)
-    return str(n_flagged), percent(n_flagged / len(group))
-
-
-def _verdict(judged: Sequence[Judged], fpr: float) -> str:
-    good = [image for image in judged if image.kind == "good"]
-    bad = [image for image in judged if image.kind != "good"]
-    alarms, found = sum(image.flagged for image in good), sum(image.flagged for image in bad)
-    return (
-        f"{found} of {len(bad)} defective parts found; {alarms} of {len(good)} good parts flagged "
-        f"= {percent(alarms / len(good))} %, asked for {percent(fpr)} %"
-    )
+    good = thumbnail(reopen(first(False, GOOD)), PANEL_SIDE)
+    scratched = first(True, DEFECTS[0])
+    defect = thumbnail(reopen(scratched), PANEL_SIDE)
+    (result,) = detector.inspect([scratched], maps=True)
+    assert result.anomaly_map is not None
+    begins = colour_begins(result, detector.map_threshold_)
+    marked = overlay(defect, result.anomaly_map, begins)
+    return side_by_side({"a good part": good, "a defect": defect, "found, and where": marked})

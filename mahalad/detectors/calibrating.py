@@ -16,6 +16,7 @@ from mahalad.detectors.reservoir import FeatureStore, Kept, are_own
 from mahalad.detectors.scoring import score
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState, MakeScorer
 from mahalad.errors import CalibrationError, InputError
+from mahalad.files.dates import today
 from mahalad.possible import more_images
 from mahalad.protocols import Features, Floats
 from mahalad.scorers.capabilities import capabilities_of
@@ -68,7 +69,7 @@ def calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Ca
         calibrated.weights.sum(),
         time.perf_counter() - started,
     )
-    return calibrated
+    return replace(calibrated, date=today())
 
 
 def in_parts(state: FitState, recipe: FitRecipe) -> FitState:

@@ -132,6 +132,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         What the threshold promises, on average over fits and of this one.
     n_images_ : int
         Images fitted.
+    fit_date_ : str or None
+        Day of the fit.
     unreadable_ : list of Result
         Images that `fit` had to leave out.
     copies_ : list of list of str
@@ -542,6 +544,14 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         """Number of images fitted."""
         self._check_fitted()
         return self._state.store.n_seen
+
+    @property
+    def fit_date_(self) -> str | None:
+        """Day of the fit, or of the last change of its images, ISO 8601 in UTC.
+
+        None for a model file of before there were dates.
+        """
+        return self._up_to_date().date
 
     @property
     def n_features_in_(self) -> int:

@@ -99,6 +99,7 @@ def describe(
             "columns": list(state.columns),
             "unreadable": [{"name": r.name, "error": r.error} for r in state.unreadable],
             **_describe_depths(state.depths, include_features),
+            **({} if calibrated.date is None else {"date": calibrated.date}),
         },
         "held_out": _describe_store(state.held_out, include_features),
         "calibration": {
@@ -238,6 +239,7 @@ def restore(
         found["weights"],
         found["keys"],
         about["counts_parts"],
+        fit.get("date"),
     )
     return state, calibrated
 

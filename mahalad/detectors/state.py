@@ -211,6 +211,8 @@ class Calibrated:
         Hashes of these images' content; empty where a file of an older format did not tell them.
     counts_parts : bool
         False for a fit of an older version, which counted the images of a part one by one.
+    date : str or None
+        Day of it, ISO 8601 in UTC; None where a file of an older version did not tell.
     """
 
     scorer: Any
@@ -219,3 +221,4 @@ class Calibrated:
     weights: Floats
     keys: NDArray[np.uint64]
     counts_parts: bool = True
+    date: str | None = None

@@ -92,6 +92,7 @@ DETECTOR = {
         "columns": Optional(ListOf(str)),
         "unreadable": _UNREADABLE,
         "depths": Optional(MapOf(str)),
+        "date": Optional(str),
     },
     "held_out": _STORE,
     "calibration": {
@@ -136,6 +137,7 @@ CLASSIFIER = {
     },
     "n_self_trained": int,
     "unreadable": _UNREADABLE,
+    "date": Optional(str),
     "golden": {"seed": int, "rtol": float},
 }
 OF_AUTOENCODER = {"params": dict, "state": ABOUT_AUTOENCODER}

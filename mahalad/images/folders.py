@@ -114,6 +114,27 @@ def kinds_of(base: Path | None, names: Sequence[str]) -> dict[str, str | None]:
     return {name: kinds[parent] for name, parent in parents.items()}
 
 
+def labels_of(
+    base: Path | None, names: Sequence[str], classes: Sequence[str]
+) -> dict[str, str | None]:
+    """Read each image's label from its folders: the innermost one that is named by a label.
+
+    Only folders from `base` downwards count. None = not known.
+
+    Examples
+    --------
+    >>> names = ["/beans/test/good/1.png", "/beans/test/bad/day 2/2.png", "/beans/3.png"]
+    >>> list(labels_of(Path("/beans"), names, ["bad", "good"]).values())
+    ['good', 'bad', None]
+    """
+    parents = {name: os.path.dirname(os.path.abspath(name)) for name in names}
+    labels: dict[str, str | None] = {}
+    for parent in set(parents.values()):
+        named = [folder.name for folder in _folders(parent, base) if folder.name in classes]
+        labels[parent] = named[-1] if named else None
+    return {name: labels[parent] for name, parent in parents.items()}
+
+
 def without_masks(base: Path | None, names: Sequence[str]) -> list[str]:
     """Leave the masks out of the images of a set whose folders tell good ones from defects.
 

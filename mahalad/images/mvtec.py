@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mahalad.errors import InputError
 from mahalad.images.pages import split_page
+from mahalad.images.searching import IMAGE_EXTENSIONS
 from mahalad.images.set_layouts import UNDERSTOOD, FoundSet, find_sets
 from mahalad.images.set_masks import masks_of
 
@@ -90,6 +91,26 @@ def _category(found: FoundSet, with_masks: bool) -> Category:
     one = found.read()
     masks = masks_of(one) if with_masks else (None,) * len(one.test)
     return Category(one.name, one.train, one.test, one.kinds, masks, one.split)
+
+
+def mask_beside(path: str | Path) -> Path | None:
+    """Find the ground-truth mask of one test image, ``test/<kind>/<stem>``; None if there is none.
+
+    It is looked for as in `find_categories`, from the innermost folder named ``test``.
+    """
+    path = Path(path)
+    tests = [folder for folder in path.parents if folder.name == "test"]
+    if not tests or path.parent == tests[0]:
+        return None
+    key = (tests[0].parent / "ground_truth" / path.relative_to(tests[0])).with_suffix("")
+    if not key.parent.is_dir():
+        return None
+    for stem in (f"{key.name}_mask", key.name):
+        for extension in sorted(IMAGE_EXTENSIONS):
+            mask = key.with_name(stem + extension)
+            if mask.is_file():
+                return mask
+    return None
 
 
 def grouping(rule: str) -> Callable[[str], str]:

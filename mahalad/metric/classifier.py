@@ -100,6 +100,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     calibration_method_ : {"cross-fit", "leave-one-out"}
         How images of the fit came to votes that had not seen them. Images that are added later
         were never trained on, and always enter by leave-one-out.
+    fit_date_ : str or None
+        Day of the fit.
     unreadable_ : list of Result
         Images that `fit` had to leave out.
     n_self_trained_ : int
@@ -485,6 +487,11 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
     def calibration_method_(self) -> str:
         """How images of the fit came to votes that had not seen them."""
         return self._state().calibration.method
+
+    @property
+    def fit_date_(self) -> str | None:
+        """Day of the fit, ISO 8601 in UTC; None for a model file of before there were dates."""
+        return self._state().date
 
     @property
     def n_self_trained_(self) -> int:

@@ -109,6 +109,7 @@ def describe(
         },
         "n_self_trained": fitted.n_self_trained,
         "unreadable": [{"name": r.name, "error": r.error} for r in fitted.unreadable],
+        **({} if fitted.date is None else {"date": fitted.date}),
         "golden": {"seed": GOLDEN_SEED, "rtol": GOLDEN_RTOL},
     }
     return header, arrays
@@ -183,6 +184,7 @@ def _restore(
         unreadable=unreadable,
         search=searched,
         index=opened,
+        date=header.get("date"),
     )
     return Saved(params, fitted, chosen)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mahalad.errors import InputError
 from mahalad.files.checksum import hash_rows
+from mahalad.files.dates import today
 from mahalad.images.pixels import describe_mixture, pixels_of
 from mahalad.images.reading import ReadImage, depths_of, left_out
 from mahalad.index.contract import Distance, VectorIndex
@@ -118,7 +119,7 @@ def fit(
         method,
         time.perf_counter() - started,
     )
-    return Fitted(embedding, index, classes, calibration, n_self_trained, unreadable)
+    return Fitted(embedding, index, classes, calibration, n_self_trained, unreadable, date=today())
 
 
 def checked_labels(recipe: Recipe, y: Any, unlabelled: Any) -> NDArray[Any]:

@@ -64,6 +64,8 @@ class Fitted:
     params : dict
         Parameters of the fit that cannot be changed without another one, in a form that can be
         compared.
+    date : str or None
+        Day of the fit, ISO 8601 in UTC; None where a file of an older version did not tell.
     """
 
     embedding: Embedding
@@ -74,6 +76,7 @@ class Fitted:
     unreadable: list[Result]
     search: Search | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    date: str | None = None
 
     @property
     def names(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,11 +87,7 @@ class Bins:
         return np.asarray((on_axis - self.anchor) / self.step)
 
 
-def histogram(
-    scores_of: Mapping[str, Floats],
-    threshold: float | None,
-    write: Callable[[float], str] = number,
-) -> str:
+def histogram(scores_of: Mapping[str, Floats], threshold: float | None) -> str:
     """Draw the scores of several groups of images as histograms, one above the other (SVG).
 
     Parameters
@@ -101,8 +97,6 @@ def histogram(
         without images is left out.
     threshold : float or None
         Scores above it are flagged; None draws no line.
-    write : callable
-        How the threshold is written.
     """
     width, left, right, top, height, gap = 600, 58, 14, 34, 100, 32
     groups = {name: scores for name, scores in scores_of.items() if len(scores)}
@@ -131,7 +125,7 @@ def histogram(
         shapes.append(f'<path class="threshold" d="M{x(threshold):.1f} {top - 8}V{axis_y}"/>')
         shapes.append(
             f'<text x="{x(threshold):.1f}" y="{top - 14}" class="label {side}">'
-            f"threshold {write(threshold)}</text>"
+            f"threshold {number(threshold)}</text>"
         )
     scale = ", logarithmic" if bins.is_log else ""
     shapes += [
@@ -141,7 +135,7 @@ def histogram(
         "images</text>",
     ]
     summary = ", ".join(f"{len(scores)} {name}" for name, scores in groups.items())
-    end = "" if threshold is None else f"; the threshold is {write(threshold)}"
+    end = "" if threshold is None else f"; the threshold is {number(threshold)}"
     return _svg(
         "wide", width, axis_y + 58, f"Histograms of the anomaly score: {summary}{end}", shapes
     )

@@ -1,153 +1,130 @@
-"""The gallery of a report: what it shows of a judged image, and one card for each."""
+"""The pictures of a report: one large, and a card for each image that is shown."""
 
 from __future__ import annotations
 
-import base64
-import io
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from mahalad.errors import InputError
-from mahalad.images.words import GOOD
+from mahalad.report.choosing import chosen, grouped
+from mahalad.report.pictures import ReportImage, Spotlight, img
 from mahalad.report.text import number, text
-from mahalad.result import Result
 
-_MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
-_HINT = (
-    "Point at a flagged image, focus or tap it to see where it is abnormal; others stay as they "
-    "are. "
+_GROUPS = (
+    ("Mistakes", "the worst first"),
+    ("Flagged", "the most abnormal first"),
+    ("Passed", "those nearest to the threshold first"),
 )
-_P_VALUE = "The p&#8209;value is the share of good images that would look at least as abnormal."
 _MISTAKES = {"false alarm": "false alarm", "missed defect": "missed"}
+_P_VALUE = "The p&#8209;value is the share of good images that would look at least as abnormal."
+_TOGGLE = (
+    '<p class="toggle"><label><input type="checkbox" id="overlays" checked> colours over flagged '
+    "images</label></p>\n"
+    '<p class="soft">They mark, with an outline, what is abnormal; other images stay as they are. '
+    '<span class="pointing">Point at a picture to see it without.</span> '
+)
 
 
-@dataclass(frozen=True)
-class ReportImage:
-    """One judged image, as the page shows it.
+def gallery(images: Sequence[ReportImage], most: int) -> str:
+    """Write the section of all images as HTML: mistakes, other flagged images, and the rest."""
+    return cards(images, most, _GROUPS, _card, _P_VALUE)
 
-    Attributes
+
+def cards(
+    images: Sequence[ReportImage],
+    most: int,
+    groups: Sequence[tuple[str, str]],
+    card: Callable[[ReportImage], str],
+    note: str,
+    css: str = "gallery",
+) -> str:
+    """Write a section of images as HTML.
+
+    Parameters
     ----------
-    result : Result
-        With a score: an image that could not be read has none and belongs to the errors.
-    picture : bytes
-        Thumbnail, a JPEG or PNG file; see `encode`.
-    overlay : bytes or None
-        The same with its anomaly map drawn over it, of the same size.
-    kind : str or None
-        None = not known; "good" = known to be good; else the kind of a known defect.
+    images : sequence of ReportImage
+    most : int
+        Images that get a card.
+    groups : sequence of (str, str)
+        Name and order of each group of `grouped`.
+    card : callable
+        Writes the ``<li>`` of an image that has a picture.
+    note : str
+        HTML.
+    css : str
+        Classes of the lists.
     """
-
-    result: Result
-    picture: bytes
-    overlay: bytes | None = None
-    kind: str | None = None
-
-    @property
-    def score(self) -> float:
-        """Anomaly score, up = abnormal; `InputError` where there is none."""
-        score = self.result.score
-        if score is None or not math.isfinite(score):
-            raise InputError(
-                f"{self.result.name}: its score is {score}; a report shows images with a finite "
-                "score; give the result of one that could not be read in errors"
-            )
-        return score
-
-    @property
-    def flagged(self) -> bool:
-        """Whether the detector calls it abnormal."""
-        return bool(self.result.anomaly)
-
-    @property
-    def mistake(self) -> str:
-        """What is wrong with the verdict; empty if nothing, or if the kind is not known."""
-        if self.kind is None or self.flagged == (self.kind != GOOD):
-            return ""
-        return "false alarm" if self.flagged else "missed defect"
-
-
-def encode(image: Image.Image) -> bytes:
-    """Write an RGB image as a JPEG file of quality 85.
-
-    Examples
-    --------
-    >>> encode(Image.new("RGB", (8, 8)))[:3]
-    b'\\xff\\xd8\\xff'
-    """
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=85)
-    return buffer.getvalue()
-
-
-def gallery(ranked: Sequence[ReportImage], threshold: float | None) -> str:
-    """Write the section of all images as HTML, with a line at the threshold if there is one.
-
-    `ranked` has the most abnormal image first.
-    """
-    if not ranked:
+    if not images:
         return "<section><h2>Images</h2><p>No image could be judged.</p></section>"
-    cards = [_card(image) for image in ranked]
-    if threshold is not None:
-        cards.insert(
-            sum(image.score > threshold for image in ranked),
-            f'<li id="threshold"><b>Threshold {number(threshold)}</b> '
-            "<span>scores above it come before, the others after</span></li>",
+    sizes, shown = [len(group) for group in grouped(images)], chosen(images, most)
+    toggle = _TOGGLE if any(image.overlay for group in shown for image in group) else "<p>"
+    parts = [f"<section><h2>Images</h2>\n{toggle}{note}</p>"]
+    left_out = [
+        f"{size - len(group)} of {size} in &ldquo;{name}&rdquo;"
+        for (name, _), size, group in zip(groups, sizes, shown, strict=True)
+        if size > len(group)
+    ]
+    if left_out:
+        parts.append(
+            f'<p class="left-out">Left out, for the size of the page: {", ".join(left_out)}. They '
+            "count in all figures; <kbd>mahalad report --pictures</kbd> shows more, and "
+            "<kbd>mahalad score</kbd> lists every image.</p>"
         )
-    has_overlays = any(image.overlay is not None for image in ranked)
+    for (name, order), size, group in zip(groups, sizes, shown, strict=True):
+        if group:
+            few = f"{len(group)} of {size}" if size > len(group) else str(size)
+            parts.append(f'<h3>{name} ({few}) <span class="soft">{order}</span></h3>')
+            parts.append(f'<ol class="{css}">\n' + "\n".join(map(card, group)) + "\n</ol>")
+    return "\n".join(parts) + "</section>"
+
+
+def spotlight_section(spotlight: Spotlight, threshold: float | None) -> str:
+    """Write the section of the large image: as it is, its map over it, and what is known."""
+    image, name = spotlight.image, spotlight.image.result.name
+    shown = [
+        (spotlight.picture, "The image", "the image as it is"),
+        (spotlight.overlay, "What is abnormal", "its abnormal places in colour, with an outline"),
+    ]
+    if spotlight.truth is not None:
+        shown.append((spotlight.truth, "Ground truth", "the outline of the known defect"))
+    figures = "\n".join(
+        f"<figure>{img(content, f'{_short(name)}: {alt}', name)}"
+        f"<figcaption>{caption}</figcaption></figure>"
+        for content, caption, alt in shown
+    )
+    kind = "" if image.kind is None else f" ({text(image.kind)})"
+    against = "" if threshold is None else f", threshold {number(threshold)}"
     return (
-        "<section><h2>Images, most abnormal first</h2>\n"
-        f'<p class="soft">{_HINT if has_overlays else ""}{_P_VALUE}</p>\n'
-        f"{_controls(ranked, has_overlays)}\n"
-        '<ol id="gallery" data-show="all">\n' + "\n".join(cards) + "\n</ol></section>"
+        "<section><h2>The most abnormal image, and where</h2>\n"
+        f"<p>{text(name)}{kind}: score {number(image.score)}{against}.</p>\n"
+        f'<div class="large">\n{figures}\n</div></section>'
     )
 
 
-def _controls(ranked: Sequence[ReportImage], has_overlays: bool) -> str:
-    counts = {"all": len(ranked), "flagged": sum(image.flagged for image in ranked)}
-    if any(image.kind is not None for image in ranked):
-        counts["good"] = sum(image.kind == GOOD for image in ranked)
-        counts["mistakes"] = sum(bool(image.mistake) for image in ranked)
-    choices = "".join(
-        f'<label><input type="radio" name="show" value="{name}"'
-        f"{' checked' if name == 'all' else ''}{'' if count else ' disabled'}>"
-        f"{name} ({count})</label>"
-        for name, count in counts.items()
-    )
-    box = '<label><input type="checkbox" id="overlays">show overlays</label>'
-    return (
-        f'<form id="controls"><div role="radiogroup" aria-label="Images to show">{choices}</div>'
-        f"{box if has_overlays else ''}</form>"
-    )
+def view(image: ReportImage) -> str:
+    """Write an image's picture as HTML, with the overlay on it if there is one."""
+    result = image.result
+    kind = "no label" if image.kind is None else image.kind
+    shown = img(image.picture or b"", f"{_short(result.name)}, {kind}", result.name)
+    if image.overlay is not None:
+        shown += img(image.overlay, "Its abnormal places in colour", result.name, "map")
+    return f'<div class="view">{shown}</div>'
+
+
+def heading(image: ReportImage) -> str:
+    """Write an image's name as HTML."""
+    name = image.result.name
+    return f'<b title="{text(name)}">{text(_short(name))}</b>'
 
 
 def _card(image: ReportImage) -> str:
     result = image.result
-    name = text(Path(result.name).name or result.name)
     kind = "no label" if image.kind is None else image.kind
     p_value = "" if result.p_value is None else f"<span>p {result.p_value:.3g}</span>"
     mark = "<span>in the fit</span>" if result.in_fit else ""
-    picture = _img(image.picture, f"{name}, {text(kind)}", result.name)
-    if image.overlay is None:
-        view = f'<div class="view">{picture}</div>'
-    else:
-        drawn = _img(image.overlay, "Anomaly map over it", result.name, ' class="map"')
-        view = f'<button type="button" class="view" aria-pressed="false">{picture}{drawn}</button>'
-    classes = [
-        word
-        for word, applies in (
-            ("is-flagged", image.flagged),
-            ("is-good", image.kind == GOOD),
-            ("mistake", bool(image.mistake)),
-        )
-        if applies
-    ]
     badge = f'<span class="badge">{_MISTAKES[image.mistake]}</span>' if image.mistake else ""
+    css = ' class="mistake"' if image.mistake else ""
     return (
-        f'<li class="{" ".join(classes)}">{view}<b title="{text(result.name)}">{name}</b>'
+        f"<li{css}>{view(image)}{heading(image)}"
         f"<span>{text(kind)}</span><span>score {number(image.score)}</span>{p_value}{mark}"
         f'<p class="verdict">{_verdict(result.anomaly)}{badge}</p></li>'
     )
@@ -161,15 +138,5 @@ def _verdict(anomaly: bool | None) -> str:
     return '<i class="passed">&#10003; passed</i>'
 
 
-def _img(content: bytes, alt: str, name: str, extra: str = "") -> str:
-    """Write an image with its file in it; `alt` is escaped already."""
-    for start, media_type in _MEDIA_TYPES.items():
-        if content.startswith(start):
-            data = base64.b64encode(content).decode("ascii")
-            return (
-                f'<img src="data:{media_type};base64,{data}" alt="{alt}" '
-                f'loading="lazy" decoding="async"{extra}>'
-            )
-    raise InputError(
-        f"{name}: its picture begins with {content[:8]!r}; allowed are JPEG and PNG files"
-    )
+def _short(name: str) -> str:
+    return Path(name).name or name

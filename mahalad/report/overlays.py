@@ -8,6 +8,7 @@ elsewhere, and are never stretched per image.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ def overlay(
     map_threshold: float,
     *,
     full: float | None = None,
+    line: int | None = None,
 ) -> Image.Image:
     """Colour the parts of an image whose anomaly map is above a threshold.
 
@@ -46,6 +48,9 @@ def overlay(
     full : float, optional
         The value that gets the strongest colour, as does any above it; map_threshold + 4 where it
         is None, in standard deviations of good images.
+    line : int, optional
+        Pixels of each of the two lines of the outline; 1 for each 600 of the longer side, at least
+        1, where it is None.
 
     Returns
     -------
@@ -91,8 +96,44 @@ def overlay(
     region = values > 0
     pixels = np.array(picture)  # (H, W, 3)
     pixels[region] = _blend(pixels[region], values[region] / (full - map_threshold))
+    return _with_outline(pixels, region, line or _line_of(picture.size))
 
-    width = max(1, round(max(picture.size) / 600))
+
+def outlined(
+    image: Image.Image | FloatImage, region: NDArray[np.bool_], *, line: int | None = None
+) -> Image.Image:
+    """Draw the outline of a region, such as a mask of defects, as `overlay` draws it.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image of mode "RGB", or ndarray of float32, shape (H, W) or (H, W, 3)
+        From `open_image`. It is not changed.
+    region : ndarray of bool, shape (h, w)
+        It covers the whole image, whatever its size.
+    line : int, optional
+        As of `overlay`.
+
+    Returns
+    -------
+    PIL.Image.Image of mode "RGB", of the size of `image`
+    """
+    picture = _as_picture(image)
+    # Not by its nearest pixel: a line that is thinner than a pixel of the image would be lost.
+    grey = Image.fromarray(region.astype(np.uint8) * 255).resize(
+        picture.size, Image.Resampling.BILINEAR
+    )
+    # Widened by both lines, so that these lie around the region and do not cover it.
+    line = line or _line_of(picture.size)
+    wide = ndimage.binary_dilation(np.asarray(grey) > 63, np.ones((3, 3), bool), 2 * line)
+    return _with_outline(np.array(picture), wide, line)
+
+
+def _line_of(size: Sequence[int]) -> int:
+    return max(1, round(max(size) / 600))
+
+
+def _with_outline(pixels: NDArray[np.uint8], region: NDArray[np.bool_], width: int) -> Image.Image:
+    """Draw the outline of a region (H, W) into pixels (H, W, 3)."""
     inner = _eroded(region, width)
     pixels[inner & ~_eroded(inner, width)] = INNER_LINE
     pixels[region & ~inner] = OUTER_LINE

@@ -5,7 +5,11 @@ from __future__ import annotations
 import bisect
 import html
 import itertools
+import os
+import shlex
+import subprocess
 import unicodedata
+from collections.abc import Sequence
 
 
 def text(value: object) -> str:
@@ -21,6 +25,17 @@ def percent(share: float) -> str:
 def number(score: float) -> str:
     """Write a score with 4 digits, or all digits before the point."""
     return f"{score:.4g}" if abs(score) < 1e4 else f"{score:.0f}"
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Write a command so that it can be copied into a shell, here into that of this system.
+
+    Examples
+    --------
+    >>> command_line(["mahalad", "info", "my model.mahalad"]).replace('"', "'")
+    "mahalad info 'my model.mahalad'"
+    """
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def printable(line: str) -> str:
