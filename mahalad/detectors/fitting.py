@@ -46,7 +46,7 @@ def read(
     levels : sequence of str, optional
         Names of the levels in the order of the fit that the images are added to.
     changes_below : int, optional
-        Only images of smaller hashes are changed: `Changes.limit` of the fit that they are added to.
+        Only images of lower ranks are changed: `Changes.limit` of the fit that is added to.
     to_fit : bool, default=True
         Whether good images are wanted, so that folders called otherwise are warned of.
     stacklevel : int, default=3

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import DegenerateDataError
-from mahalad.possible import GAUSSIAN
+from mahalad.possible import fewest
 from mahalad.protocols import Floats, Value
+from mahalad.scorers.nuisance import Tolerance
+from mahalad.scorers.sets import pairs_of, sets_by_size, spaced
 
 NOT_IN_FIT = (
     "leave-one-out is for samples that were part of the fit: at least one sample of X was not, or "
@@ -26,36 +27,6 @@ PAIRS = 2**12
 """Pairs of samples left out together, at most, unless another number is given."""
 _SMALL = 4  # samples left out together whose matrices are solved by hand
 _CHUNK = 2**20  # numbers held at once, per working array
-
-
-@dataclass(frozen=True, eq=False)
-class Tolerance(Value):
-    """Coordinates w in which C is diagonal and K = ridge I + N, which is added to it, is I.
-
-    Attributes
-    ----------
-    eigenvalues : ndarray of shape (..., rank)
-        Of C.
-    response : ndarray of shape (..., rank)
-        By how much a coordinate's part of K grows with the ridge.
-    ridge : ndarray of shape (...)
-        Of the fit to all samples.
-
-    Notes
-    -----
-    Without samples the ridge is another, r, and K is I + (r - ridge) R with R the inverse of K in
-    these coordinates. Of R only the diagonal counts here: r - ridge is small, and what R has beside
-    it is of either sign.
-    """
-
-    eigenvalues: Floats
-    response: Floats
-    ridge: Floats
-
-    def added(self, ridge: Floats) -> Floats:
-        """Diagonal of what is added to C, (..., n_sets, rank), for ridges (..., n_sets)."""
-        more = ridge - self.ridge[..., None]
-        return np.asarray(1 + more[..., None] * self.response[..., None, :])
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +205,7 @@ class Refit(Value):
         if len(np.unique(labels)) == len(labels):
             return self._influences_of_singles(y, np.argsort(labels), n_pairs or PAIRS)
         sums, counts = np.zeros((*distances.shape[:-1], labels.max() + 1)), np.zeros(len(labels))
-        for ones, others, index in _pairs(labels, n_pairs or PAIRS):
+        for ones, others, index in pairs_of(labels, n_pairs or PAIRS):
             g, both = ones.shape[1], np.hstack([ones, others])
             if self.n_samples - both.shape[1] < fewest(self.n_features):
                 continue
@@ -256,7 +227,7 @@ class Refit(Value):
         n, rest, n_given = self.n_samples, self.n_samples - 2, y.shape[-2]
         if rest < fewest(self.n_features):
             return np.zeros(y.shape[:-1])
-        chosen = order[_spaced(n_given, max(n_pairs // n_given, 1))]
+        chosen = order[spaced(n_given, max(n_pairs // n_given, 1))]
         others = y[..., chosen, :]
         rho, m = self.shrunk(y[..., None, :])
         floor = self.floor[..., None]
@@ -330,26 +301,6 @@ def _eliminated(a: Floats, x: Floats) -> Floats:
     return x
 
 
-def numbered(content: Floats, groups: Any) -> NDArray[np.intp]:
-    """Number groups of samples, or the samples (n,), in an order that is not that of the rows.
-
-    So it does not depend on that order which of many others stand for new samples. `content` (n,)
-    is any number made of each sample; a group has the least of its samples.
-    """
-    n = len(content)
-    labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    least = np.full(labels.max() + 1, np.inf)
-    np.minimum.at(least, labels, content)
-    rank = np.empty(len(least), dtype=np.intp)
-    rank[np.argsort(least, kind="stable")] = np.arange(len(least))
-    return np.asarray(rank[labels])
-
-
-def fewest(n_features: int) -> int:
-    """Fewest samples of a Gaussian: of two the shrinkage is 0, which leaves directions without."""
-    return GAUSSIAN if n_features > 1 else 2
-
-
 def check_number(n_samples: int, n_features: int, of: int) -> None:
     """Raise `DegenerateDataError` where leaving samples out leaves too few `of` them."""
     if n_samples < fewest(n_features):
@@ -358,33 +309,3 @@ def check_number(n_samples: int, n_features: int, of: int) -> None:
             f"a part) leaves {n_samples}: a Gaussian of {n_features} features needs "
             f"{fewest(n_features)}, so give at least {of - n_samples + fewest(n_features)}"
         )
-
-
-def sets_by_size(labels: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
-    """Samples of the same label in rows, (n_sets, g), for each size g that there is."""
-    counts = np.bincount(labels)[labels]
-    for g in np.unique(counts):
-        members = np.flatnonzero(counts == g)
-        yield members[np.argsort(labels[members], kind="stable")].reshape(-1, g)
-
-
-def _pairs(
-    labels: NDArray[np.intp], n_pairs: int
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
-    """Sets, others that stand for new samples, and the labels of the sets, by sizes of both."""
-    n_sets = labels.max() + 1
-    chosen = _spaced(n_sets, max(n_pairs // (n_sets * np.bincount(labels).max()), 1))
-    sized = [(sets, labels[sets[:, 0]]) for sets in sets_by_size(labels)]
-    for ones, of_ones in sized:
-        for others, of_others in sized:
-            some = np.isin(of_others, chosen)
-            a, b = np.nonzero(of_ones[:, None] != of_others[some][None])
-            if len(a):
-                yield ones[a], others[some][b], of_ones[a]
-
-
-def _spaced(n: int, n_chosen: int) -> NDArray[np.intp]:
-    """Places among n, evenly spaced: all of them unless there are more others than are wanted."""
-    if n_chosen >= n - 1:
-        return np.arange(n)
-    return np.linspace(0, n - 1, n_chosen + 2)[1:-1].round().astype(np.intp)

@@ -54,3 +54,33 @@ class Nuisance(Value):
         """E (m, n_features) with E'E = `covariance` less its `ridge`, without positions."""
         scale = np.sqrt((1 - _SHRINKAGE) / self.n_images)
         return np.asarray(self.differences.astype(np.float64) * scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Tolerance(Value):
+    """Coordinates w in which C is diagonal and K = ridge I + N, which is added to it, is I.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray of shape (..., rank)
+        Of C.
+    response : ndarray of shape (..., rank)
+        By how much a coordinate's part of K grows with the ridge.
+    ridge : ndarray of shape (...)
+        Of the fit to all samples.
+
+    Notes
+    -----
+    Without samples the ridge is another, r, and K is I + (r - ridge) R with R the inverse of K in
+    these coordinates. Of R only the diagonal counts here: r - ridge is small, and what R has beside
+    it is of either sign.
+    """
+
+    eigenvalues: Floats
+    response: Floats
+    ridge: Floats
+
+    def added(self, ridge: Floats) -> Floats:
+        """Diagonal of what is added to C, (..., n_sets, rank), for ridges (..., n_sets)."""
+        more = ridge - self.ridge[..., None]
+        return np.asarray(1 + more[..., None] * self.response[..., None, :])

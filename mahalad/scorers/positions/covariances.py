@@ -17,9 +17,9 @@ from torch import Tensor
 from mahalad.errors import DegenerateDataError, InputError
 from mahalad.possible import more_images
 from mahalad.protocols import Floats, Value
-from mahalad.scorers.left_out import Refit, Tolerance
+from mahalad.scorers.left_out import Refit
 from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage
-from mahalad.scorers.nuisance import Nuisance
+from mahalad.scorers.nuisance import Nuisance, Tolerance
 from mahalad.scorers.positions.chunks import centred, for_each_chunk
 from mahalad.scorers.positions.standards import MIN_SAMPLES
 
@@ -179,7 +179,9 @@ class Covariances(Value):
         """Coordinates in which K = ridge I + N is I and C is diagonal; and samples in these."""
         L = self._factor(np.zeros(C.shape), rows)
         half = torch.linalg.solve_triangular(L, C, upper=False)
-        eigenvalues, axes = torch.linalg.eigh(torch.linalg.solve_triangular(L, half.mT, upper=False))
+        eigenvalues, axes = torch.linalg.eigh(
+            torch.linalg.solve_triangular(L, half.mT, upper=False)
+        )
         back = torch.linalg.solve_triangular(L.mT, axes[..., -rank:], upper=True)  # L^-T U
         tolerance = Tolerance(
             np.maximum(eigenvalues[..., -rank:].numpy(), 0),

@@ -18,13 +18,13 @@ from mahalad.images.geometry import BOX
 from mahalad.protocols import Features, Floats
 from mahalad.scorers.file import restore_sums, sums_of
 from mahalad.scorers.gaussian import LedoitWolfGaussian
-from mahalad.scorers.left_out import numbered
 from mahalad.scorers.nuisance import Nuisance
 from mahalad.scorers.positions import file, grids, sharing
 from mahalad.scorers.positions.gaussians import PatchGaussian
 from mahalad.scorers.positions.grids import CONTEXT, CONTEXT_STEPS
 from mahalad.scorers.positions.scoring import Inside, Scoring
 from mahalad.scorers.positions.standards import Standardized, Standards, unexplained, varying
+from mahalad.scorers.sets import numbered
 
 _CONTEXT_WEIGHT = 0.6  # in the map, as a share of all other weights, where position tells nothing
 
