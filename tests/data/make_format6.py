@@ -17,7 +17,6 @@ from make_format5 import answers_of, labelled_answers, made_classifier, maps, ro
 from mahalad import AnomalyDetector, MahalanobisDetector, load
 from mahalad.files.container import FORMAT_VERSION
 
-
 __all__ = ["answers_of", "labelled_answers", "maps", "rows", "squares"]
 
 
