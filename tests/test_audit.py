@@ -55,6 +55,8 @@ OF_NO_KNOWN_LENGTH = {
 ANY_NUMBERS = ("fit/features/", "held_out/features/")
 OPTIONAL = {
     "depths",
+    "8-bit",
+    "date",
     "boxed",
     "maps",
     "context_weight",

@@ -98,7 +98,7 @@ def summed(given: Nuisance) -> np.ndarray:
     """N, written out."""
     d = given.differences.astype(np.float64)
     N, D = d.T @ d / given.n_images, d.shape[1]
-    return 0.8 * N + 0.2 * np.trace(N) / D * np.eye(D)
+    return 0.95 * N + 0.05 * np.trace(N) / D * np.eye(D)
 
 
 @pytest.mark.parametrize(("n", "D"), [(40, 8), (30, 20), (30, 50), (12, 200)])

@@ -73,6 +73,7 @@ def read(
     depths: dict[str, str] = {}
     n_read = 0
     pictures = Pictures(changes_below)
+    kinds = () if features is None else recipe.tolerate
     for images, found in extract(X, features, recipe.salt, recipe.n_augment):
         good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
         readable = [image for image in images if image.error is None]
@@ -95,7 +96,7 @@ def read(
                     np.stack([thumbnail(image.prepared) for image in readable]),
                 )
             )
-            for i, image in enumerate(readable if recipe.tolerate else ()):
+            for i, image in enumerate(readable if kinds else ()):
                 own = {name: F[i, 0] for name, F in ordered.items()}
                 pictures.see(image.key, image.prepared, own)
             if sums is not None:
@@ -110,5 +111,5 @@ def read(
         unreadable=tuple(unreadable),
         columns=column_names(X) if features is None else (),
         depths=depths,
-        changes=pictures.changes(features, recipe.tolerate),
+        changes=pictures.changes(features, kinds),
     )

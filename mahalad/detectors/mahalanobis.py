@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from mahalad.checks import BATCH_SIZE, PIXELS, Either, Limit, OneOf, Some, check_parameters
-from mahalad.choices import CHANGES, SCOPES
+from mahalad.checks import BATCH_SIZE, PIXELS, Limit, OneOf, check_parameters
+from mahalad.choices import SCOPES
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.errors import InputError
 from mahalad.features.extractor import BackboneFeatures
@@ -251,16 +251,6 @@ class MahalanobisDetector(AnomalyDetector):
             neighbourhood=self.neighbourhood,
         )
 
-    def tolerated(self) -> tuple[str, ...]:
-        """Kinds of harmless changes that the scorer is told of."""
-        if self.tolerate == "auto":
-            return () if self._knows_no_changes() else CHANGES
-        return tuple(kind for kind in CHANGES if kind in self.tolerate)
-
-    def _knows_no_changes(self) -> bool:
-        nominal = isinstance(self.threshold, str) and self.threshold == "chi2-nominal"
-        return self.reduction is not None or nominal
-
     def most_stored(self) -> int:
         """Most images whose features are kept; by default fewer, the more an image takes."""
         if self.max_stored is None:
@@ -271,11 +261,6 @@ class MahalanobisDetector(AnomalyDetector):
         check_geometry(self.resize, self.tiles)  # before what is derived from the tiles
         check_parameters(_LIMITS, self)
         super()._check_values()
-        if self.tolerate != "auto" and self.tolerated() and self._knows_no_changes():
-            raise InputError(
-                "tolerate is for Gaussians of all features, with a calibrated threshold: leave out "
-                "the reduction (or threshold='chi2-nominal'), or give tolerate=()"
-            )
         if self.scope == "positions":
             self._patch_scorer().check_parameters()
 
@@ -312,6 +297,5 @@ POSITIONS_SIZE = 320
 _LIMITS: dict[str, Limit] = {
     **PIXELS,
     "scope": OneOf(SCOPES),
-    "tolerate": Either((OneOf(("auto",)), Some(CHANGES))),
     "batch_size": BATCH_SIZE,
 }

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mahalad.protocols import Floats, Value
 
-_SHRINKAGE = 0.2  # of N towards its mean variance: few pictures tell of a few directions only
+_SHRINKAGE = 0.05  # of N towards its mean variance: few pictures tell of a few directions only
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +17,7 @@ class Nuisance(Value):
     """Differences between features of changed copies of good images and of the images themselves.
 
     The covariance that is added to a Gaussian is N = sum over ways of change of the mean d d' over
-    images, shrunk: 0.8 N + 0.2 tr N / D I.
+    images, shrunk: 0.95 N + 0.05 tr N / D I.
 
     Attributes
     ----------
