@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from conftest import make_picture
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
 from mahalad import LedoitWolfGaussian, MahalanobisDetector, PatchGaussian, load
 from mahalad.choices import CHANGES as KINDS
+from mahalad.cli import main
 from mahalad.detectors.changes import N_CHANGED, Changes, Pictures, ranks
 from mahalad.errors import InputError
 from mahalad.images.changes import CHANGES, changed_copies, ways_of
@@ -346,3 +348,47 @@ def test_an_older_file_tolerates_nothing():
     old = load(Path(__file__).parent / "data" / "format5_image.mahalad")
     assert old.tolerated() == () and old.tolerate == []
     assert old._state.changes.n_images == 0
+
+
+# -- command line --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ([], KINDS),
+        (["--tolerate", "none"], ()),
+        (["--tolerate", "noise, light"], ("light", "noise")),
+        (["--scope", "image", "--tolerate", "auto"], KINDS),
+        (["--reduction", "npca"], ()),
+        (["--preset", "rippel2020"], ()),
+        (["--preset", "rippel2020", "--tolerate", "focus"], ("focus",)),
+    ],
+)
+def test_fit_tolerates_what_is_asked_for(options, kinds, small_weights, picture_folder, tmp_path):
+    network = ["--backbone", "test_efficientnet", "--weights", str(small_weights), "--size", "64"]
+    out = tmp_path / "m"
+    arguments = ["fit", str(picture_folder / "good"), "-o", str(out), *network, *options]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 0, done.output
+    model = load(out)
+    assert model.tolerated() == kinds
+    assert model._state.changes.n_images == (N_CHANGED if kinds else 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tolerate", "dust"], "'dust' is not auto, none, or some of light, noise"),
+        (["--tolerate", "light,light"], "'light,light' is not auto, none"),
+        (["--tolerate", ""], "'' is not auto, none"),
+        (["--tolerate", "light", "--scorer", "knn"], "--tolerate is for --scorer gaussian"),
+        (["--tolerate", "light", "--reduction", "npca"], "leave out the reduction"),
+    ],
+)
+def test_what_fit_cannot_tolerate(options, message, picture_folder, tmp_path):
+    done = CliRunner().invoke(
+        main, ["fit", str(picture_folder / "good"), "-o", str(tmp_path / "m"), *options]
+    )
+    assert done.exit_code in (1, 2) and message in " ".join(done.output.split())
+    assert not (tmp_path / "m").exists()

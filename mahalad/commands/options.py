@@ -173,7 +173,7 @@ def detector_options(command: Any) -> Any:
                               "all positions up to this many steps away (more work), or one to "
                               "all; for --scope positions."),
             click.option("--tolerate", type=Tolerated(), default="auto", show_default=True,
-                         metavar="auto|none|KIND,...",
+                         metavar="auto|none|KINDS",
                          help="Harmless changes of pictures that shall not be taken for defects: "
                               f"{', '.join(CHANGES)}. auto: all, unless --reduction or "
                               "--threshold chi2-nominal; for --scorer gaussian."),
