@@ -79,6 +79,24 @@ class OneOf:
 
 
 @dataclass(frozen=True)
+class Some:
+    """A sequence of names, none twice, each one of several; it may be empty."""
+
+    values: Sequence[str]
+
+    def allows(self, value: Any) -> bool:
+        """Whether it is a list or tuple of them."""
+        return (
+            isinstance(value, (list, tuple))
+            and all(isinstance(one, str) and one in self.values for one in value)
+            and len(set(value)) == len(value)
+        )
+
+    def __str__(self) -> str:
+        return f"be a sequence of {', '.join(self.values)}"
+
+
+@dataclass(frozen=True)
 class Either:
     """Within at least one of several limits."""
 

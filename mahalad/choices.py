@@ -20,6 +20,9 @@ RESIZE = ("squash", "pad")
 CHANNELS = ("rgb", "bgr")
 """Order of the colours in arrays; OpenCV's is the second."""
 
+CHANGES = ("light", "noise", "compression", "shift", "focus")
+"""Kinds of harmless changes of pictures; `mahalad.images.changes.CHANGES` has them."""
+
 OUTSIDE = ("mean",)
 """What a network sees outside a region of interest: the colour that it was trained to take as 0."""
 

@@ -20,6 +20,11 @@ CHI2 = 5
 """Calibration scores that a chi-square is matched to."""
 
 
+def fewest(n_features: int) -> int:
+    """Fewest samples of a Gaussian: of two the shrinkage is 0, which leaves directions without."""
+    return GAUSSIAN if n_features > 1 else 2
+
+
 def more_images(n: int) -> str:
     """Say what to do where a fit has too few images, `n`: only what then works."""
     if n >= IMAGE:

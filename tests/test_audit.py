@@ -54,6 +54,9 @@ OF_NO_KNOWN_LENGTH = {
 }
 ANY_NUMBERS = ("fit/features/", "held_out/features/")
 OPTIONAL = {
+    "depths",
+    "8-bit",
+    "date",
     "boxed",
     "maps",
     "context_weight",
@@ -67,7 +70,7 @@ UNREAD = {"licence", "precision", "kind"}
 
 
 def stored(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    return read_model(DATA / f"format5_{name}.mahalad")
+    return read_model(DATA / f"format6_{name}.mahalad")
 
 
 def refusal(header: dict[str, Any], arrays: dict[str, Any]) -> str:
@@ -94,7 +97,7 @@ def is_weight(name: str) -> bool:
 @pytest.mark.parametrize("name", STORED)
 def test_stored_files_pass(name):
     header, _ = read_model(DATA / f"{name}.mahalad")
-    assert header["format_version"] == 5
+    assert header["format_version"] == 6
 
 
 def test_detectors_of_every_kind_pass(rng, tmp_path):

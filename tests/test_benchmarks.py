@@ -168,7 +168,7 @@ def test_thresholds_table_has_every_rule_and_rate(root: Path, tmp_path: Path) ->
     targets = [(row["target"]["rule"], row["target"]["fpr"]) for row in report["rows"]]
     assert targets == [(rule, fpr) for rule in RULES for fpr in (0.01, 0.05, 0.1, 0.2)]
     extractor = BackboneFeatures(**NETWORK).build()
-    (images,) = extract_categories(find_categories([root], ["cog"]), extractor, 0, no_progress)
+    (images,) = extract_categories(find_categories([root], ["cog"]), extractor, True, no_progress)
     is_bad = images.is_anomaly[24:]
     for row in report["rows"]:
         rule, fpr = row["target"]["rule"], row["target"]["fpr"]
@@ -177,8 +177,8 @@ def test_thresholds_table_has_every_rule_and_rate(root: Path, tmp_path: Path) ->
             # 30 % of 24 images are 7.
             assert fpr < {"conformal": 1 / 25, "holdout": 1 / 8, "tolerance": 0.118}[rule]
             continue
-        # On features, since the images of a hold-out split are drawn by hashes of what is given.
-        detector = AnomalyDetector(threshold=rule, fpr=fpr).fit(images.select(np.arange(24)))
+        detector = AnomalyDetector(images.extractor, threshold=rule, fpr=fpr, tolerate="auto")
+        detector.fit(images.select(np.arange(24)))
         flagged = detector.predict(images.select(np.arange(24, 42))) == -1
         assert result["fpr"] == pytest.approx(flagged[~is_bad].mean())
         assert result["tpr"] == pytest.approx(flagged[is_bad].mean())
@@ -485,7 +485,7 @@ def run_fpr(root: Path, folder: Path, **options: Any) -> tuple[dict[str, Any], s
 def test_fpr_over_splits_matches_detectors_fitted_directly(root: Path, tmp_path: Path) -> None:
     report, text = run_fpr(root, tmp_path, splits=3, alphas=[0.1, 0.2], categories=["cog"], seed=5)
     extractor = BackboneFeatures(**NETWORK).build()
-    (images,) = extract_categories(find_categories([root], ["cog"]), extractor, 0, no_progress)
+    (images,) = extract_categories(find_categories([root], ["cog"]), extractor, True, no_progress)
     good = np.flatnonzero(~images.is_anomaly)
     bad = np.flatnonzero(images.is_anomaly)
     splits = list(
@@ -501,7 +501,11 @@ def test_fpr_over_splits_matches_detectors_fitted_directly(root: Path, tmp_path:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 detector = AnomalyDetector(
-                    threshold=result["rule"], fpr=result["alpha"], random_state=5
+                    images.extractor,
+                    threshold=result["rule"],
+                    fpr=result["alpha"],
+                    random_state=5,
+                    tolerate="auto",
                 ).fit(images.select(good[fitted]))
             if result["fpr"] is None:
                 assert result["rule"] in ("holdout", "tolerance")  # of 7 and of 24 images

@@ -17,6 +17,8 @@ from sklearn.metrics import roc_auc_score
 
 import mahalad.features.backbones as backbones
 from mahalad import AnomalyDetector, BackboneFeatures, MahalanobisDetector, load
+from mahalad.choices import CHANGES
+from mahalad.detectors.changes import ranks
 from mahalad.errors import (
     CalibrationError,
     DegenerateDataError,
@@ -25,6 +27,8 @@ from mahalad.errors import (
     ModelFileError,
 )
 from mahalad.files.container import read_header, read_model
+from mahalad.images.changes import changed_copies
+from mahalad.images.reading import content_key
 from mahalad.scorers.level_sum import LevelSum, make_scorer
 from mahalad.scorers.positions.scorer import PatchScorer
 
@@ -80,7 +84,15 @@ def test_the_whole_is_its_parts_put_together(fitted, small_weights, picture_fold
     )
     F, G = features.transform(good), features.transform(test)
     assert list(F) == ["head", *MAPS]
-    scorer = PatchScorer().partial_fit(F)
+    keys = np.array([content_key(image, 0) for image in good], np.uint64)
+    changed = np.argsort(ranks(keys))[:8]
+    copies = [changed_copies(good[i], CHANGES, int(keys[i])) for i in changed]
+    D = {name: [] for name in F}
+    for i, own in zip(changed, copies, strict=True):
+        for name, values in features.transform(own).items():
+            D[name].append((values - F[name][i]).astype(np.float16))
+    D = {name: np.concatenate(values) for name, values in D.items()}
+    scorer = PatchScorer().tolerating(D, 8).partial_fit(F)
     left_out, standards = scorer.leave_one_out(F)
     calibration = -left_out.sum(axis=1)
     scorer = scorer.standardized_by(standards)
@@ -115,7 +127,9 @@ def test_default_and_paper_configurations():
         "reduction": "npca",
         "n_augment": 100,
         "fpr": 0.01,
+        "tolerate": (),
     }
+    assert (default.tolerated(), paper.tolerated()) == (CHANGES, ())
     assert paper.most_stored() == 10_000
     features, scorer = paper.unfitted_parts()
     assert (features.levels, features.maps, features.input_size) == (None, (), None)
@@ -126,7 +140,7 @@ def test_default_and_paper_configurations():
 
 def test_image_scope_of_a_few_levels_is_a_plain_sum(small_weights, picture_folder):
     options = {"weights": small_weights, "levels": ["stem", "head"], "input_size": 64}
-    detector = MahalanobisDetector("test_efficientnet", scope="image", **options)
+    detector = MahalanobisDetector("test_efficientnet", scope="image", tolerate=(), **options)
     plain = AnomalyDetector(
         BackboneFeatures("test_efficientnet", **options), make_scorer("gaussian")
     )
@@ -323,7 +337,7 @@ def test_held_out_images_set_the_threshold(detector, picture_folder):
 def test_copies_leave_with_their_image(detector, picture_folder):
     """One picture's copies are one: in scores, standardization and maxima, for every rule."""
     good = sorted((picture_folder / "good").iterdir())
-    detector.set_params(n_augment=2).fit(good)
+    detector.set_params(n_augment=2, tolerate=()).fit(good)
     assert detector.scorer_.patch_gaussians_[MAPS[0]].n_samples_seen_ == 120
     assert len(detector.calibration_scores_) == len(detector.scorer_.map_maxima_) == 40
     F = detector._state.store.features

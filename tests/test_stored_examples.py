@@ -18,7 +18,7 @@ from mahalad.files.old.upgrade import STEPS, upgrade
 from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
 DATA = Path(__file__).parent / "data"
-NEWER = ("format4", "format5")
+NEWER = ("format4", "format5", "format6")
 EXPECTED = {stem: json.loads((DATA / f"{stem}.json").read_text()) for stem in NEWER}
 DETECTORS = [
     (stem, name)
@@ -41,15 +41,15 @@ def made() -> ModuleType:
     """The script that wrote the examples, for the images that it asked about."""
     sys.path.insert(0, str(DATA))
     try:
-        import make_format5
+        import make_format6
     finally:
         sys.path.remove(str(DATA))
-    return make_format5
+    return make_format6
 
 
 def images_of(name: str, made: ModuleType) -> tuple[object, float]:
     kind = name.removesuffix("_slim")
-    if kind in ("image", "positions", "autoencoder", "region"):
+    if kind in ("image", "positions", "autoencoder", "region", "tolerant"):
         return made.squares(2, 6), OF_NETWORKS
     if kind in ("whole", "reservoir", "shared", "parts"):
         return made.maps(2, 6), OF_POSITIONS
@@ -120,6 +120,7 @@ def test_a_file_of_an_older_format_reads_as_one_of_the_present(name):
         assert header[key] == before[key]
     assert {name for name in read if name not in arrays} <= {
         "calibration/weights", "calibration/keys", "fit/looks", "held_out/looks",
+        "scorer/levels/whole/ridge", "scorer/levels/whole/variances",
     }  # fmt: skip
     assert (read["calibration/weights"] == 1).all()  # verdicts stay
     for array in read.keys() & arrays.keys():
@@ -140,9 +141,10 @@ def test_maps_of_format_2_are_left_out():
     header, arrays = read_model(DATA / "format2_reservoir.mahalad")
     gone = raw("format2_reservoir")[1].keys() - arrays.keys()
     assert gone == {"scorer/map_maxima"} | {
-        f"scorer/levels/{level}/{key}" for level in ("fine", "coarse") for key in
-        ("mean", "deviation")
-    }  # fmt: skip
+        f"scorer/levels/{level}/{key}"
+        for level in ("fine", "coarse")
+        for key in ("mean", "deviation")
+    } | {"scorer/levels/whole/scalars", "scorer/levels/whole/eigenvalues"}
     assert "maps" not in header["scorer"] and "context_weight" not in header["scorer"]
 
 

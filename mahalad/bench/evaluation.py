@@ -18,6 +18,7 @@ from mahalad.errors import CalibrationError
 from mahalad.evaluation.pixels import PixelFigures
 from mahalad.protocols import Floats
 from mahalad.result import compares_scores
+from mahalad.scorers.capabilities import capabilities_of
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.thresholds.rules import RULES
 
@@ -32,6 +33,13 @@ class Recipe:
     n_augment: int = 0
     seed: int = 0
     neighbourhood: int | str = 0
+    tolerate: str | Sequence[str] = "auto"
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether a fit changes images, so that their features alone are not enough."""
+        told = self.tolerate != "auto" or capabilities_of(self.make_scorer()).tolerates
+        return bool(self.n_augment or (told and self.tolerate))
 
     def make_scorer(self) -> Any:
         """Make the scorer, not yet fitted."""
@@ -83,7 +91,8 @@ def evaluate(
 ) -> dict[Target, Evaluation]:
     """Fit to some images and judge others, at several targets.
 
-    One fit serves all rules and rates but "holdout", which fits to fewer images.
+    One fit serves all rules and rates but "holdout", which fits to fewer images, and
+    "chi2-nominal", which tolerates no changes of them.
 
     Parameters
     ----------
@@ -103,8 +112,9 @@ def evaluate(
     drawn by hashes of what is fitted, here the features, so they are other, equally random ones.
     """
     found: dict[Target, Evaluation] = {}
-    for held_out in (False, True):
-        wanted = [target for target in targets if (target.rule == "holdout") == held_out]
+    alone = ("holdout", *(("chi2-nominal",) if recipe.tolerate else ()))
+    for rule in (None, *alone):
+        wanted = [t for t in targets if (t.rule == rule if rule else t.rule not in alone)]
         if not wanted:
             continue
         # A fit for "chi2-nominal" has no calibration scores, one for the others serves it too
@@ -118,6 +128,7 @@ def evaluate(
             n_augment=recipe.n_augment,
             max_stored=MahalanobisDetector(scope=recipe.scope).most_stored(),
             random_state=recipe.seed,
+            tolerate=() if rules[0] == "chi2-nominal" else recipe.tolerate,
         )
         with warnings.catch_warnings():  # reported as "n/a" instead
             warnings.filterwarnings("ignore", "images can be scored but not judged")

@@ -77,7 +77,7 @@ def variants_of(
         return [*each, Variant("sum of levels", recipe, target)]
     if table == "distances":
         return [
-            Variant(title, replace(recipe, scorer=scorer), target)
+            Variant(title, replace(recipe, scorer=scorer, tolerate=()), target)
             for scorer, title in DISTANCES.items()
         ]
     return [Variant(network, recipe, target)]

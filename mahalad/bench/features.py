@@ -73,7 +73,7 @@ class CategoryImages:
     keys : tuple of int
         Hash of each image's pixels.
     extractor : CachedFeatures or None
-        For fits to augmented copies.
+        For fits that change the images.
     """
 
     category: Category
@@ -111,7 +111,7 @@ class CategoryImages:
 
 
 def extract_categories(
-    categories: Sequence[Category], extractor: Any, n_augment: int, progress: Progress
+    categories: Sequence[Category], extractor: Any, changes: bool, progress: Progress
 ) -> list[CategoryImages]:
     """Extract the features of all images of some categories, each image once.
 
@@ -119,8 +119,8 @@ def extract_categories(
     ----------
     categories : sequence of Category
     extractor : feature extractor, built
-    n_augment : int
-        With copies to come, the extractor is kept with the images.
+    changes : bool
+        With changed copies to come, the extractor is kept with the images.
     progress : callable
         Wraps the images (an iterable, and how many).
 
@@ -134,7 +134,7 @@ def extract_categories(
     The features of all images are held in memory once; those of a category are views. Maps take
     some 0.8 MB an image at 320 pixels.
     """
-    cached = CachedFeatures(extractor) if n_augment else None
+    cached = CachedFeatures(extractor) if changes else None
     paths = [path for category in categories for path in (*category.train, *category.test)]
     levels: dict[str, NDArray[Any]] = {}
     keys: list[int] = []

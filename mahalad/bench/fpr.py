@@ -52,6 +52,7 @@ def run(
     device: str = "auto",
     batch_size: int = 32,
     neighbourhood: int | str = 0,
+    tolerate: str | Sequence[str] = "auto",
     reduction: str | None = None,
     scorer: str = "gaussian",
     n_augment: int = 0,
@@ -69,7 +70,8 @@ def run(
         See `mahalad.images.mvtec.find_categories`.
     json_file, plot_file : path, optional
         Files to write: everything that is needed to redraw, and the plot.
-    backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood
+    backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood,
+    tolerate
         See `MahalanobisDetector`.
     reduction, scorer
         See `make_scorer`; for ``scope="image"``.
@@ -93,6 +95,7 @@ def run(
         "categories": categories,
         **vars(options),
         "neighbourhood": neighbourhood,
+        "tolerate": tolerate,
         "reduction": reduction,
         "scorer": scorer,
         "n_augment": n_augment,
@@ -110,11 +113,11 @@ def run(
     patterns = _patterns(groups, found)
     names = {category.name: _groups(category, patterns) for category in found}
     extractor = options.extractor().build()
-    recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood)
+    recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood, tolerate)
     targets = [Target(rule, alpha) for rule in RULES for alpha in sorted(set(alphas))]
     measured = {
         images.category.name: _measure(images, names[images.category.name], recipe, targets, splits)
-        for images in extract_categories(found, extractor, n_augment, progress)
+        for images in extract_categories(found, extractor, recipe.needs_pictures, progress)
     }
     report: dict[str, Any] = {
         "benchmark": "fpr",

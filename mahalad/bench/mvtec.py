@@ -64,6 +64,7 @@ def run(
     device: str = "auto",
     batch_size: int = 32,
     neighbourhood: int | str = 0,
+    tolerate: str | Sequence[str] = "auto",
     reduction: str | None = None,
     scorer: str = "gaussian",
     threshold: str = "conformal",
@@ -83,7 +84,8 @@ def run(
         See `mahalad.images.mvtec.find_categories`.
     json_file, plot_file : path, optional
         Files to write: everything that is needed to redraw, and the plot.
-    backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood
+    backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood,
+    tolerate
         See `MahalanobisDetector`. With ``scope="positions"``, the anomaly maps of categories
         with masks are measured too (not for ``table="thresholds"``).
     reduction, scorer
@@ -112,6 +114,7 @@ def run(
         "categories": categories,
         **vars(options),
         "neighbourhood": neighbourhood,
+        "tolerate": tolerate,
         "reduction": reduction,
         "scorer": scorer,
         "threshold": threshold,
@@ -129,7 +132,7 @@ def run(
     _check(found, protocol, table, scope, threshold)
     has_pixels = scope == "positions" and table != "thresholds"
     truths = {one.name: read_truth(one) if has_pixels else None for one in found}
-    recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood)
+    recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood, tolerate)
     target = Target(threshold, fpr)
     rows = []
     for name, file in networks_of(table, networks, backbone, weights):
@@ -140,7 +143,7 @@ def run(
             rows.append({"name": name, "network": None, "not_run": str(error)})
             failure = error
             continue
-        images = extract_categories(found, extractor, n_augment, progress)
+        images = extract_categories(found, extractor, recipe.needs_pictures, progress)
         variants = variants_of(table, name, recipe, target, tuple(images[0].features))
         rows += _rows(images, variants, protocol, extractor.record(), truths)
     if all(row["not_run"] for row in rows):

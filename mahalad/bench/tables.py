@@ -13,6 +13,9 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
     """Describe the scorer for a report's header, by its parameters unless `scorer` is given."""
     n_copies = parameters["n_augment"]
     copies = f", {n_copies} augmented copies" if n_copies else ""
+    kinds = parameters.get("tolerate", "auto")
+    if kinds != "auto":
+        copies += f", tolerating {', '.join(kinds) or 'nothing'}"
     if parameters["scope"] == "positions":
         steps = parameters.get("neighbourhood", 0)
         share = f", neighbourhood {steps}" if steps else ""

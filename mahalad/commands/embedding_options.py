@@ -8,12 +8,12 @@ import click
 
 from mahalad.checks import BATCH_SIZE, INPUT_SIZE, SEED_NUMBER
 from mahalad.choices import LOSSES, ORIENTATIONS
+from mahalad.commands.lists import parse_levels
 from mahalad.commands.options import (
     bits_option,
     decorate,
     is_given,
     max_pixels_option,
-    parse_levels,
     whole_range,
 )
 

@@ -14,7 +14,8 @@ from mahalad.commands.embedding_options import (
     seed_option,
 )
 from mahalad.commands.gathering import gather_labelled, pages_option
-from mahalad.commands.options import Share, parse_levels
+from mahalad.commands.lists import parse_levels
+from mahalad.commands.options import Share
 from mahalad.commands.paths import check_output, force_option
 from mahalad.commands.progress import progress_bar
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mahalad.commands.gathering import gather_to_fit, pages_option, yes_option
+from mahalad.commands.making import make_detector
 from mahalad.commands.options import (
     detector_options,
     fit_options,
     fpr_option,
-    make_detector,
     network_options,
     settle,
     threshold_option,
@@ -45,7 +45,8 @@ SECTIONS = {
     ),
     "Network": ("backbone", "weights", "levels", "size", "resize", "tiles"),
     "Scores": (
-        "preset", "scope", "neighbourhood", "image_weight", "top_fraction", "scorer", "reduction",
+        "preset", "scope", "tolerate", "neighbourhood", "image_weight", "top_fraction", "scorer",
+        "reduction",
     ),
     "False-positive rate": ("fpr", "threshold", "calibration", "seed"),
     "Model file": ("output", "force", "without_weights", "without_features"),

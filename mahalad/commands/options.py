@@ -10,11 +10,20 @@ import click
 from click.core import ParameterSource
 
 from mahalad.checks import BATCH_SIZE, FPR, INPUT_SIZE, N_AUGMENT, TILES, Whole
-from mahalad.choices import NEAR_COPIES, NEIGHBOURHOODS, RESIZE, SCOPES, SCORERS, THRESHOLDS
+from mahalad.choices import (
+    CHANGES,
+    NEAR_COPIES,
+    NEIGHBOURHOODS,
+    RESIZE,
+    SCOPES,
+    SCORERS,
+    THRESHOLDS,
+)
 from mahalad.commands.gathering import pages_option, yes_option
+from mahalad.commands.lists import Tolerated, parse_levels
 
 if TYPE_CHECKING:
-    from mahalad.detectors.detector import AnomalyDetector
+    pass
 
 PRESETS = ("rippel2020",)
 _SCORERS = tuple(name for name in SCORERS if name != "spade")  # which needs another threshold
@@ -163,6 +172,11 @@ def detector_options(command: Any) -> Any:
                          help="For parts that do not lie still: a position's Gaussian is fitted to "
                               "all positions up to this many steps away (more work), or one to "
                               "all; for --scope positions."),
+            click.option("--tolerate", type=Tolerated(), default="auto", show_default=True,
+                         metavar="auto|none|KINDS",
+                         help="Harmless changes of pictures that shall not be taken for defects: "
+                              f"{', '.join(CHANGES)}. auto: all, unless --reduction or "
+                              "--threshold chi2-nominal; for --scorer gaussian."),
             click.option("--reduction", default=None, metavar="pca|npca[:SHARE]",
                          help="Keep the first (pca) or last (npca) principal components; implies "
                               "--scope image."),
@@ -266,6 +280,8 @@ def settle(options: dict[str, Any]) -> dict[str, Any]:
                 "or leave --scope out"
             )
         options["scope"] = "image"
+    if options["tolerate"] != "auto" and options["scorer"] != "gaussian" and is_given("tolerate"):
+        raise click.UsageError(f"--tolerate is for --scorer gaussian, not {options['scorer']}")
     if options["scope"] == "image":
         for name in ("neighbourhood", "image_weight", "top_fraction"):
             if name in options and is_given(name):
@@ -286,64 +302,10 @@ def _preset(name: str) -> dict[str, Any]:
 
     detector = {"rippel2020": MahalanobisDetector.rippel2020}[name]()
     params = detector.get_params(deep=False)
-    return {option: params[option] for option in ("backbone", "scope")}
+    return {option: params[option] for option in ("backbone", "scope", "tolerate")}
 
 
 def is_given(name: str) -> bool:
     """Say whether the user gave an option; False if it has its default."""
     source = click.get_current_context().get_parameter_source(name)
     return source not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-
-
-def parse_levels(text: str | None) -> list[str | int] | None:
-    """Parse names and indices of levels, separated by commas; None stands for all."""
-    if text is None or text.strip() == "all":
-        return None
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return [int(name) if name.lstrip("-").isdigit() else name for name in names]
-
-
-def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector:
-    """Make a detector from the options of `fit`, after `settle`."""
-    from mahalad.detectors.detector import AnomalyDetector
-    from mahalad.detectors.knn import KNNDetector
-    from mahalad.detectors.mahalanobis import MahalanobisDetector
-    from mahalad.features.extractor import BackboneFeatures
-    from mahalad.scorers.level_sum import make_scorer
-
-    network: dict[str, Any] = {
-        "weights": options["weights"],
-        "levels": options["levels"],
-        "input_size": options["size"],
-        "resize": options["resize"],
-        "tiles": options["tiles"],
-        "roi": options["roi"],
-        "bits": options["bits"],
-        "device": options["device"],
-        "batch_size": options["batch_size"],
-    }
-    rule: dict[str, Any] = {
-        "threshold": options["threshold"],
-        "fpr": 0.05 if fpr is None else fpr,
-        "n_augment": options["augment"],
-        "random_state": options["seed"],
-        "near_copies": options["near_copies"],
-    }
-    if options["scorer"] == "gaussian":
-        return MahalanobisDetector(
-            options["backbone"],
-            scope=options["scope"],
-            reduction=options["reduction"],
-            image_weight=options["image_weight"],
-            top_fraction=options["top_fraction"],
-            neighbourhood=options["neighbourhood"],
-            **network,
-            **rule,
-        )
-    if options["scorer"] == "knn":
-        return KNNDetector(options["backbone"], reduction=options["reduction"], **network, **rule)
-    return AnomalyDetector(
-        BackboneFeatures(options["backbone"], **network),
-        make_scorer(options["scorer"], options["reduction"]),
-        **rule,
-    )

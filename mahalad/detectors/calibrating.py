@@ -54,6 +54,9 @@ def calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Ca
                 "picture, a near-copy or the same group): give images of other parts"
             )
     started = time.perf_counter()
+    if recipe.holds_out and not state.held_out.n_seen and state.store.n_kept:
+        apart = ~_fitted_part(state, recipe)  # they say nothing of how the scorer is made
+        state = replace(state, changes=state.changes.without(state.store.keys[apart]))
     calibrated = _calibrate(in_parts(state, recipe), recipe, make_scorer)
     if capabilities_of(calibrated.scorer).standardizes:
         calibrated.scorer.factorise()  # now, so that no question changes anything
@@ -177,7 +180,7 @@ def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> C
         scorer, scores = _left_one_out(scorer, store.features, repeated(store.groups))
         return _calibrated(scorer, "leave-one-out", scores, store.groups, store.keys)
     scores = cross_fit_scores(
-        make_scorer(), store.features, store.keys, store.groups, recipe.n_folds
+        tolerating(make_scorer(), state), store.features, store.keys, store.groups, recipe.n_folds
     )
     return _calibrated(scorer, "cross-fit", scores, store.groups, store.keys)
 
@@ -191,16 +194,26 @@ def _calibrated(
 def fit_scorer(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Any:
     """Return the scorer of a state: its sums, or a fresh fit to the features that it keeps."""
     if recipe.streams:
-        return state.with_sums(make_scorer).scorer
+        return _fit(state, recipe, make_scorer)
     return _fit(in_parts(state, recipe), recipe, make_scorer)
+
+
+def tolerating(scorer: Any, state: FitState) -> Any:
+    """Return a scorer that knows the harmless changes of a state; the same one if there are none.
+
+    The given scorer stays as it is, fitted or not.
+    """
+    if not state.changes.n_images or not capabilities_of(scorer).tolerates:
+        return scorer
+    return scorer.tolerating(state.changes.rows, state.changes.n_images)
 
 
 def _fit(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Any:
     if recipe.streams:
-        return state.with_sums(make_scorer).scorer
+        return tolerating(state.with_sums(make_scorer).scorer, state)
     fitted = _fitted_part(state, recipe)
     features = take(state.store.features, fitted)
-    scorer = make_scorer()
+    scorer = tolerating(make_scorer(), state)
     scorer.fit(as_input_of(scorer, rows(features)))
     apart = repeated(state.store.groups[fitted])
     n_copies = next(iter(features.values())).shape[1]

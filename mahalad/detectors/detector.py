@@ -21,10 +21,11 @@ from mahalad.checks import (
     Limit,
     OneOf,
     Real,
+    Some,
     Whole,
     check_parameters,
 )
-from mahalad.choices import NEAR_COPIES
+from mahalad.choices import CHANGES, NEAR_COPIES
 from mahalad.detectors import file, lots
 from mahalad.detectors.asking import Fitted
 from mahalad.detectors.calibrating import calibrate, copies_in, leaked
@@ -71,7 +72,7 @@ from mahalad.unfitted import NotFittedError
 
 _log = logging.getLogger(__name__)
 
-_MUST_MATCH = ("threshold", "n_augment", "random_state", "max_stored", "near_copies")
+_MUST_MATCH = ("threshold", "tolerate", "n_augment", "random_state", "max_stored", "near_copies")
 _LIMITS: dict[str, Limit] = {
     "n_augment": N_AUGMENT,
     "n_folds": Whole(2),
@@ -79,6 +80,7 @@ _LIMITS: dict[str, Limit] = {
     "max_stored": Whole(2),
     "random_state": Either((IsNone(), Whole(0, 2**63 - 1))),
     "near_copies": OneOf(NEAR_COPIES),
+    "tolerate": Either((OneOf(("auto",)), Some(CHANGES))),
 }
 
 
@@ -120,6 +122,10 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         size, a frame of a camera that stands still), where no `groups` say what they show: one part
         together with it, or parts of their own. Left apart they would be scored by a fit that
         knows them, and any rate would be exceeded. Exact copies are always one part.
+    tolerate : "auto" or sequence of str, default=()
+        Harmless changes of pictures that shall not be taken for defects; see
+        `MahalanobisDetector`. ``"auto"``: all, if the scorer is a Gaussian for each level or
+        position without a reduction, and not for ``threshold="chi2-nominal"``.
 
     Attributes
     ----------
@@ -177,6 +183,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         max_stored: int = 10_000,
         random_state: int | None = None,
         near_copies: str = "group",
+        tolerate: str | Sequence[str] = (),
     ) -> None:
         self.features = features
         self.scorer = scorer
@@ -188,6 +195,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         self.max_stored = max_stored
         self.random_state = random_state
         self.near_copies = near_copies
+        self.tolerate = tolerate
 
     # -- fitting ---------------------------------------------------------------------------
 
@@ -270,6 +278,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             recipe,
             groups=groups,
             levels=tuple(mine.levels),
+            changes_below=mine.changes.limit,
         )
         self._state = mine.merge(added)
         _log.info("%d images added to %d", added.store.n_seen, mine.store.n_seen)
@@ -327,7 +336,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         """
         self._check_updatable()
         mine, recipe = self._with_sums(), self._recipe()
-        all_kept = replace(recipe, capacity=None, n_augment=0)
+        all_kept = replace(recipe, capacity=None, n_augment=0, tolerate=())
         found = read(
             X, self.features_, lambda: None, all_kept, levels=tuple(mine.levels), to_fit=False
         )
@@ -707,6 +716,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             features.build()
         elif self.n_augment:
             raise InputError("n_augment changes images; it needs a feature extractor")
+        elif self.tolerate != "auto" and self.tolerated():
+            raise InputError("tolerate is about images; it needs a feature extractor")
         recipe = self._recipe()
         state = read(X, features, self.unfitted_scorer, recipe, groups=groups, stacklevel=4)
         if calibration is not None:
@@ -752,7 +763,18 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             salt=self._salt(),
             n_augment=self.n_augment,
             near_copies=self.near_copies,
+            tolerate=self.tolerated(),
         )
+
+    def tolerated(self) -> tuple[str, ...]:
+        """Kinds of harmless changes that the scorer is told of, in the order of all kinds."""
+        if self.tolerate == "auto":
+            return CHANGES if self._knows_changes() else ()
+        return tuple(kind for kind in CHANGES if kind in self.tolerate)
+
+    def _knows_changes(self) -> bool:
+        nominal = isinstance(self.threshold, str) and self.threshold == "chi2-nominal"
+        return capabilities_of(self.unfitted_scorer()).tolerates and not nominal
 
     def _with_sums(self) -> FitState:
         """The state, with the sums of a scorer that has such."""
@@ -850,6 +872,12 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         check_threshold(self.threshold)
         given = {name: getattr(self, name) for name in _LIMITS}
         check_parameters(_LIMITS, given | {"max_stored": self.most_stored()})
+        if self.tolerate != "auto" and self.tolerated() and not self._knows_changes():
+            raise InputError(
+                "tolerate is for Gaussians of all features and a calibrated threshold: leave out "
+                "the reduction (or the other scorer, or threshold='chi2-nominal'), or give "
+                "tolerate=()"
+            )
 
     def _check_parameters(self, calibration: Any, calibration_groups: Any = None) -> None:
         """Refuse what cannot be fitted: parameters out of their limits, or at odds."""
@@ -903,7 +931,7 @@ def _holding_out(
     state: FitState, X: Any, groups: Sequence[Any] | None, features: Any, recipe: FitRecipe
 ) -> FitState:
     """The state with further images that only set the threshold."""
-    all_kept = replace(recipe, capacity=None, n_augment=0)
+    all_kept = replace(recipe, capacity=None, n_augment=0, tolerate=())
     names = tuple(state.levels)
     given = read(X, features, lambda: None, all_kept, groups=groups, levels=names, stacklevel=5)
     if not given.store.n_seen:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.arrays import below
-from mahalad.detectors.calibrating import fit_scorer
+from mahalad.detectors.calibrating import fit_scorer, tolerating
+from mahalad.detectors.changes import changes_arrays, read_changes
 from mahalad.detectors.reservoir import FeatureStore, read_store, store_arrays, store_record
 from mahalad.detectors.scoring import score
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState, MakeScorer
@@ -74,6 +75,8 @@ def describe(
     }
     if include_features:
         arrays |= store_arrays("fit", store) | store_arrays("held_out", state.held_out)
+    if include_features or about is None:  # a scorer that is made anew needs them
+        arrays |= changes_arrays(state.changes)
     record = learned = None
     if isinstance(features, BackboneFeatures):
         record, own = describe_features(features, include_weights)
@@ -220,6 +223,7 @@ def restore(
         grouped=fit["grouped"],
         unreadable=tuple(Result(r["name"], error=r["error"]) for r in fit["unreadable"]),
         columns=tuple(fit.get("columns", ())),
+        changes=read_changes(arrays, tuple(levels)),
         depths=fit.get("depths"),
     )
     if not header["calibration"]["n_keys"]:  # of an older version, which knew no near-copies
@@ -249,9 +253,9 @@ def _restore_scorer(
 ) -> Any:
     if header["scorer"] is not None:
         scorer = make_scorer().restore(header["scorer"], below("scorer/", arrays))
-        return scorer.restore_sums(arrays)
+        return tolerating(scorer.restore_sums(arrays), state)
     if any(name.startswith("moments/") for name in arrays):
-        return make_scorer().restore(tuple(state.levels), arrays)
+        return tolerating(make_scorer().restore(tuple(state.levels), arrays), state)
     return fit_scorer(state, recipe, make_scorer)
 
 

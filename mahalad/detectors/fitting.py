@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mahalad.arrays import as_input_of, in_order, rows
+from mahalad.detectors.changes import Pictures
 from mahalad.detectors.copies import thumbnail
 from mahalad.detectors.given import column_names
 from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
@@ -27,6 +28,7 @@ def read(
     *,
     groups: Sequence[Any] | None = None,
     levels: Sequence[str] = (),
+    changes_below: int | None = None,
     to_fit: bool = True,
     stacklevel: int = 3,
 ) -> FitState:
@@ -43,6 +45,8 @@ def read(
         What each image shows, a part's serial number for instance.
     levels : sequence of str, optional
         Names of the levels in the order of the fit that the images are added to.
+    changes_below : int, optional
+        Only images of lower ranks are changed: `Changes.limit` of the fit that is added to.
     to_fit : bool, default=True
         Whether good images are wanted, so that folders called otherwise are warned of.
     stacklevel : int, default=3
@@ -68,6 +72,8 @@ def read(
     unreadable: list[Result] = []
     depths: dict[str, str] = {}
     n_read = 0
+    pictures = Pictures(changes_below)
+    kinds = () if features is None else recipe.tolerate
     for images, found in extract(X, features, recipe.salt, recipe.n_augment):
         good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
         readable = [image for image in images if image.error is None]
@@ -90,6 +96,9 @@ def read(
                     np.stack([thumbnail(image.prepared) for image in readable]),
                 )
             )
+            for i, image in enumerate(readable if kinds else ()):
+                own = {name: F[i, 0] for name, F in ordered.items()}
+                pictures.see(image.key, image.prepared, own)
             if sums is not None:
                 sums.partial_fit(as_input_of(sums, rows(ordered)))
     if groups is not None and n_read != len(groups):
@@ -102,4 +111,5 @@ def read(
         unreadable=tuple(unreadable),
         columns=column_names(X) if features is None else (),
         depths=depths,
+        changes=pictures.changes(features, kinds),
     )

@@ -62,6 +62,7 @@ class KNNDetector(AnomalyDetector):
     """
 
     max_stored = None  # neighbours are sought among all images
+    tolerate = ()  # distances to images know no covariance
 
     def __init__(
         self,

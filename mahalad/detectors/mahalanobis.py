@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -72,6 +73,13 @@ class MahalanobisDetector(AnomalyDetector):
         Order of the colours in arrays, at fit and afterwards: ``"bgr"`` for those of OpenCV. Files
         and PIL images state theirs and are not affected. `set_params` may change it after a fit
         (to files, say); files of models record it.
+    tolerate : "auto" or sequence of str, default="auto"
+        Harmless changes of pictures that shall not be taken for defects, of ``"light"``
+        (brightness, contrast and colour, up to 6, 6 and 3 %), ``"noise"`` (standard deviation up to
+        4 of 255), ``"compression"`` (JPEG from quality 70), ``"shift"`` (up to 4 pixels of the
+        network's input, and 1 degree) and ``"focus"`` (blur up to 0.8 pixels). What they do to the
+        features of up to 8 images of the fit is added to the covariances. ``"auto"``: all of them;
+        none with a `reduction` or ``threshold="chi2-nominal"``, which know nothing of it. (): none.
     top_fraction, image_weight, smoothing, neighbourhood
         See `PatchScorer`; for ``scope="positions"``.
     fpr : float, default=0.05
@@ -128,6 +136,7 @@ class MahalanobisDetector(AnomalyDetector):
         roi: Any = None,
         bits: int | None = None,
         channels: str = "rgb",
+        tolerate: str | Sequence[str] = "auto",
         top_fraction: float = 0.03,
         image_weight: float = 0.2,
         smoothing: float = 0.0,
@@ -154,6 +163,7 @@ class MahalanobisDetector(AnomalyDetector):
         self.roi = roi
         self.bits = bits
         self.channels = channels
+        self.tolerate = tolerate
         self.top_fraction = top_fraction
         self.image_weight = image_weight
         self.smoothing = smoothing
@@ -197,7 +207,7 @@ class MahalanobisDetector(AnomalyDetector):
             scope="image",
             reduction=reduction,
             n_augment=n_augment,
-            **options,
+            **{"tolerate": (), **options},
         )
 
     def unfitted_parts(self) -> tuple[Any, Any]:

@@ -13,8 +13,6 @@ from mahalad.errors import InputError
 from mahalad.images.reading import ReadImage
 from mahalad.protocols import Features, Floats, PoolsMaps
 from mahalad.scorers.capabilities import capabilities_of, map_maxima
-from mahalad.scorers.gaussian import LedoitWolfGaussian
-from mahalad.scorers.level_sum import LevelSum
 
 
 def maps_of(
@@ -47,11 +45,8 @@ def maps_of(
 
 def can_attribute(extractor: Any, scorer: Any) -> bool:
     """Whether the features are pooled maps and the scorer is a Gaussian per level."""
-    return (
-        isinstance(extractor, PoolsMaps)
-        and isinstance(scorer, LevelSum)
-        and isinstance(scorer.estimator, LedoitWolfGaussian)
-    )
+    can = capabilities_of(scorer)
+    return isinstance(extractor, PoolsMaps) and can.keeps_sums and not can.has_maps
 
 
 def in_pixels(extractor: Any, maps: Floats, images: list[ReadImage]) -> Floats:

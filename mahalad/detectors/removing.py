@@ -55,7 +55,8 @@ def without(state: FitState, removed: Kept, make_scorer: MakeScorer) -> FitState
     elif scorer is not None:
         scorer = _subtracted(scorer, state.store.kept.take(gone["store"]), make_scorer)
     held_out = rest.get("held_out", state.held_out)
-    return replace(state, scorer=scorer, store=rest["store"], held_out=held_out)
+    changes = state.changes.without(removed.keys)
+    return replace(state, scorer=scorer, store=rest["store"], held_out=held_out, changes=changes)
 
 
 def _subtracted(scorer: Any, gone: Kept, make_scorer: MakeScorer) -> Any:

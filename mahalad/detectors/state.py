@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.arrays import as_input_of, rows
+from mahalad.detectors.changes import Changes
 from mahalad.detectors.reservoir import FeatureStore
 from mahalad.errors import InputError
 from mahalad.protocols import Floats
@@ -45,6 +46,8 @@ class FitRecipe:
         Number of slightly changed copies of each image that the fit uses as well.
     near_copies : {"group", "separate"}
         Whether near-copies of a picture count as one part with it, where no groups were given.
+    tolerate : tuple of str
+        Kinds of harmless changes that the scorer is to tolerate; none for features without images.
     """
 
     threshold: Any = "conformal"
@@ -54,6 +57,7 @@ class FitRecipe:
     salt: int = 0
     n_augment: int = 0
     near_copies: str = "group"
+    tolerate: tuple[str, ...] = ()
 
     @property
     def holds_out(self) -> bool:
@@ -92,6 +96,8 @@ class FitState:
     depths : dict of str to str, or None
         How images are stored (`mahalad.images.pixels`), each with the name of one; those held out
         as well. None: it is not known, in a model of an older version. Empty for features.
+    changes : Changes
+        What harmless changes do to features of some of the images.
     params : dict
         Parameters of the fit by name, in a form that can be compared. A detector whose parameters
         differ cannot go on with it.
@@ -105,6 +111,7 @@ class FitState:
     unreadable: tuple[Result, ...] = ()
     columns: tuple[str, ...] = ()
     depths: Mapping[str, str] | None = field(default_factory=dict)
+    changes: Changes = field(default_factory=Changes)
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def merge(self, other: FitState) -> FitState:
@@ -133,6 +140,7 @@ class FitState:
             unreadable=(*self.unreadable, *other.unreadable),
             columns=self.columns or other.columns,
             depths=joined_depths(self.depths, other.depths),
+            changes=self.changes.merged(other.changes),
             params=self.params or other.params,
         )
 

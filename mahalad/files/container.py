@@ -25,7 +25,7 @@ from mahalad.files.old.upgrade import upgrade
 
 _log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 5  # 5: a checksum of all that the file says
+FORMAT_VERSION = 6  # 6: harmless changes of pictures
 _KEY = "mahalad"
 CHECKSUM = "mahalad_sha256"
 """Name of the array that holds the checksum; `read_model` does not give it."""

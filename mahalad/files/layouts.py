@@ -209,6 +209,11 @@ def of_detector(header: Header) -> Layout:
     for name in ("fit", "held_out"):
         if header[name]["n_stored"]:
             yield from _store(name, header[name], levels)
+    rows = [
+        Row(f"changes/differences/{n}", "f", ("n_changed", "n_ways", *shape))
+        for n, shape in levels.items()
+    ]
+    yield Together("changes/", (Row("changes/keys", "u", ("n_changed",)), *rows))
     if scorer is None:
         lengths = {n: math.prod(shape) for n, shape in levels.items()}
         sums = tuple(row for n, size in lengths.items() for row in _moments(n, (), size))
@@ -295,9 +300,9 @@ def _scorer(scorer: Header, levels: Mapping[str, list[int]]) -> Layout:
     for name in scorer["pooled"]:
         stem, size, rank = f"scorer/levels/{name}", levels[name][0], f"rank of {name}"
         yield Row(f"{stem}/location", "f", (size,))
-        yield Row(f"{stem}/eigenvalues", "f", (rank,))
+        yield Row(f"{stem}/variances", "f", (rank,))
         yield Row(f"{stem}/basis", "f", (size, rank))
-        yield Row(f"{stem}/scalars", "f", (3,))
+        yield Row(f"{stem}/ridge", "f", (1,))
         sums.extend(_moments(name, (), size))
     yield Together("moments/", tuple(sums))
 

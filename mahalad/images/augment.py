@@ -41,16 +41,7 @@ def _augment(prepared: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     angle, scale = rng.uniform(-1, 1, 2) * (math.radians(MAX_ROTATION), MAX_SCALING)
     shift = rng.uniform(-1, 1, 2) * MAX_SHIFT * side
     gain, offset = 1 + rng.uniform(-1, 1) * MAX_LIGHT, rng.uniform(-1, 1) * MAX_LIGHT
-    margin = math.ceil(0.1 * side)
-    padded = np.pad(prepared, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
-    cos, sin = math.cos(angle) / (1 + scale), math.sin(angle) / (1 + scale)
-    half_x, half_y = (width - 1) / 2, (height - 1) / 2
-    cx, cy = half_x + margin + shift[0], half_y + margin + shift[1]
-    # Pillow maps output to input coordinates: turn and scale about the centre, then shift.
-    start_x, start_y = cx - cos * half_x + sin * half_y, cy - sin * half_x - cos * half_y
-    matrix = (cos, -sin, start_x, sin, cos, start_y)
-    size = (width, height)
-    moved = np.stack([_warp(padded[..., c], matrix, size) for c in range(3)], axis=-1)
+    moved = warped(prepared, angle, 1 + scale, (shift[0], shift[1]))
     top = 255.0 if prepared.dtype == np.uint8 else 1.0
     lit = np.clip((moved - 0.5 * top) * gain + (0.5 + offset) * top, 0, top)
     if prepared.dtype == np.uint8:
@@ -58,7 +49,27 @@ def _augment(prepared: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     return np.asarray(lit.astype(prepared.dtype))
 
 
-def _warp(
+def warped(
+    image: NDArray[Any], angle: float, scale: float, shift: tuple[float, float]
+) -> NDArray[np.float32]:
+    """Turn an image (H, W, 3) by an angle in radians, enlarge it and shift it by (x, y) pixels.
+
+    Pixels that come from outside the image repeat its edge.
+    """
+    height, width = image.shape[:2]
+    margin = math.ceil(0.1 * max(height, width))
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
+    half_x, half_y = (width - 1) / 2, (height - 1) / 2
+    cx, cy = half_x + margin + shift[0], half_y + margin + shift[1]
+    # Pillow maps output to input coordinates: turn and scale about the centre, then shift.
+    start_x, start_y = cx - cos * half_x + sin * half_y, cy - sin * half_x - cos * half_y
+    matrix = (cos, -sin, start_x, sin, cos, start_y)
+    size = (width, height)
+    return np.stack([_channel(padded[..., c], matrix, size) for c in range(3)], axis=-1)
+
+
+def _channel(
     channel: NDArray[Any], matrix: tuple[float, ...], size: tuple[int, int]
 ) -> NDArray[np.float32]:
     image = Image.fromarray(channel.astype(np.float32))

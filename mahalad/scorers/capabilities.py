@@ -34,6 +34,8 @@ class Capabilities:
         Its scores are in units that its leave-one-out finds (`Standardizes`).
     keeps_sums : bool
         It is made from sums over samples alone (`KeepsSums`).
+    tolerates : bool
+        It can be given what harmless changes do to features (`Tolerates`).
     smooth : bool
         Its scores change smoothly with the images it is fitted to: cross-fitted scores may be
         extrapolated. False for scorers that do not say so, which may be random.
@@ -47,6 +49,7 @@ class Capabilities:
     scores_with_maps: bool
     standardizes: bool
     keeps_sums: bool
+    tolerates: bool
     smooth: bool
 
 
@@ -69,6 +72,7 @@ def capabilities_of(scorer: Any) -> Capabilities:
         scores_with_maps=has("scores_and_maps"),
         standardizes=has("leave_one_out", "standardized_by"),
         keeps_sums=has("sums") and getattr(scorer, "keeps_sums", False) is True,
+        tolerates=has("tolerating"),
         smooth=getattr(scorer, "smooth", False) is True,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -10,65 +9,12 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from mahalad.errors import DegenerateDataError
-from mahalad.protocols import Floats, Value
-from mahalad.scorers.left_out import Refit, fewest, numbered
-from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage, principal_axes
-
-
-@dataclass(frozen=True, eq=False)
-class Spectrum(Value):
-    """Mean and covariance C = U diag(eigenvalues) U' of samples, with its shrinkage.
-
-    `basis` U has shape (n_features, rank): for fewer samples than features only the
-    directions that the samples span are kept (low-rank form); all others have variance 0.
-    """
-
-    n_samples: int
-    location: Floats
-    eigenvalues: Floats
-    basis: Floats
-    shrinkage: float
-    mean_variance: float
-
-    @classmethod
-    def from_moments(cls, moments: Moments) -> Spectrum:
-        C = moments.covariance()
-        n, D = moments.n_samples, moments.n_features
-        mean_variance = float(np.trace(C)) / D
-        _check_spread(moments, mean_variance)
-        shrinkage = float(ledoit_wolf_shrinkage(moments, C))
-        eigenvalues, basis = principal_axes(C, max_rank=n - 1)
-        if shrinkage == 0 and len(eigenvalues) < D:
-            raise DegenerateDataError(
-                f"the covariance of {n} samples with {D} features is singular and Ledoit-Wolf "
-                f"shrinkage is 0: give more samples (at least 3; {D + 1} always suffice)"
-            )
-        return cls(n, moments.mean(), eigenvalues, basis, shrinkage, mean_variance)
-
-    def squared_distances(self, X: Floats, scale: float, ridge: float) -> Floats:
-        """(x - mu)' (scale C + ridge I)^-1 (x - mu) for each row of `X`, shape (n,)."""
-        z = X - self.location
-        y = z @ self.basis
-        distances = np.einsum("ij,j->i", y**2, 1 / (scale * self.eigenvalues + ridge))
-        if self.basis.shape[1] < self.basis.shape[0]:
-            # Outside the span only the ridge is left. The remainder is formed explicitly:
-            # |z|^2 - |y|^2 would cancel for samples that lie in the span.
-            remainder = z - y @ self.basis.T
-            distances += np.einsum("ij,ij->i", remainder, remainder) / ridge
-        return np.asarray(distances)
-
-
-def _check_spread(moments: Moments, mean_variance: float) -> None:
-    n, D = moments.n_samples, moments.n_features
-    if n < fewest(D):
-        raise DegenerateDataError(
-            f"n_samples={n}: a Gaussian of {D} features needs {fewest(D)} samples, one more where "
-            f"each is left out for a threshold: give at least {fewest(D) + 1}"
-        )
-    rounding = 8 * np.finfo(float).eps * float(np.abs(moments.shift).max())
-    if mean_variance <= rounding**2:
-        raise DegenerateDataError(f"all {n} samples are identical: there is no spread to measure")
+from mahalad.protocols import Floats
+from mahalad.scorers.covariance import Covariance, Spectrum, tolerance_of
+from mahalad.scorers.left_out import Refit
+from mahalad.scorers.moments import Moments
+from mahalad.scorers.nuisance import Nuisance
+from mahalad.scorers.sets import numbered
 
 
 class LedoitWolfGaussian(BaseEstimator):
@@ -112,6 +58,8 @@ class LedoitWolfGaussian(BaseEstimator):
     """
 
     _spectrum: Spectrum | None = None
+    _nuisance: Nuisance | None = None
+    _covariance: Covariance | None = None  # the only one of these that a slim file has
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit to samples, forgetting earlier ones.
@@ -133,7 +81,18 @@ class LedoitWolfGaussian(BaseEstimator):
         """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         self.moments_ = Moments.from_samples(X)
-        self._spectrum = Spectrum.from_moments(self.moments_)
+        self._forget()
+        self._fitted_covariance()
+        return self
+
+    def tolerate(self, nuisance: Nuisance | None) -> Self:
+        """Add the covariance of harmless changes, (n_differences, n_features), or none.
+
+        It stays when samples are added, and is given anew for others; it is not among the sums.
+        """
+        self._nuisance = nuisance
+        if hasattr(self, "moments_"):
+            self._covariance = None
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -143,7 +102,7 @@ class LedoitWolfGaussian(BaseEstimator):
         shift = None if first else self.moments_.shift
         moments = Moments.from_samples(X, shift)
         self.moments_ = moments if first else self.moments_ + moments
-        self._spectrum = None
+        self._forget()
         return self
 
     def merge(self, other: LedoitWolfGaussian) -> Self:
@@ -151,7 +110,7 @@ class LedoitWolfGaussian(BaseEstimator):
         check_is_fitted(self)
         check_is_fitted(other)
         self.moments_ = self.moments_ + other.moments_
-        self._spectrum = None
+        self._forget()
         return self
 
     def unmerge(self, other: LedoitWolfGaussian) -> Self:
@@ -159,26 +118,18 @@ class LedoitWolfGaussian(BaseEstimator):
         check_is_fitted(self)
         check_is_fitted(other)
         self.moments_ = self.moments_ - other.moments_
-        self._spectrum = None
+        self._forget()
         return self
 
     def distances(self, X: Any) -> Floats:
         """Unsquared Mahalanobis distances, shape (n_samples,), up = abnormal."""
-        spectrum = self._fitted_spectrum()
+        covariance = self._fitted_covariance()
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        rho = spectrum.shrinkage
-        d2 = spectrum.squared_distances(X, 1 - rho, rho * spectrum.mean_variance)
-        return np.asarray(np.sqrt(d2))
+        return np.asarray(np.sqrt(covariance.squared_distances(X)))
 
     def apply_precision(self, z: Floats) -> Floats:
         """Compute Sigma^-1 z of differences z to the mean, (n_samples, n_features) each."""
-        spectrum = self._fitted_spectrum()
-        rho, m = spectrum.shrinkage, spectrum.mean_variance
-        y = z @ spectrum.basis
-        inside = (y / ((1 - rho) * spectrum.eigenvalues + rho * m)) @ spectrum.basis.T
-        if spectrum.basis.shape[1] == spectrum.basis.shape[0]:
-            return np.asarray(inside)
-        return np.asarray(inside + (z - y @ spectrum.basis.T) / (rho * m))
+        return self._fitted_covariance().precise(z)
 
     def score_samples(self, X: Any) -> Floats:
         """Negative distances, shape (n_samples,), up = normal (scikit-learn's sign)."""
@@ -238,6 +189,11 @@ class LedoitWolfGaussian(BaseEstimator):
         X = validate_data(self, X, dtype=np.float64, reset=False)
         labels = numbered(X.sum(axis=1), groups)
         centred = self.moments_.reshift(spectrum.location)
+        z = X - spectrum.location
+        y, tolerance = z @ spectrum.basis, None
+        if self._nuisance is not None:
+            tolerance, w = tolerance_of(spectrum, self._nuisance, z)
+            y = np.concatenate([y, w], axis=-1)
         refit = Refit(
             spectrum.n_samples,
             len(spectrum.location),
@@ -246,26 +202,24 @@ class LedoitWolfGaussian(BaseEstimator):
             centred.q4,
             np.asarray(spectrum.shrinkage),
             np.zeros(()),
+            tolerance,
         )
-        return refit, (X - spectrum.location) @ spectrum.basis, labels
+        return refit, y, labels
 
     def scoring_state(self) -> dict[str, Floats]:
         """All that scoring needs, as named arrays."""
-        s = self._fitted_spectrum()
-        scalars = np.array([s.n_samples, s.shrinkage, s.mean_variance])
-        names = ("location", "eigenvalues", "basis")
-        return {**{name: getattr(s, name) for name in names}, "scalars": scalars}
+        c = self._fitted_covariance()
+        return {
+            "location": c.location,
+            "variances": c.variances,
+            "basis": c.basis,
+            "ridge": np.array([c.ridge]),
+        }
 
     def restore_scoring(self, state: dict[str, Floats]) -> Self:
         """Become able to score, without sums, from a `scoring_state`."""
-        n, shrinkage, mean_variance = state["scalars"].tolist()
-        self._spectrum = Spectrum(
-            int(n),
-            state["location"],
-            state["eigenvalues"],
-            state["basis"],
-            shrinkage,
-            mean_variance,
+        self._covariance = Covariance(
+            state["location"], state["variances"], state["basis"], float(state["ridge"][0])
         )
         self.n_features_in_ = len(state["location"])
         return self
@@ -274,14 +228,14 @@ class LedoitWolfGaussian(BaseEstimator):
         """Become the fit to the samples that were summed."""
         self.moments_ = moments
         self.n_features_in_ = moments.n_features
-        self._spectrum = None
+        self._forget()
         return self
 
     @property
     def location_(self) -> Floats:
         """Mean of the samples, shape (n_features,)."""
         if not hasattr(self, "moments_"):  # read from a file that has no sums
-            return self._fitted_spectrum().location
+            return self._fitted_covariance().location
         return self.moments_.mean()
 
     @property
@@ -291,10 +245,12 @@ class LedoitWolfGaussian(BaseEstimator):
 
     @property
     def covariance_(self) -> Floats:
-        """Covariance with shrinkage, shape (n_features, n_features)."""
+        """Covariance with shrinkage, and with what is tolerated, (n_features, n_features)."""
         spectrum = self._fitted_spectrum()
         covariance = (1 - spectrum.shrinkage) * self.moments_.covariance()
-        covariance.flat[:: len(covariance) + 1] += spectrum.shrinkage * spectrum.mean_variance
+        covariance.flat[:: len(covariance) + 1] += spectrum.ridge
+        if self._nuisance is not None:
+            covariance += self._nuisance.covariance()
         return covariance
 
     @property
@@ -302,6 +258,14 @@ class LedoitWolfGaussian(BaseEstimator):
         """Number of samples in the sums."""
         check_is_fitted(self, "moments_")
         return self.moments_.n_samples
+
+    def _forget(self) -> None:
+        self._spectrum = self._covariance = None
+
+    def _fitted_covariance(self) -> Covariance:
+        if self._covariance is None:
+            self._covariance = Covariance.of(self._fitted_spectrum(), self._nuisance)
+        return self._covariance
 
     def _fitted_spectrum(self) -> Spectrum:
         if self._spectrum is None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import DegenerateDataError
-from mahalad.possible import GAUSSIAN
+from mahalad.possible import fewest
 from mahalad.protocols import Floats, Value
+from mahalad.scorers.nuisance import Tolerance
+from mahalad.scorers.sets import pairs_of, sets_by_size, spaced
 
 NOT_IN_FIT = (
     "leave-one-out is for samples that were part of the fit: at least one sample of X was not, or "
@@ -33,7 +34,8 @@ class Refit(Value):
     """What refits without some samples need to know of all samples z, relative to their mean.
 
     All arrays may have further leading axes, one Gaussian for each of their elements. Samples are
-    given by their coordinates y on the axes of C: in the fit none lies outside their span.
+    given by their coordinates y on the axes of C: in the fit none lies outside their span. Where a
+    covariance N is added to the Gaussian, their coordinates w in its `Tolerance` follow these.
 
     Attributes
     ----------
@@ -44,6 +46,7 @@ class Refit(Value):
         sum |z|^2 z on the axes.
     fourth, shrinkage, floor : ndarray of shape (...)
         sum |z|^4; rho of all samples; what is added to rho m whatever is left out.
+    tolerance : Tolerance or None
     """
 
     n_samples: int
@@ -53,6 +56,12 @@ class Refit(Value):
     fourth: Floats
     shrinkage: Floats
     floor: Floats
+    tolerance: Tolerance | None = None
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of C."""
+        return int(self.eigenvalues.shape[-1])
 
     def shrunk(self, y: Floats) -> tuple[Floats, Floats]:
         """Find rho and m without sets of samples.
@@ -72,6 +81,7 @@ class Refit(Value):
         and sum |z - t|^4 = sum |z|^4 + 4 n t' C t + n |t|^4 + 4 t'(sum |z|^2 z) + 2 n |t|^2 tr C,
         less what the set adds to it. See `ledoit_wolf_shrinkage` for the rest.
         """
+        y = y[..., : self.rank]
         n, D, g = self.n_samples, self.n_features, y.shape[-2]
         rest, values = n - g, self.eigenvalues[..., None, :]
         t = y.sum(axis=-2) / rest
@@ -126,8 +136,8 @@ class Refit(Value):
         check_number(rest, self.n_features, n)
         rho, m = self.shrunk(y)
         kept = (1 - rho)[..., None, None]
-        ridge = (rho * m + self.floor[..., None])[..., None]
-        scale = (1 - rho)[..., None] * n / rest * self.eigenvalues[..., None, :] + ridge
+        scale = self._scale(rho, rho * m + self.floor[..., None], rest)
+        y = self._scaled(y)
         if g > y.shape[-1]:
             sigma = np.eye(y.shape[-1]) * scale[..., None] - kept / rest * self._removed(y)
             z = np.swapaxes(y + y.sum(axis=-2, keepdims=True) / rest, -1, -2)
@@ -139,6 +149,19 @@ class Refit(Value):
         bz = b @ np.swapaxes(z, -1, -2)
         half = kept * bz * _solved(middle, bz)
         return np.asarray((z**2).sum(axis=-1) + half.sum(axis=-2))
+
+    def _scale(self, rho: Floats, ridge: Floats, rest: int) -> Floats:
+        """Diagonal of A, (..., n_sets, rank), in the coordinates of `_scaled`."""
+        values, added = self.eigenvalues, np.asarray(ridge)[..., None]
+        if self.tolerance is not None:
+            values, added = self.tolerance.eigenvalues, self.tolerance.added(ridge)
+        return np.asarray(
+            (1 - rho)[..., None] * (self.n_samples / rest) * values[..., None, :] + added
+        )
+
+    def _scaled(self, y: Floats) -> Floats:
+        """Coordinates in which A is diagonal."""
+        return y if self.tolerance is None else y[..., self.rank :]
 
     def _removed(self, y: Floats) -> Floats:
         """Compute Y' M Y, by which n C is more than n' C', (..., n_sets, rank, rank)."""
@@ -182,7 +205,7 @@ class Refit(Value):
         if len(np.unique(labels)) == len(labels):
             return self._influences_of_singles(y, np.argsort(labels), n_pairs or PAIRS)
         sums, counts = np.zeros((*distances.shape[:-1], labels.max() + 1)), np.zeros(len(labels))
-        for ones, others, index in _pairs(labels, n_pairs or PAIRS):
+        for ones, others, index in pairs_of(labels, n_pairs or PAIRS):
             g, both = ones.shape[1], np.hstack([ones, others])
             if self.n_samples - both.shape[1] < fewest(self.n_features):
                 continue
@@ -204,15 +227,15 @@ class Refit(Value):
         n, rest, n_given = self.n_samples, self.n_samples - 2, y.shape[-2]
         if rest < fewest(self.n_features):
             return np.zeros(y.shape[:-1])
-        chosen = order[_spaced(n_given, max(n_pairs // n_given, 1))]
+        chosen = order[spaced(n_given, max(n_pairs // n_given, 1))]
         others = y[..., chosen, :]
         rho, m = self.shrunk(y[..., None, :])
-        values, floor = self.eigenvalues[..., None, :], self.floor[..., None, None]
+        floor = self.floor[..., None]
         mean_variance = self.eigenvalues.sum(axis=-1, keepdims=True) / self.n_features
-        scale = (1 - rho[..., None]) * (n / rest) * values + (rho * m)[..., None] + floor
+        scale = self._scale(rho, rho * m + floor, rest)
         rho_all = self.shrinkage[..., None]
-        scale_all = (1 - rho_all[..., None]) * (n / (n - 1)) * values
-        scale_all = scale_all + (rho_all * mean_variance)[..., None] + floor
+        scale_all = self._scale(rho_all, rho_all * mean_variance + floor, n - 1)
+        y, others = self._scaled(y), self._scaled(others)
         with np.errstate(divide="ignore", invalid="ignore"):
             inverse, weighted = 1 / scale, y / scale
             own = (y * weighted).sum(axis=-1)[..., None]  # (..., n, 1)
@@ -278,26 +301,6 @@ def _eliminated(a: Floats, x: Floats) -> Floats:
     return x
 
 
-def numbered(content: Floats, groups: Any) -> NDArray[np.intp]:
-    """Number groups of samples, or the samples (n,), in an order that is not that of the rows.
-
-    So it does not depend on that order which of many others stand for new samples. `content` (n,)
-    is any number made of each sample; a group has the least of its samples.
-    """
-    n = len(content)
-    labels = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
-    least = np.full(labels.max() + 1, np.inf)
-    np.minimum.at(least, labels, content)
-    rank = np.empty(len(least), dtype=np.intp)
-    rank[np.argsort(least, kind="stable")] = np.arange(len(least))
-    return np.asarray(rank[labels])
-
-
-def fewest(n_features: int) -> int:
-    """Fewest samples of a Gaussian: of two the shrinkage is 0, which leaves directions without."""
-    return GAUSSIAN if n_features > 1 else 2
-
-
 def check_number(n_samples: int, n_features: int, of: int) -> None:
     """Raise `DegenerateDataError` where leaving samples out leaves too few `of` them."""
     if n_samples < fewest(n_features):
@@ -306,33 +309,3 @@ def check_number(n_samples: int, n_features: int, of: int) -> None:
             f"a part) leaves {n_samples}: a Gaussian of {n_features} features needs "
             f"{fewest(n_features)}, so give at least {of - n_samples + fewest(n_features)}"
         )
-
-
-def sets_by_size(labels: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
-    """Samples of the same label in rows, (n_sets, g), for each size g that there is."""
-    counts = np.bincount(labels)[labels]
-    for g in np.unique(counts):
-        members = np.flatnonzero(counts == g)
-        yield members[np.argsort(labels[members], kind="stable")].reshape(-1, g)
-
-
-def _pairs(
-    labels: NDArray[np.intp], n_pairs: int
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
-    """Sets, others that stand for new samples, and the labels of the sets, by sizes of both."""
-    n_sets = labels.max() + 1
-    chosen = _spaced(n_sets, max(n_pairs // (n_sets * np.bincount(labels).max()), 1))
-    sized = [(sets, labels[sets[:, 0]]) for sets in sets_by_size(labels)]
-    for ones, of_ones in sized:
-        for others, of_others in sized:
-            some = np.isin(of_others, chosen)
-            a, b = np.nonzero(of_ones[:, None] != of_others[some][None])
-            if len(a):
-                yield ones[a], others[some][b], of_ones[a]
-
-
-def _spaced(n: int, n_chosen: int) -> NDArray[np.intp]:
-    """Places among n, evenly spaced: all of them unless there are more others than are wanted."""
-    if n_chosen >= n - 1:
-        return np.arange(n)
-    return np.linspace(0, n - 1, n_chosen + 2)[1:-1].round().astype(np.intp)

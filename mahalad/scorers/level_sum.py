@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +25,7 @@ from mahalad.scorers.baselines import MeanDistance, NearestNeighborDistance, Sta
 from mahalad.scorers.file import NEEDS_FEATURES, restore_sums, sums_of
 from mahalad.scorers.gaussian import LedoitWolfGaussian
 from mahalad.scorers.neighbors import KthNeighborDistance
+from mahalad.scorers.nuisance import Nuisance
 from mahalad.scorers.reduction import PrincipalComponents, parse_reduction
 
 
@@ -53,6 +55,7 @@ class LevelSum(BaseEstimator):
     """
 
     accepts_levels = True
+    _changes: Mapping[str, Nuisance] = {}  # replaced, never changed
 
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
@@ -62,14 +65,14 @@ class LevelSum(BaseEstimator):
         self.estimators_ = {}
         for name, values in X.items():
             with _naming(name):
-                self.estimators_[name] = clone(self.estimator).fit(values)
+                self.estimators_[name] = self._new(name).fit(values)
         return self
 
     @_estimator_has("partial_fit")
     def partial_fit(self, X: Features, y: Any = None) -> Self:
         """Add samples to every level."""
         if not hasattr(self, "estimators_"):
-            self.estimators_ = {name: clone(self.estimator) for name in X}
+            self.estimators_ = {name: self._new(name) for name in X}
         check_levels(X, self.estimators_)
         for name, values in X.items():
             self.estimators_[name].partial_fit(values)
@@ -94,6 +97,27 @@ class LevelSum(BaseEstimator):
         for name, estimator in self.estimators_.items():
             estimator.unmerge(other.estimators_[name])
         return self
+
+    @_estimator_has("tolerate")
+    def tolerating(self, differences: Features, n_images: int) -> Self:
+        """Make a scorer, fitted or not as this one, to which harmless changes matter less.
+
+        Both share their sums. `differences`, each level (n_images * n_ways, n_features), are those
+        between changed copies of images and these; see `mahalad.scorers.nuisance.Nuisance`.
+        """
+        other = copy(self)
+        other._changes = {name: Nuisance(d, n_images) for name, d in differences.items()}
+        if hasattr(self, "estimators_"):
+            other.estimators_ = {
+                name: copy(estimator).tolerate(other._changes.get(name))
+                for name, estimator in self.estimators_.items()
+            }
+        return other
+
+    def _new(self, level: str) -> Any:
+        """An unfitted estimator for a level."""
+        estimator = clone(self.estimator)
+        return estimator.tolerate(self._changes[level]) if level in self._changes else estimator
 
     def level_score_samples(self, X: Features) -> Floats:
         """Scores per level, shape (n_samples, n_levels), up = normal."""

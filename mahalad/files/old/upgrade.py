@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mahalad.files.old import format1, format2, format3, format4
+from mahalad.files.old import format1, format2, format3, format4, format5
 
 Header = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
@@ -17,6 +17,7 @@ STEPS: Mapping[int, Callable[[Header, Arrays], tuple[Header, Arrays]]] = {
     2: format2.upgrade,
     3: format3.upgrade,
     4: format4.upgrade,
+    5: format5.upgrade,
 }
 """Format to the step from it to the next one."""
 

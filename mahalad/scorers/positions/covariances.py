@@ -19,6 +19,7 @@ from mahalad.possible import more_images
 from mahalad.protocols import Floats, Value
 from mahalad.scorers.left_out import Refit
 from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage
+from mahalad.scorers.nuisance import Nuisance, Tolerance
 from mahalad.scorers.positions.chunks import centred, for_each_chunk
 from mahalad.scorers.positions.standards import MIN_SAMPLES
 
@@ -48,18 +49,23 @@ class Covariances(Value):
     moments : Moments
         One set of sums per position.
     shrinkage, ridge : ndarray of shape (n_positions,)
-        The covariance of a position is (1 - rho) C + ridge I.
+        The covariance of a position is (1 - rho) C + ridge I + N.
     floor : float
         What of the ridge is the same at all positions.
+    nuisance : Nuisance or None
+        Where N comes from; without it, N is 0.
     """
 
     moments: Moments
     shrinkage: Floats
     ridge: Floats
     floor: float
+    nuisance: Nuisance | None = None
 
     @classmethod
-    def from_moments(cls, moments: Moments, floor: float) -> Covariances:
+    def from_moments(
+        cls, moments: Moments, floor: float, nuisance: Nuisance | None = None
+    ) -> Covariances:
         """Find shrinkage and ridge; `floor` is that of `PatchGaussian`.
 
         Raises
@@ -89,13 +95,19 @@ class Covariances(Value):
         if overall <= rounding**2:
             raise DegenerateDataError(f"all {n} samples are identical: no spread to measure")
         ridge = shrinkage * np.maximum(mean_variance, 0) + floor * overall
-        return cls(moments, shrinkage, ridge, floor * overall)
+        return cls(moments, shrinkage, ridge, floor * overall, nuisance)
 
-    def factor(self, rows: slice, scale: float) -> Tensor:
-        """Factorise scale (1 - rho) C + ridge I = L L' of some positions: L, (p, D, D)."""
+    def factor(self, rows: slice) -> Tensor:
+        """Factorise (1 - rho) C + ridge I + N = L L' of some positions: L, (p, D, D)."""
         C = self.moments.at(rows).covariance()
-        C *= (scale * (1 - self.shrinkage[rows]))[:, None, None]
+        C *= (1 - self.shrinkage[rows])[:, None, None]
+        return self._factor(C, rows)
+
+    def _factor(self, C: Floats, rows: slice) -> Tensor:
+        """Factorise what is added to C, and C with it, which is overwritten."""
         np.einsum("pii->pi", C)[...] += self.ridge[rows, None]
+        if self.nuisance is not None:
+            C += self.nuisance.at(rows).covariance()
         L: Tensor
         L, failed = torch.linalg.cholesky_ex(torch.from_numpy(C))
         if failed.any():
@@ -113,7 +125,7 @@ class Covariances(Value):
         matrices = torch.empty((P, D, D), dtype=torch.float64)
 
         def whiten(rows: slice) -> None:
-            L = self.factor(rows, 1.0)
+            L = self.factor(rows)
             eye = torch.eye(D, dtype=L.dtype).expand_as(L)
             matrices[rows] = torch.linalg.solve_triangular(L, eye, upper=False)
 
@@ -135,6 +147,12 @@ class Covariances(Value):
             C = torch.from_numpy(own.covariance())
             eigenvalues, axes = (part[..., -rank:] for part in torch.linalg.eigh(C))
             centred_sums = own.reshift(location[rows])
+            z = centred(X, rows, location)
+            y = (z @ axes).numpy()  # (p, n, rank)
+            tolerance = None
+            if self.nuisance is not None:
+                tolerance, w = self._tolerance(C, z, rows, rank)
+                y = np.concatenate([y, w], axis=-1)
             refit = Refit(
                 n,
                 D,
@@ -143,8 +161,8 @@ class Covariances(Value):
                 centred_sums.q4,
                 self.shrinkage[rows],
                 np.broadcast_to(self.floor, own.q4.shape),
+                tolerance,
             )
-            y = (centred(X, rows, location) @ axes).numpy()  # (p, n, rank)
             distances = refit.distances(y, labels)
             found[:, rows] = distances.T
             if n_pairs:
@@ -154,3 +172,20 @@ class Covariances(Value):
 
         for_each_chunk(leave_out, X.shape[1], max(len(X), X.shape[2]) * X.shape[2])
         return found, growth
+
+    def _tolerance(
+        self, C: Tensor, z: Tensor, rows: slice, rank: int
+    ) -> tuple[Tolerance, NDArray[Any]]:
+        """Coordinates in which K = ridge I + N is I and C is diagonal; and samples in these."""
+        L = self._factor(np.zeros(C.shape), rows)
+        half = torch.linalg.solve_triangular(L, C, upper=False)
+        eigenvalues, axes = torch.linalg.eigh(
+            torch.linalg.solve_triangular(L, half.mT, upper=False)
+        )
+        back = torch.linalg.solve_triangular(L.mT, axes[..., -rank:], upper=True)  # L^-T U
+        tolerance = Tolerance(
+            np.maximum(eigenvalues[..., -rank:].numpy(), 0),
+            (back**2).sum(dim=-2).numpy(),
+            self.ridge[rows],
+        )
+        return tolerance, (z @ back).numpy()

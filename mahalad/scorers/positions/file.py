@@ -74,5 +74,5 @@ def arrays_of_positions(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays
 
 def arrays_of_pooled(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
     """Find what the Gaussian of a pooled level scores with."""
-    keys = ("location", "eigenvalues", "basis", "scalars")
+    keys = ("location", "variances", "basis", "ridge")
     return {key: arrays[f"levels/{name}/{key}"] for key in keys}

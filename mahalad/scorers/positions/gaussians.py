@@ -19,6 +19,7 @@ from mahalad.checks import Limit, Real, check_parameters
 from mahalad.errors import InputError
 from mahalad.protocols import Floats
 from mahalad.scorers.moments import Moments
+from mahalad.scorers.nuisance import Nuisance
 from mahalad.scorers.positions.chunks import centred, chunks, for_each_chunk, squared_norms
 from mahalad.scorers.positions.covariances import Covariances, Whitening
 
@@ -45,8 +46,9 @@ class PatchGaussian(BaseEstimator):
 
     Notes
     -----
-    Sigma_p = (1 - rho_p) C_p + (rho_p m_p + floor m) I with Ledoit and Wolf's rho_p, m_p the mean
-    variance at the position and m that over all positions. The distance is not squared.
+    Sigma_p = (1 - rho_p) C_p + (rho_p m_p + floor m) I + N_p with Ledoit and Wolf's rho_p, m_p the
+    mean variance at the position, m that over all positions, and N_p what was given to `tolerate`.
+    The distance is not squared.
 
     References
     ----------
@@ -70,6 +72,7 @@ class PatchGaussian(BaseEstimator):
     _moments: Moments | None = None
     _shape: tuple[int, ...] = ()
     _covariances: Covariances | None = None
+    _nuisance: Nuisance | None = None
     _read: Whitening | None = None  # from a file without sums
 
     def __init__(self, floor: float = 0.01) -> None:
@@ -116,6 +119,14 @@ class PatchGaussian(BaseEstimator):
         self._pending, self._covariances, self._read = pending, None, None
         if sum(map(len, pending)) >= _BUFFERED:
             self._flush()
+        return self
+
+    def tolerate(self, nuisance: Nuisance | None) -> Self:
+        """Add the covariance of harmless changes, (n_differences, n_positions, n_features).
+
+        It stays when samples are added, and is given anew for others; it is not among the sums.
+        """
+        self._nuisance, self._covariances = nuisance, None
         return self
 
     def merge(self, other: PatchGaussian) -> Self:
@@ -288,7 +299,7 @@ class PatchGaussian(BaseEstimator):
     def _fitted_covariances(self) -> Covariances:
         moments = self.moments_
         if self._covariances is None:
-            self._covariances = Covariances.from_moments(moments, self.floor)
+            self._covariances = Covariances.from_moments(moments, self.floor, self._nuisance)
         return self._covariances
 
     def _checked(self, X: Any) -> Any:

@@ -18,12 +18,13 @@ from mahalad.images.geometry import BOX
 from mahalad.protocols import Features, Floats
 from mahalad.scorers.file import restore_sums, sums_of
 from mahalad.scorers.gaussian import LedoitWolfGaussian
-from mahalad.scorers.left_out import numbered
+from mahalad.scorers.nuisance import Nuisance
 from mahalad.scorers.positions import file, grids, sharing
 from mahalad.scorers.positions.gaussians import PatchGaussian
 from mahalad.scorers.positions.grids import CONTEXT, CONTEXT_STEPS
 from mahalad.scorers.positions.scoring import Inside, Scoring
 from mahalad.scorers.positions.standards import Standardized, Standards, unexplained, varying
+from mahalad.scorers.sets import numbered
 
 _CONTEXT_WEIGHT = 0.6  # in the map, as a share of all other weights, where position tells nothing
 
@@ -103,6 +104,7 @@ class PatchScorer(Standardized, BaseEstimator):
 
     accepts_levels = True
     keeps_sums = True
+    _changes: tuple[Features, int] | None = None
 
     def __init__(
         self,
@@ -142,6 +144,7 @@ class PatchScorer(Standardized, BaseEstimator):
             self.boxed_ = BOX in X
             pooled = [n for n, values in X.items() if np.ndim(values) == 2 and n != BOX]
             self.image_gaussians_ = {name: LedoitWolfGaussian() for name in pooled}
+            self._tolerate(self._changes)
         features, inside = self._grids(X), self._inside(X)
         self.__dict__.pop("standards_", None)
         for name, values in features.items():
@@ -273,6 +276,38 @@ class PatchScorer(Standardized, BaseEstimator):
         other.image_gaussians_ = {name: copy(g) for name, g in self.image_gaussians_.items()}
         other.standards_ = standards
         return other
+
+    def tolerating(self, differences: Features, n_images: int) -> Self:
+        """Make a scorer, fitted or not as this one, to which harmless changes matter less.
+
+        Both share their sums; the new one keeps standards, which must be found anew.
+
+        Parameters
+        ----------
+        differences : mapping of str to ndarray of shape (n_images * n_ways, ...)
+            Levels of changed copies of images, less those of the images.
+        n_images : int
+            See `mahalad.scorers.nuisance.Nuisance`.
+        """
+        other = copy(self)
+        other._changes = (differences, n_images)
+        if hasattr(self, "groups_"):
+            other.patch_gaussians_ = {name: copy(g) for name, g in self.patch_gaussians_.items()}
+            other.image_gaussians_ = {name: copy(g) for name, g in self.image_gaussians_.items()}
+            other._tolerate(other._changes)
+        return other
+
+    def _tolerate(self, changes: tuple[Features, int] | None) -> None:
+        """Give the Gaussians the changes, or none."""
+        if changes is None:
+            return
+        differences, n_images = changes
+        found = grids.features_of(differences, self.groups_, self.patch_gaussians_)
+        for name, gaussian in self.patch_gaussians_.items():
+            values = sharing.alone(found[name], self.neighbourhood)
+            gaussian.tolerate(Nuisance(values, n_images * len(values) // len(found[name])))
+        for name, image_gaussian in self.image_gaussians_.items():
+            image_gaussian.tolerate(Nuisance(differences[name], n_images))
 
     def factorise(self) -> Self:
         """Compute now what scoring needs of the sums, rather than at the first question."""

@@ -56,12 +56,15 @@ def samples_of(
     return np.stack(moved, axis=1).reshape(-1, P, D)
 
 
+def alone(values: NDArray[Any], neighbourhood: int | str) -> NDArray[Any]:
+    """Give features (n, P, D) to the Gaussians that score them: (n, P, D), or (n * P, 1, D)."""
+    n, P, D = values.shape
+    return values.reshape(n * P, 1, D) if neighbourhood == "all" else values
+
+
 def distances_of(gaussian: PatchGaussian, values: NDArray[Any], neighbourhood: int | str) -> Floats:
     """Measure the distances (n, P) of features (n, P, D) on a grid, up = abnormal."""
-    n, P, D = values.shape
-    if neighbourhood == "all":
-        values = values.reshape(n * P, 1, D)
-    return gaussian.distances(values).reshape(n, P)
+    return gaussian.distances(alone(values, neighbourhood)).reshape(values.shape[:2])
 
 
 def leave_one_out(

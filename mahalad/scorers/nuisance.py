@@ -1,0 +1,86 @@
+"""What harmless changes of images do to features, as a covariance that a Gaussian tolerates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mahalad.protocols import Floats, Value
+
+_SHRINKAGE = 0.05  # of N towards its mean variance: few pictures tell of a few directions only
+
+
+@dataclass(frozen=True, eq=False)
+class Nuisance(Value):
+    """Differences between features of changed copies of good images and of the images themselves.
+
+    The covariance that is added to a Gaussian is N = sum over ways of change of the mean d d' over
+    images, shrunk: 0.95 N + 0.05 tr N / D I.
+
+    Attributes
+    ----------
+    differences : ndarray of shape (n_images * n_ways, ..., n_features)
+        With an axis of positions, or without.
+    n_images : int
+    """
+
+    differences: NDArray[np.floating]
+    n_images: int
+
+    def at(self, rows: slice) -> Nuisance:
+        """Those at some positions."""
+        return Nuisance(self.differences[:, rows], self.n_images)
+
+    def mean_variance(self) -> Floats:
+        """tr N / D, of the shape of the positions."""
+        d = self.differences.astype(np.float64)
+        total = np.einsum("m...d,m...d->...", d, d)
+        return np.asarray(total / (self.n_images * d.shape[-1]))
+
+    def covariance(self) -> Floats:
+        """N, shrunk, (..., n_features, n_features)."""
+        d = np.moveaxis(self.differences.astype(np.float64), 0, -2)  # (..., m, D)
+        N = np.swapaxes(d, -1, -2) @ d * ((1 - _SHRINKAGE) / self.n_images)
+        np.einsum("...ii->...i", N)[...] += self.ridge()[..., None]
+        return np.asarray(N)
+
+    def ridge(self) -> Floats:
+        """What `covariance` has in every direction, of the shape of the positions."""
+        return _SHRINKAGE * self.mean_variance()
+
+    def factor(self) -> Floats:
+        """E (m, n_features) with E'E = `covariance` less its `ridge`, without positions."""
+        scale = np.sqrt((1 - _SHRINKAGE) / self.n_images)
+        return np.asarray(self.differences.astype(np.float64) * scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Tolerance(Value):
+    """Coordinates w in which C is diagonal and K = ridge I + N, which is added to it, is I.
+
+    Attributes
+    ----------
+    eigenvalues : ndarray of shape (..., rank)
+        Of C.
+    response : ndarray of shape (..., rank)
+        By how much a coordinate's part of K grows with the ridge.
+    ridge : ndarray of shape (...)
+        Of the fit to all samples.
+
+    Notes
+    -----
+    Without samples the ridge is another, r, and K is I + (r - ridge) R with R the inverse of K in
+    these coordinates. Of R only the diagonal counts here: r - ridge is small, and what R has beside
+    it is of either sign.
+    """
+
+    eigenvalues: Floats
+    response: Floats
+    ridge: Floats
+
+    def added(self, ridge: Floats) -> Floats:
+        """Diagonal of what is added to C, (..., n_sets, rank), for ridges (..., n_sets)."""
+        more = ridge - self.ridge[..., None]
+        return np.asarray(1 + more[..., None] * self.response[..., None, :])
