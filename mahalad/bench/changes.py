@@ -81,7 +81,7 @@ KINDS: dict[str, Kind] = {
     "noise": Kind("", (1, 2, 4), 0, _noise),
     "JPEG quality": Kind("", (95, 85, 70), 100, _compression),
     "shift": Kind(" px", (1, 3, 5), 0, _shift),
-    "rotation": Kind(" degrees", (0.5, 1, 2), 0, _rotation),
+    "rotation": Kind("°", (0.5, 1, 2), 0, _rotation),
     "blur": Kind(" px", (0.5, 1), 0, _blur),
 }
 """Kinds of change by name. Brightness is in per cent, noise the standard deviation in grey levels

@@ -32,7 +32,7 @@ def draw_robust(report: dict[str, Any]) -> Figure:
         signs = "+" if name == "brightness" else ""
         labels = ["none" if row is unchanged else f"{at:{signs}g}" for at, row in own]
         panel.set_xticks(range(len(own)), labels)
-        panel.set_xlabel(f"{name}{kind.unit and f' in{kind.unit}'}", fontsize=8)
+        panel.set_xlabel(f"{name}{kind.unit and f' in {kind.unit.strip()}'}", fontsize=8)
     _legend(figure)
     network, p = report["network"], report["parameters"]
     counts = ", ".join(

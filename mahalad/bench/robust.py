@@ -6,6 +6,7 @@ are and changed in each way of `mahalad.bench.changes`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ def run(
     check_scope(scope, scorer, reduction, threshold)
     found = find_categories(roots, categories, with_masks=False)
     check_kinds(found)
-    _check_readable(found)
+    sizes = _test_sizes(found)
     extractor = options.extractor().build()
     recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood, tolerate)
     target = Target(threshold, fpr)
@@ -130,7 +131,7 @@ def run(
         "parameters": parameters,
         "versions": versions(),
         "network": extractor.record(),
-        "images": {category.name: _describe(category) for category in found},
+        "images": {category.name: _describe(category, sizes[category.name]) for category in found},
         "rows": [_row(i, measured) for i in range(len(_ROWS))],
     }
     if json_file is not None:
@@ -140,24 +141,33 @@ def run(
     return as_text(report)
 
 
-def _check_readable(categories: Sequence[Category]) -> None:
-    """Open all images once, so that errors come before the work, and all at a time."""
-    paths = [path for category in categories for path in (*category.train, *category.test)]
-    errors = []
-    for path in paths:
-        try:
-            open_image(source_of(str(path)))
-        except (ImageReadError, ImageValueError) as error:
-            errors.append(error)
-    refuse_unreadable(errors, len(paths))
+def _test_sizes(categories: Sequence[Category]) -> dict[str, list[tuple[int, int]]]:
+    """Find the sizes of each category's test images, smallest area first.
+
+    All images are opened once, so that errors come before the work, and all at a time.
+    """
+    sizes: dict[str, set[tuple[int, int]]] = {category.name: set() for category in categories}
+    errors: list[Exception] = []
+    for category in categories:
+        for i, path in enumerate((*category.train, *category.test)):
+            try:
+                height, width = np.asarray(open_image(source_of(str(path)))).shape[:2]
+            except (ImageReadError, ImageValueError) as error:
+                errors.append(error)
+                continue
+            if i >= len(category.train):
+                sizes[category.name].add((width, height))
+    refuse_unreadable(errors, sum(len(one.train) + len(one.test) for one in categories))
+    return {name: sorted(found, key=math.prod) for name, found in sizes.items()}
 
 
-def _describe(category: Category) -> dict[str, Any]:
+def _describe(category: Category, sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
     is_anomaly = _is_anomaly(category)
     return {
         "n_train": len(category.train),
         "n_good": int((~is_anomaly).sum()),
         "n_bad": int(is_anomaly.sum()),
+        "sizes": [sizes[0], *([sizes[-1]] if len(sizes) > 1 else [])],
         "test": list(category.test),
         "split": category.split,
         "is_anomaly": is_anomaly,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from textwrap import wrap
 from typing import Any
 
-from mahalad.bench.tables import describe_scorer, footnotes, not_available
+from mahalad.bench.tables import describe_scorer, describe_splits, footnotes, not_available
 from mahalad.images.geometry import describe_input
-from mahalad.report.tables import WIDTH, format_table, percent
+from mahalad.report.tables import format_table, percent
 
 FIGURES = {"fpr": "good flagged", "tpr": "found", "roc_auc": "AUROC"}
 
@@ -19,7 +18,7 @@ def as_text(report: dict[str, Any]) -> str:
         ("network", f"{network['backbone']} at {describe_input(network)}, weights from "
                     f"{network['weights_source']}"),
         ("scorer", describe_scorer(p)),
-        ("threshold", f"{p['threshold']}, asked to flag {100 * p['fpr']:g} % of good images"),
+        ("threshold", f"{p['threshold']}, {100 * p['fpr']:g} % of good images asked"),
         ("data", ", ".join(map(str, p["roots"]))),
         *(("images", f"{name}: {_counts(one)}") for name, one in report["images"].items()),
         ("figures", "in %; changes are of the stored pixels of test images, the fit sees none"),
@@ -33,16 +32,20 @@ def as_text(report: dict[str, Any]) -> str:
             _table(report),
             "",
             "good flagged, found: shares of good and of defective test images above the threshold.",
-            *_splits(report),
+            "Strengths: % of the light, standard deviations of noise in grey levels of 255 and of "
+            "blur,",
+            "pixels of the stored images; edges are repeated.",
+            *describe_splits(report["images"]),
             *footnotes(reasons),
         ]
     )
 
 
 def _counts(one: dict[str, Any]) -> str:
+    sizes = " to ".join(f"{width} x {height}" for width, height in one["sizes"])
     return (
         f"{one['n_train']} to fit; test: {one['n_good']} good (steps of "
-        f"{100 / one['n_good']:.3g} points), {one['n_bad']} bad"
+        f"{100 / one['n_good']:.3g} points), {one['n_bad']} bad, {sizes} px"
     )
 
 
@@ -72,12 +75,3 @@ def _mean_cell(mean: dict[str, Any], n: int) -> str:
         return "n/a"
     text = percent(mean["mean"])
     return text if mean["n"] == n else f"{text} (of {mean['n']})"
-
-
-def _splits(report: dict[str, Any]) -> list[str]:
-    """Say who split the images of a category where its folders do not."""
-    lines: list[str] = []
-    for name, about in report["images"].items():
-        if about["split"]:
-            lines += wrap(f"split: {name}: {about['split']}", WIDTH, subsequent_indent="  ")
-    return lines

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from textwrap import wrap
 from typing import Any
+
+from mahalad.report.tables import WIDTH
 
 _NEEDED = re.compile(r"needs at least (\d+)")  # as CalibrationError says it
 
@@ -26,6 +29,15 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
     return (
         f"scope image: {scorer or parameters['scorer']}, reduction {reduction}{copies}; raw scores"
     )
+
+
+def describe_splits(images: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say below a table who split the images of a category where its folders do not."""
+    lines: list[str] = []
+    for name, about in images.items():
+        if about["split"]:
+            lines += wrap(f"split: {name}: {about['split']}", WIDTH, subsequent_indent="  ")
+    return lines
 
 
 def not_available(reason: str) -> str:
