@@ -8,7 +8,13 @@ from textwrap import wrap
 from typing import Any
 
 from mahalad.bench.pixels import FPR_LIMIT
-from mahalad.bench.tables import describe_scorer, describe_splits, footnotes, not_available
+from mahalad.bench.tables import (
+    describe_scorer,
+    describe_splits,
+    describe_tolerance,
+    footnotes,
+    not_available,
+)
 from mahalad.images.geometry import describe_input
 from mahalad.report.tables import WIDTH, format_table, percent
 
@@ -65,6 +71,7 @@ def _header(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
         ("protocol", PROTOCOLS[p["protocol"]]),
         *(("network", text) for text in described),
         ("scorer", describe_scorer(p, "one per row" if p["table"] == "distances" else None)),
+        *describe_tolerance(p),
         ("data", ", ".join(map(str, p["roots"]))),
         ("figures", "in %; ± is the standard error of the mean over categories"),
     ]

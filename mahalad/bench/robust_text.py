@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mahalad.bench.tables import describe_scorer, describe_splits, footnotes, not_available
+from mahalad.bench.tables import (
+    describe_scorer,
+    describe_splits,
+    describe_tolerance,
+    footnotes,
+    not_available,
+)
 from mahalad.images.geometry import describe_input
 from mahalad.report.tables import format_table, percent
 
@@ -18,6 +24,7 @@ def as_text(report: dict[str, Any]) -> str:
         ("network", f"{network['backbone']} at {describe_input(network)}, weights from "
                     f"{network['weights_source']}"),
         ("scorer", describe_scorer(p)),
+        *describe_tolerance(p),
         ("threshold", f"{p['threshold']}, {100 * p['fpr']:g} % of good images asked"),
         ("data", ", ".join(map(str, p["roots"]))),
         *(("images", f"{name}: {_counts(one)}") for name, one in report["images"].items()),

@@ -16,9 +16,6 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
     """Describe the scorer for a report's header, by its parameters unless `scorer` is given."""
     n_copies = parameters["n_augment"]
     copies = f", {n_copies} augmented copies" if n_copies else ""
-    kinds = parameters.get("tolerate", "auto")
-    if kinds != "auto":
-        copies += f", tolerating {', '.join(kinds) or 'nothing'}"
     if parameters["scope"] == "positions":
         steps = parameters.get("neighbourhood", 0)
         share = f", neighbourhood {steps}" if steps else ""
@@ -29,6 +26,12 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
     return (
         f"scope image: {scorer or parameters['scorer']}, reduction {reduction}{copies}; raw scores"
     )
+
+
+def describe_tolerance(parameters: dict[str, Any]) -> list[tuple[str, str]]:
+    """Say in a report's header which changes are tolerated, where that was asked: rows of it."""
+    kinds = parameters["tolerate"]
+    return [] if kinds == "auto" else [("tolerated", ", ".join(kinds) or "nothing")]
 
 
 def describe_splits(images: Mapping[str, Mapping[str, Any]]) -> list[str]:
