@@ -349,9 +349,9 @@ def test_groups_come_from_a_csv_file(run, picture_folder, tmp_path):
 )
 def test_benchmarks_get_the_scope(run, picture_folder, monkeypatch, options, scope, levels):
     given = []
-    for name in ("bench.mvtec", "bench.fpr"):
+    for name in ("bench.mvtec", "bench.fpr", "bench.robust"):
         monkeypatch.setattr(f"mahalad.{name}.run", lambda **arguments: given.append(arguments))
-    for command in ("mvtec", "fpr"):
+    for command in ("mvtec", "fpr", "robust"):
         if command == "mvtec" or "--table" not in options:
             assert run("bench", command, "--root", picture_folder, *options).exit_code == 0
     assert given

@@ -32,8 +32,8 @@ def test_max_pixels_can_be_lowered(fit_by_command, picture_folder):
 
 @pytest.mark.parametrize(
     "command",
-    ["fit", "score", "report", "bench mvtec", "bench fpr", "bench knn", "tune", "finetune",
-     "pretrain", "index add"],
+    ["fit", "score", "report", "bench mvtec", "bench fpr", "bench robust", "bench knn", "tune",
+     "finetune", "pretrain", "index add"],
 )  # fmt: skip
 def test_commands_that_read_images_have_the_option(command):
     found: click.Command = main

@@ -77,6 +77,7 @@ def files_of(folder) -> dict[str, bytes]:
         "tune labelled.csv --unlabelled parts -o link.png",
         "bench mvtec --root root --plot root/train/good/000.png",
         "bench fpr --root root --json notes.txt",
+        "bench robust --root root --plot root/train/good/000.png",
         "bench knn --root parts --plot parts/000.png",
     ],
 )

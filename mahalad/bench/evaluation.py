@@ -25,7 +25,7 @@ from mahalad.thresholds.rules import RULES
 
 @dataclass(frozen=True)
 class Recipe:
-    """How features are scored; every field is a parameter of `bench mvtec` and `bench fpr`."""
+    """How features are scored; every field is a parameter of the benchmarks."""
 
     scope: str = "positions"
     scorer: str = "gaussian"
@@ -120,29 +120,41 @@ def evaluate(
         # A fit for "chi2-nominal" has no calibration scores, one for the others serves it too
         # (and positions are standardized by calibration scores).
         rules = sorted({target.rule for target in wanted}, key=lambda r: r == "chi2-nominal")
-        nominal = recipe.scope == "positions" and rules[0] == "chi2-nominal"
-        detector = AnomalyDetector(
-            images.extractor,
-            recipe.make_scorer(),
-            "conformal" if nominal else rules[0],
-            n_augment=recipe.n_augment,
-            max_stored=MahalanobisDetector(scope=recipe.scope).most_stored(),
-            random_state=recipe.seed,
-            tolerate=() if rules[0] == "chi2-nominal" else recipe.tolerate,
-        )
-        with warnings.catch_warnings():  # reported as "n/a" instead
-            warnings.filterwarnings("ignore", "images can be scored but not judged")
-            detector.fit(images.select(fitted), groups=groups)
+        own = replace(recipe, tolerate=()) if rules[0] == "chi2-nominal" else recipe
+        detector = make_detector(images.extractor, own, rules[0])
+        fit_quietly(detector, images.select(fitted), groups)
         level_scores = detector.level_scores(images.select(tested))
         pixels = None
         if truth is not None:
             pixels = compare_maps(truth, detector.scorer_, images.features, tested)
         for target in wanted:
-            found[target] = replace(_judge(detector, level_scores, target), pixels=pixels)
+            found[target] = replace(judge(detector, level_scores, target), pixels=pixels)
     return {target: found[target] for target in targets}
 
 
-def _judge(detector: AnomalyDetector, level_scores: Floats, target: Target) -> Evaluation:
+def make_detector(extractor: Any, recipe: Recipe, rule: str) -> AnomalyDetector:
+    """Make the detector of a recipe, not yet fitted; without an extractor it takes features."""
+    nominal = recipe.scope == "positions" and rule == "chi2-nominal"
+    return AnomalyDetector(
+        extractor,
+        recipe.make_scorer(),
+        "conformal" if nominal else rule,
+        n_augment=recipe.n_augment,
+        max_stored=MahalanobisDetector(scope=recipe.scope).most_stored(),
+        random_state=recipe.seed,
+        tolerate=recipe.tolerate,
+    )
+
+
+def fit_quietly(detector: AnomalyDetector, X: Any, groups: Sequence[str] | None = None) -> None:
+    """Fit, and say nothing of thresholds that are not there: a table says "n/a" instead."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "images can be scored but not judged")
+        detector.fit(X, groups=groups)
+
+
+def judge(detector: AnomalyDetector, level_scores: Floats, target: Target) -> Evaluation:
+    """Say what a fitted detector says of images at a target, by their scores per level."""
     scores = level_scores.sum(axis=1)
     detector.set_params(threshold=target.rule).set_fpr(target.fpr)
     try:

@@ -45,13 +45,14 @@ class FeatureOptions:
         return MahalanobisDetector(**vars(self)).unfitted_parts()[0]
 
 
-def check_scope(scope: str, scorer: str, reduction: Any) -> None:
+def check_scope(scope: str, scorer: str, reduction: Any, threshold: str | None = None) -> None:
     """Refuse what a scope does not have, before the work.
 
     Raises
     ------
     InputError
-        An unknown scope; or another scorer than the Gaussian, or a reduction, per position.
+        An unknown scope; or another scorer than the Gaussian, a reduction, or the paper's rule,
+        per position.
     """
     check_parameters({"scope": OneOf(SCOPES)}, {"scope": scope})
     for name, value, default in (("scorer", scorer, "gaussian"), ("reduction", reduction, None)):
@@ -59,6 +60,39 @@ def check_scope(scope: str, scorer: str, reduction: Any) -> None:
             raise InputError(
                 f"{name}={value!r} is for features pooled over the image: it needs scope='image'"
             )
+    if scope == "positions" and threshold == "chi2-nominal":
+        raise InputError("threshold='chi2-nominal' is the paper's rule: it needs scope='image'")
+
+
+def check_kinds(categories: Sequence[Category]) -> None:
+    """Refuse categories whose test images are all good or all bad, before the work.
+
+    Raises
+    ------
+    InputError
+    """
+    for category in categories:
+        n_good = category.kinds.count("good")
+        if not 0 < n_good < len(category.kinds):
+            raise InputError(
+                f"category {category.name}: {n_good} of its {len(category.kinds)} test images are "
+                "good; AUROC needs good and bad ones"
+            )
+
+
+def refuse_unreadable(errors: Sequence[Exception], n_images: int) -> None:
+    """Refuse images some of which cannot be read: a benchmark leaves none out.
+
+    Raises
+    ------
+    InputError
+        It names all of them.
+    """
+    if errors:
+        raise InputError(
+            f"{len(errors)} of {n_images} images cannot be read, and a benchmark leaves none "
+            f"out: {'; '.join(map(str, errors))}"
+        )
 
 
 @dataclass(frozen=True)
@@ -138,19 +172,15 @@ def extract_categories(
     paths = [path for category in categories for path in (*category.train, *category.test)]
     levels: dict[str, NDArray[Any]] = {}
     keys: list[int] = []
-    errors: list[str] = []
+    errors: list[Exception] = []
     sources = iter(progress(paths, len(paths)))
     for images, features in extract(sources, cached or extractor, salt=0):
-        errors += [str(image.error) for image in images if image.error is not None]
+        errors += [image.error for image in images if image.error is not None]
         for name, values in originals(features).items() if not errors else ():
             levels.setdefault(name, np.empty((len(paths), *values.shape[1:]), values.dtype))
             levels[name][len(keys) : len(keys) + len(images)] = values
         keys += [image.key for image in images]
-    if errors:
-        raise InputError(
-            f"{len(errors)} of {len(paths)} images cannot be read, and a benchmark leaves none "
-            f"out: {'; '.join(errors)}"
-        )
+    refuse_unreadable(errors, len(paths))
     found, start = [], 0
     for category in categories:
         stop = start + len(category.train) + len(category.test)

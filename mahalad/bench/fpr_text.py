@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mahalad.bench.tables import describe_scorer, footnotes, not_available
+from mahalad.bench.tables import describe_scorer, describe_tolerance, footnotes, not_available
 from mahalad.images.geometry import describe_input
 from mahalad.report.tables import format_table, percent
 from mahalad.thresholds.rules import RULES
@@ -20,6 +20,7 @@ def as_text(report: dict[str, Any]) -> str:
         ("network", f"{network['backbone']} at {describe_input(network)}, weights from "
                     f"{network['weights_source']}"),
         ("scorer", describe_scorer(p)),
+        *describe_tolerance(p),
         ("data", ", ".join(map(str, p["roots"]))),
         *(("images", f"{name}: {_counts(one)}") for name, one in categories.items()),
         ("figures", "in %; FPR ± standard deviation over splits (last rows: ± standard error over"),

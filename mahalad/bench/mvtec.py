@@ -21,6 +21,7 @@ from mahalad.bench.features import (
     CategoryImages,
     FeatureOptions,
     Rows,
+    check_kinds,
     check_scope,
     extract_categories,
 )
@@ -127,9 +128,9 @@ def run(
     }
     check_parameters(_LIMITS, parameters)
     check_outputs(json_file, plot_file)
-    check_scope(scope, scorer, reduction)
+    check_scope(scope, scorer, reduction, None if table == "thresholds" else threshold)
     found = find_categories(roots, categories)
-    _check(found, protocol, table, scope, threshold)
+    _check(found, protocol, table, scope)
     has_pixels = scope == "positions" and table != "thresholds"
     truths = {one.name: read_truth(one) if has_pixels else None for one in found}
     recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood, tolerate)
@@ -162,23 +163,14 @@ def run(
     return as_text(report)
 
 
-def _check(
-    categories: Sequence[Category], protocol: str, table: str, scope: str, threshold: str
-) -> None:
+def _check(categories: Sequence[Category], protocol: str, table: str, scope: str) -> None:
     if scope == "positions" and table in ("levels", "distances"):
         raise InputError(
             f"table={table!r} is the paper's experiment with pooled features: it needs "
             "scope='image'"
         )
-    if scope == "positions" and threshold == "chi2-nominal" and table != "thresholds":
-        raise InputError("threshold='chi2-nominal' is the paper's rule: it needs scope='image'")
+    check_kinds(categories)
     for category in categories:
-        n_good = category.kinds.count("good")
-        if not 0 < n_good < len(category.kinds):
-            raise InputError(
-                f"category {category.name}: {n_good} of its {len(category.kinds)} test images are "
-                "good; AUROC needs good and bad ones"
-            )
         if protocol == "paper" and len(category.train) < 5:
             raise InputError(
                 f"category {category.name}: 5 folds need at least 5 training images, and it has "

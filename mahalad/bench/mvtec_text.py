@@ -8,7 +8,13 @@ from textwrap import wrap
 from typing import Any
 
 from mahalad.bench.pixels import FPR_LIMIT
-from mahalad.bench.tables import describe_scorer, footnotes, not_available
+from mahalad.bench.tables import (
+    describe_scorer,
+    describe_splits,
+    describe_tolerance,
+    footnotes,
+    not_available,
+)
 from mahalad.images.geometry import describe_input
 from mahalad.report.tables import WIDTH, format_table, percent
 
@@ -50,7 +56,7 @@ def as_text(report: dict[str, Any]) -> str:
             f"for {percent(p['fpr'])} %."
         )
         lines.append("* F1-max is tuned on the test labels: a bound, not what a detector reaches.")
-    lines += _splits(report) + _left_out(report) + footnotes(reasons)
+    lines += describe_splits(report["images"]) + _left_out(report) + footnotes(reasons)
     return "\n".join(lines)
 
 
@@ -65,6 +71,7 @@ def _header(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
         ("protocol", PROTOCOLS[p["protocol"]]),
         *(("network", text) for text in described),
         ("scorer", describe_scorer(p, "one per row" if p["table"] == "distances" else None)),
+        *describe_tolerance(p),
         ("data", ", ".join(map(str, p["roots"]))),
         ("figures", "in %; ± is the standard error of the mean over categories"),
     ]
@@ -122,15 +129,6 @@ def _category_table(report: dict[str, Any], row: dict[str, Any], metrics: Mappin
 
 def _has_pixels(ran: Sequence[dict[str, Any]]) -> bool:
     return any(row["mean"][metric]["n"] for row in ran for metric in PIXEL_METRICS)
-
-
-def _splits(report: dict[str, Any]) -> list[str]:
-    """Say who split the images of a category where its folders do not."""
-    lines: list[str] = []
-    for name, about in report["images"].items():
-        if about["split"]:
-            lines += wrap(f"split: {name}: {about['split']}", WIDTH, subsequent_indent="  ")
-    return lines
 
 
 def _left_out(report: dict[str, Any]) -> list[str]:

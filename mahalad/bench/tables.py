@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from textwrap import wrap
 from typing import Any
+
+from mahalad.report.tables import WIDTH
 
 _NEEDED = re.compile(r"needs at least (\d+)")  # as CalibrationError says it
 
@@ -13,9 +16,6 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
     """Describe the scorer for a report's header, by its parameters unless `scorer` is given."""
     n_copies = parameters["n_augment"]
     copies = f", {n_copies} augmented copies" if n_copies else ""
-    kinds = parameters.get("tolerate", "auto")
-    if kinds != "auto":
-        copies += f", tolerating {', '.join(kinds) or 'nothing'}"
     if parameters["scope"] == "positions":
         steps = parameters.get("neighbourhood", 0)
         share = f", neighbourhood {steps}" if steps else ""
@@ -26,6 +26,21 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
     return (
         f"scope image: {scorer or parameters['scorer']}, reduction {reduction}{copies}; raw scores"
     )
+
+
+def describe_tolerance(parameters: dict[str, Any]) -> list[tuple[str, str]]:
+    """Say in a report's header which changes are tolerated, where that was asked: rows of it."""
+    kinds = parameters["tolerate"]
+    return [] if kinds == "auto" else [("tolerated", ", ".join(kinds) or "nothing")]
+
+
+def describe_splits(images: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say below a table who split the images of a category where its folders do not."""
+    lines: list[str] = []
+    for name, about in images.items():
+        if about["split"]:
+            lines += wrap(f"split: {name}: {about['split']}", WIDTH, subsequent_indent="  ")
+    return lines
 
 
 def not_available(reason: str) -> str:

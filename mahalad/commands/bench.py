@@ -1,4 +1,4 @@
-"""`mahalad bench`: accuracy, validity, and labels from few examples, on your own images."""
+"""`mahalad bench`: accuracy, validity, robustness, and few labels, on your own images."""
 
 from __future__ import annotations
 
@@ -110,6 +110,19 @@ def bench_fpr(**options: Any) -> None:
     from mahalad.bench.fpr import run
 
     click.echo(run(progress=progress_bar("features"), **_bench_arguments(options)))
+
+
+@bench.command("robust")
+@_root_options
+@network_options
+@detector_options
+@threshold_option
+@fpr_option
+def bench_robust(**options: Any) -> None:
+    """Harmless changes: what light, noise, JPEG, shift, rotation and blur make of test images."""
+    from mahalad.bench.robust import run
+
+    click.echo(run(progress=progress_bar("robust"), **_bench_arguments(options)))
 
 
 @bench.command("knn")

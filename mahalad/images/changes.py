@@ -29,6 +29,8 @@ ROTATION = 1.0  # degrees
 BLUR = (0.3, 0.8)  # standard deviation, pixels
 
 Pixels = NDArray[np.float32]
+Change = Callable[[Pixels, np.random.Generator], Pixels]
+"""Changes pixels of 0 to 255, (H, W, 3)."""
 
 
 def changed_copies(prepared: NDArray[Any], kinds: Sequence[str], key: int) -> list[NDArray[Any]]:
@@ -47,15 +49,28 @@ def changed_copies(prepared: NDArray[Any], kinds: Sequence[str], key: int) -> li
     list of ndarray of shape (H, W, 3), of the type of `prepared`
         One for each of `ways_of` the kinds.
     """
-    scale = np.float32(1.0 if prepared.dtype == np.uint8 else 255.0)
-    pixels = prepared.astype(np.float32) * scale
     copies = []
     for kind, way in ways_of(kinds):
         rng = np.random.default_rng(_seed(kind, way.__name__, key))
-        copy = np.clip(way(pixels, rng), 0, 255)
-        copy = np.rint(copy) if prepared.dtype == np.uint8 else copy / scale
-        copies.append(copy.astype(prepared.dtype))
+        copies.append(changed(prepared, way, rng))
     return copies
+
+
+def changed(image: NDArray[Any], way: Change, rng: np.random.Generator) -> NDArray[Any]:
+    """Change an image of uint8, or of float32 in [0, 1], (H, W, 3), in one way."""
+    scale = np.float32(1.0 if image.dtype == np.uint8 else 255.0)
+    pixels = np.clip(way(image.astype(np.float32) * scale, rng), 0, 255)
+    pixels = np.rint(pixels) if image.dtype == np.uint8 else pixels / scale
+    return np.asarray(pixels.astype(image.dtype))
+
+
+def compressed(pixels: Pixels, quality: int) -> Pixels:
+    """Take from an image what JPEG takes; its pixels of 0 to 255 may be finer than 8 bits."""
+    before = np.rint(pixels).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(before).save(buffer, "JPEG", quality=quality)
+    after = np.asarray(Image.open(buffer)).astype(np.float32)
+    return np.asarray(pixels + (after - before), np.float32)
 
 
 def ways_of(kinds: Sequence[str]) -> list[tuple[str, Change]]:
@@ -88,12 +103,7 @@ def _noise(pixels: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _compression(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """What JPEG takes away, from pixels that may be finer than 8 bits."""
-    before = np.rint(pixels).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(before).save(buffer, "JPEG", quality=int(rng.integers(*QUALITY)))
-    after = np.asarray(Image.open(buffer)).astype(np.float32)
-    return np.asarray(pixels + (after - before), np.float32)
+    return compressed(pixels, int(rng.integers(*QUALITY)))
 
 
 def _shift(pixels: Pixels, rng: np.random.Generator) -> Pixels:
@@ -110,7 +120,6 @@ def _focus(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return np.asarray(gaussian_filter(pixels, (blur, blur, 0), mode="nearest"))
 
 
-Change = Callable[[Pixels, np.random.Generator], Pixels]
 CHANGES: dict[str, tuple[Change, ...]] = {
     "light": (_brightness, _contrast, _colour),
     "noise": (_noise,),
