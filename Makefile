@@ -7,12 +7,12 @@ BIN = .venv/bin
 demo: .venv/installed
 	$(BIN)/mahalad demo -o demo
 
-# The whole suite: formatter, linter, types and tests. `make check` is another name for it.
+# The whole suite: formatter, linter, types and tests, in a process a core. `make check` is another name for it.
 test: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto # a process a core, each with one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: test
 
