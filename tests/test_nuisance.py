@@ -288,6 +288,10 @@ def test_removed_images_are_not_changed_either(detector, good, new):
 
 def test_images_held_out_say_nothing_of_the_scorer(detector, good, new):
     detector.set_params(threshold="holdout", holdout_fraction=0.5).fit(good)
+    assert_told_of_fitted_images_alone(detector, new)
+
+
+def assert_told_of_fitted_images_alone(detector, new) -> None:
     store, held_out = detector._state.store, detector._calibrated.keys
     changed = detector._state.changes.without(held_out)
     assert 0 < changed.n_images < N_CHANGED
@@ -295,6 +299,30 @@ def test_images_held_out_say_nothing_of_the_scorer(detector, good, new):
     scorer = detector.unfitted_scorer().tolerating(changed.rows, changed.n_images).fit(fitted)
     found = detector.features_.transform([detector.features_.prepare(image) for image in new])
     assert_allclose(detector.anomaly_score(new), -scorer.score_samples(found), rtol=1e-4)
+
+
+def test_near_copies_of_images_held_out_say_nothing_either(detector, good, new):
+    """The images held out are those of whole parts, of which copies are one."""
+    images = [np.array(image) for image in good]
+    for image in images[::2]:
+        images.append(image.copy())
+        images[-1][0, 0] ^= 1
+    detector.set_params(scope="image", threshold="holdout", holdout_fraction=0.5)
+    with pytest.warns(UserWarning, match="near-copies"):
+        detector.set_params(near_copies="group").fit(images)
+    assert_told_of_fitted_images_alone(detector, new)
+
+
+@pytest.mark.parametrize("scope", ["positions", "image"])
+def test_a_file_with_images_held_out_scores_as_before(detector, good, new, scope, tmp_path):
+    detector.set_params(scope=scope, threshold="holdout", holdout_fraction=0.5).fit(good)
+    assert detector._state.changes.without(detector._calibrated.keys).n_images < N_CHANGED
+    detector.save(tmp_path / "m")
+    read = load(tmp_path / "m")
+    assert_allclose(read.anomaly_score(new), detector.anomaly_score(new), rtol=1e-5)
+    more = [make_picture(seed) for seed in range(30, 34)]
+    wanted = detector.partial_fit(more).anomaly_score(new)
+    assert_allclose(read.partial_fit(more).anomaly_score(new), wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,8 @@ class Changes(Value):
     def without(self, keys: NDArray[np.uint64]) -> Changes:
         """Those of the images that are not among `keys`."""
         kept = ~np.isin(self.keys, keys)
+        if kept.all():
+            return self
         if not kept.any():
             return Changes()
         rest = {name: values[kept] for name, values in self.differences.items()}
