@@ -366,6 +366,25 @@ def test_what_cannot_be_tolerated(detector, good, params, message):
         detector.set_params(**params).fit(good)
 
 
+def test_a_rule_that_knows_nothing_of_changes_is_not_exchanged_for_another(detector, good):
+    """Distances that tolerate something are no chi squares."""
+    detector.set_params(scope="image").fit(good).set_params(threshold="chi2-nominal")
+    for ask in (lambda: detector.threshold_, lambda: detector.partial_fit(good[:1])):
+        with pytest.raises(InputError, match="threshold changed .*: fit again"):
+            ask()
+    assert detector.set_params(threshold="chi2").threshold_ > 0
+    detector.set_params(tolerate=()).fit(good)
+    assert detector.set_params(threshold="chi2-nominal").threshold_ > 0
+
+
+def test_the_order_of_kinds_does_not_matter(detector, good):
+    detector.set_params(scope="image", tolerate=("noise", "light"))
+    other = clone(detector).set_params(tolerate=["light", "noise"]).fit(good[12:])
+    assert detector.fit(good[:12]).merge(other).n_images_ == 24
+    detector.set_params(tolerate="auto").fit(good[:12])
+    assert detector.merge(clone(detector).set_params(tolerate=KINDS).fit(good[12:])).n_images_ == 24
+
+
 def test_fits_that_tolerate_other_changes_are_not_merged(detector, good):
     other = clone(detector).set_params(tolerate=("light",)).fit(good[12:])
     with pytest.raises(InputError, match="cannot merge fits with different tolerate"):

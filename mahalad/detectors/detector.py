@@ -768,13 +768,19 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
     def tolerated(self) -> tuple[str, ...]:
         """Kinds of harmless changes that the scorer is told of, in the order of all kinds."""
+        return () if self.tolerate == "auto" and self._is_nominal() else self._kinds()
+
+    def _kinds(self) -> tuple[str, ...]:
+        """`tolerated` with a calibrated threshold."""
         if self.tolerate == "auto":
-            return CHANGES if self._knows_changes() else ()
+            return CHANGES if capabilities_of(self.unfitted_scorer()).tolerates else ()
         return tuple(kind for kind in CHANGES if kind in self.tolerate)
 
+    def _is_nominal(self) -> bool:
+        return isinstance(self.threshold, str) and self.threshold == "chi2-nominal"
+
     def _knows_changes(self) -> bool:
-        nominal = isinstance(self.threshold, str) and self.threshold == "chi2-nominal"
-        return capabilities_of(self.unfitted_scorer()).tolerates and not nominal
+        return capabilities_of(self.unfitted_scorer()).tolerates and not self._is_nominal()
 
     def _with_sums(self) -> FitState:
         """The state, with the sums of a scorer that has such."""
@@ -913,6 +919,10 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         del params["fpr"]
         # Rules that use the same scores may be exchanged.
         params["threshold"] = ["holdout" if self._recipe().holds_out else "leave-out"]
+        if self.tolerated() != self._kinds():
+            params["threshold"].append("nothing tolerated")
+        if "tolerate" in params:
+            params["tolerate"] = list(self._kinds())  # in whatever order they were named
         return comparable_params(params, ("features",))
 
     def _check_as_fitted(self) -> None:
