@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import make_picture
+from conftest import make_picture, write_text
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
@@ -15,7 +17,9 @@ from mahalad import LedoitWolfGaussian, MahalanobisDetector, PatchGaussian, load
 from mahalad.choices import CHANGES as KINDS
 from mahalad.cli import main
 from mahalad.detectors.changes import N_CHANGED, Changes, Pictures, ranks
-from mahalad.errors import InputError
+from mahalad.errors import InputError, ModelFileError
+from mahalad.files import layouts
+from mahalad.files.container import read_model
 from mahalad.images.changes import CHANGES, changed_copies, ways_of
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.scorers.nuisance import Nuisance
@@ -31,6 +35,7 @@ def picture() -> np.ndarray:
 
 
 def test_the_kinds_are_those_that_can_be_asked_for():
+    assert layouts.N_CHANGED == N_CHANGED
     assert tuple(CHANGES) == KINDS
     ways = [way.__name__ for _, way in ways_of(KINDS)]
     assert len(set(ways)) == len(ways) == 8
@@ -279,6 +284,49 @@ def test_a_file_keeps_what_is_tolerated(detector, good, new, scope, max_stored, 
         assert_allclose(read.partial_fit(more).anomaly_score(new), wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda a: a * 0 + 1e6, "holds .*, expected numbers that 16-bit floats can be"),
+        (lambda a: a[:0], r"of shape \(0,.*expected shape"),
+        (lambda a: np.concatenate([a, a]), r"of shape \(16,.*expected shape"),
+        (lambda a: a[::-1], "changes/keys are not in the order of their ranks"),
+        (lambda a: a[[0, 0, *range(2, N_CHANGED)]], "changes/keys are not in the order of"),
+    ],
+)
+@pytest.mark.parametrize("scope", ["positions", "image"])
+def test_damaged_changes_are_refused(detector, good, scope, damage, message, tmp_path):
+    detector.set_params(scope=scope).fit(good).save(tmp_path / "m")
+    header, arrays = read_model(tmp_path / "m")
+    wrong = {
+        name: damage(array.astype(np.float64) if array.dtype == np.float16 else array)
+        for name, array in arrays.items()
+        if name.startswith("changes/")
+    }
+    wrong["changes/keys"] = wrong["changes/keys"].astype(np.uint64)
+    write_text(tmp_path / "m", json.dumps(header), {**arrays, **wrong})
+    with pytest.raises(ModelFileError, match=message):
+        load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("scope", ["positions", "image"])
+def test_where_every_changed_image_is_removed_nothing_is_tolerated(
+    detector, good, new, scope, tmp_path
+):
+    detector.set_params(scope=scope, max_stored=23).fit(good).save(tmp_path / "m")
+    detector = load(tmp_path / "m")  # with sums, which are not those of the kept images alone
+    kept = detector._state.store.kept
+    first = np.argsort(ranks(kept.keys))[:N_CHANGED]  # as if all that are changed were kept
+    changes = Changes(kept.keys[first], detector._state.changes.differences)
+    detector._state = replace(detector._state, changes=changes)
+    with pytest.warns(UserWarning, match=r"nothing is tolerated .*fit again"):
+        detector.remove([good[int(name[2:-1])] for name in kept.names[first]])
+    assert detector._state.changes.n_images == 0
+    score = detector.anomaly_score(new)
+    detector.save(tmp_path / "m")
+    assert_allclose(load(tmp_path / "m").anomaly_score(new), score, rtol=1e-5)
+
+
 def test_removed_images_are_not_changed_either(detector, good, new):
     few = good[:7]  # all of them are changed
     detector.fit(few).remove(few[:1])
@@ -370,7 +418,7 @@ def test_a_rule_that_knows_nothing_of_changes_is_not_exchanged_for_another(detec
     """Distances that tolerate something are no chi squares."""
     detector.set_params(scope="image").fit(good).set_params(threshold="chi2-nominal")
     for ask in (lambda: detector.threshold_, lambda: detector.partial_fit(good[:1])):
-        with pytest.raises(InputError, match="threshold changed .*: fit again"):
+        with pytest.raises(InputError, match=r"threshold changed .*: fit again"):
             ask()
     assert detector.set_params(threshold="chi2").threshold_ > 0
     detector.set_params(tolerate=()).fit(good)

@@ -346,6 +346,12 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         _log.info("%d images left of %d", self.n_images_, mine.store.n_seen)
         self._state = self._with_sums()
         self._calibrated = None
+        if mine.changes.n_images and not self._state.changes.n_images:
+            warnings.warn(
+                "every image whose harmless changes were tolerated is removed: nothing is "
+                "tolerated until good images are added; fit again, or add some",
+                stacklevel=2,
+            )
         return self
 
     def set_fpr(self, fpr: float) -> Self:
@@ -921,8 +927,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         params["threshold"] = ["holdout" if self._recipe().holds_out else "leave-out"]
         if self.tolerated() != self._kinds():
             params["threshold"].append("nothing tolerated")
-        if "tolerate" in params:
-            params["tolerate"] = list(self._kinds())  # in whatever order they were named
+        if "tolerate" in params and self.tolerate != "auto":  # kinds are named in any order
+            kinds = self._kinds()
+            params["tolerate"] = "auto" if kinds == CHANGES else kinds
         return comparable_params(params, ("features",))
 
     def _check_as_fitted(self) -> None:
