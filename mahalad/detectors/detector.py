@@ -783,7 +783,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         return tuple(kind for kind in CHANGES if kind in self.tolerate)
 
     def _is_nominal(self) -> bool:
-        return isinstance(self.threshold, str) and self.threshold == "chi2-nominal"
+        """Whether the threshold is "chi2-nominal", which scorers with maps refuse by themselves."""
+        nominal = isinstance(self.threshold, str) and self.threshold == "chi2-nominal"
+        return nominal and not capabilities_of(self.unfitted_scorer()).has_maps
 
     def _knows_changes(self) -> bool:
         return capabilities_of(self.unfitted_scorer()).tolerates and not self._is_nominal()
