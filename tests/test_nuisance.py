@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import make_picture
+from conftest import make_picture, write_text
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
@@ -15,7 +17,9 @@ from mahalad import LedoitWolfGaussian, MahalanobisDetector, PatchGaussian, load
 from mahalad.choices import CHANGES as KINDS
 from mahalad.cli import main
 from mahalad.detectors.changes import N_CHANGED, Changes, Pictures, ranks
-from mahalad.errors import InputError
+from mahalad.errors import InputError, ModelFileError
+from mahalad.files import layouts
+from mahalad.files.container import read_model
 from mahalad.images.changes import CHANGES, changed_copies, ways_of
 from mahalad.scorers.level_sum import make_scorer
 from mahalad.scorers.nuisance import Nuisance
@@ -31,6 +35,7 @@ def picture() -> np.ndarray:
 
 
 def test_the_kinds_are_those_that_can_be_asked_for():
+    assert layouts.N_CHANGED == N_CHANGED
     assert tuple(CHANGES) == KINDS
     ways = [way.__name__ for _, way in ways_of(KINDS)]
     assert len(set(ways)) == len(ways) == 8
@@ -279,6 +284,49 @@ def test_a_file_keeps_what_is_tolerated(detector, good, new, scope, max_stored, 
         assert_allclose(read.partial_fit(more).anomaly_score(new), wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda a: a * 0 + 1e6, "holds .*, expected numbers that 16-bit floats can be"),
+        (lambda a: a[:0], r"of shape \(0,.*expected shape"),
+        (lambda a: np.concatenate([a, a]), r"of shape \(16,.*expected shape"),
+        (lambda a: a[::-1], "changes/keys are not in the order of their ranks"),
+        (lambda a: a[[0, 0, *range(2, N_CHANGED)]], "changes/keys are not in the order of"),
+    ],
+)
+@pytest.mark.parametrize("scope", ["positions", "image"])
+def test_damaged_changes_are_refused(detector, good, scope, damage, message, tmp_path):
+    detector.set_params(scope=scope).fit(good).save(tmp_path / "m")
+    header, arrays = read_model(tmp_path / "m")
+    wrong = {
+        name: damage(array.astype(np.float64) if array.dtype == np.float16 else array)
+        for name, array in arrays.items()
+        if name.startswith("changes/")
+    }
+    wrong["changes/keys"] = wrong["changes/keys"].astype(np.uint64)
+    write_text(tmp_path / "m", json.dumps(header), {**arrays, **wrong})
+    with pytest.raises(ModelFileError, match=message):
+        load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("scope", ["positions", "image"])
+def test_where_every_changed_image_is_removed_nothing_is_tolerated(
+    detector, good, new, scope, tmp_path
+):
+    detector.set_params(scope=scope, max_stored=23).fit(good).save(tmp_path / "m")
+    detector = load(tmp_path / "m")  # with sums, which are not those of the kept images alone
+    kept = detector._state.store.kept
+    first = np.argsort(ranks(kept.keys))[:N_CHANGED]  # as if all that are changed were kept
+    changes = Changes(kept.keys[first], detector._state.changes.differences)
+    detector._state = replace(detector._state, changes=changes)
+    with pytest.warns(UserWarning, match=r"nothing is tolerated .*fit again"):
+        detector.remove([good[int(name[2:-1])] for name in kept.names[first]])
+    assert detector._state.changes.n_images == 0
+    score = detector.anomaly_score(new)
+    detector.save(tmp_path / "m")
+    assert_allclose(load(tmp_path / "m").anomaly_score(new), score, rtol=1e-5)
+
+
 def test_removed_images_are_not_changed_either(detector, good, new):
     few = good[:7]  # all of them are changed
     detector.fit(few).remove(few[:1])
@@ -288,6 +336,10 @@ def test_removed_images_are_not_changed_either(detector, good, new):
 
 def test_images_held_out_say_nothing_of_the_scorer(detector, good, new):
     detector.set_params(threshold="holdout", holdout_fraction=0.5).fit(good)
+    assert_told_of_fitted_images_alone(detector, new)
+
+
+def assert_told_of_fitted_images_alone(detector, new) -> None:
     store, held_out = detector._state.store, detector._calibrated.keys
     changed = detector._state.changes.without(held_out)
     assert 0 < changed.n_images < N_CHANGED
@@ -295,6 +347,30 @@ def test_images_held_out_say_nothing_of_the_scorer(detector, good, new):
     scorer = detector.unfitted_scorer().tolerating(changed.rows, changed.n_images).fit(fitted)
     found = detector.features_.transform([detector.features_.prepare(image) for image in new])
     assert_allclose(detector.anomaly_score(new), -scorer.score_samples(found), rtol=1e-4)
+
+
+def test_near_copies_of_images_held_out_say_nothing_either(detector, good, new):
+    """The images held out are those of whole parts, of which copies are one."""
+    images = [np.array(image) for image in good]
+    for image in images[::2]:
+        images.append(image.copy())
+        images[-1][0, 0] ^= 1
+    detector.set_params(scope="image", threshold="holdout", holdout_fraction=0.5)
+    with pytest.warns(UserWarning, match="near-copies"):
+        detector.set_params(near_copies="group").fit(images)
+    assert_told_of_fitted_images_alone(detector, new)
+
+
+@pytest.mark.parametrize("scope", ["positions", "image"])
+def test_a_file_with_images_held_out_scores_as_before(detector, good, new, scope, tmp_path):
+    detector.set_params(scope=scope, threshold="holdout", holdout_fraction=0.5).fit(good)
+    assert detector._state.changes.without(detector._calibrated.keys).n_images < N_CHANGED
+    detector.save(tmp_path / "m")
+    read = load(tmp_path / "m")
+    assert_allclose(read.anomaly_score(new), detector.anomaly_score(new), rtol=1e-5)
+    more = [make_picture(seed) for seed in range(30, 34)]
+    wanted = detector.partial_fit(more).anomaly_score(new)
+    assert_allclose(read.partial_fit(more).anomaly_score(new), wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -336,6 +412,25 @@ def test_what_is_tolerated(detector, good, params, kinds):
 def test_what_cannot_be_tolerated(detector, good, params, message):
     with pytest.raises(InputError, match=message):
         detector.set_params(**params).fit(good)
+
+
+def test_a_rule_that_knows_nothing_of_changes_is_not_exchanged_for_another(detector, good):
+    """Distances that tolerate something are no chi squares."""
+    detector.set_params(scope="image").fit(good).set_params(threshold="chi2-nominal")
+    for ask in (lambda: detector.threshold_, lambda: detector.partial_fit(good[:1])):
+        with pytest.raises(InputError, match=r"threshold changed .*: fit again"):
+            ask()
+    assert detector.set_params(threshold="chi2").threshold_ > 0
+    detector.set_params(tolerate=()).fit(good)
+    assert detector.set_params(threshold="chi2-nominal").threshold_ > 0
+
+
+def test_the_order_of_kinds_does_not_matter(detector, good):
+    detector.set_params(scope="image", tolerate=("noise", "light"))
+    other = clone(detector).set_params(tolerate=["light", "noise"]).fit(good[12:])
+    assert detector.fit(good[:12]).merge(other).n_images_ == 24
+    detector.set_params(tolerate="auto").fit(good[:12])
+    assert detector.merge(clone(detector).set_params(tolerate=KINDS).fit(good[12:])).n_images_ == 24
 
 
 def test_fits_that_tolerate_other_changes_are_not_merged(detector, good):

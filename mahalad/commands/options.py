@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -21,9 +21,6 @@ from mahalad.choices import (
 )
 from mahalad.commands.gathering import pages_option, yes_option
 from mahalad.commands.lists import Tolerated, parse_levels
-
-if TYPE_CHECKING:
-    pass
 
 PRESETS = ("rippel2020",)
 _SCORERS = tuple(name for name in SCORERS if name != "spade")  # which needs another threshold

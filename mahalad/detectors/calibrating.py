@@ -54,9 +54,6 @@ def calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Ca
                 "picture, a near-copy or the same group): give images of other parts"
             )
     started = time.perf_counter()
-    if recipe.holds_out and not state.held_out.n_seen and state.store.n_kept:
-        apart = ~_fitted_part(state, recipe)  # they say nothing of how the scorer is made
-        state = replace(state, changes=state.changes.without(state.store.keys[apart]))
     calibrated = _calibrate(in_parts(state, recipe), recipe, make_scorer)
     if capabilities_of(calibrated.scorer).standardizes:
         calibrated.scorer.factorise()  # now, so that no question changes anything
@@ -213,7 +210,8 @@ def _fit(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Any:
         return tolerating(state.with_sums(make_scorer).scorer, state)
     fitted = _fitted_part(state, recipe)
     features = take(state.store.features, fitted)
-    scorer = tolerating(make_scorer(), state)
+    unfitted = state.store.keys[~fitted]  # they say nothing of how the scorer is made
+    scorer = tolerating(make_scorer(), replace(state, changes=state.changes.without(unfitted)))
     scorer.fit(as_input_of(scorer, rows(features)))
     apart = repeated(state.store.groups[fitted])
     n_copies = next(iter(features.values())).shape[1]

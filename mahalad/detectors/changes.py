@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.errors import ModelFileError
 from mahalad.images.changes import changed_copies
 from mahalad.protocols import Features, Value
 
@@ -68,6 +69,8 @@ class Changes(Value):
     def without(self, keys: NDArray[np.uint64]) -> Changes:
         """Those of the images that are not among `keys`."""
         kept = ~np.isin(self.keys, keys)
+        if kept.all():
+            return self
         if not kept.any():
             return Changes()
         rest = {name: values[kept] for name, values in self.differences.items()}
@@ -145,8 +148,18 @@ def changes_arrays(changes: Changes) -> dict[str, NDArray[Any]]:
 
 
 def read_changes(arrays: Mapping[str, NDArray[Any]], levels: Sequence[str]) -> Changes:
-    """Read what `changes_arrays` named; no changes where a file has none."""
+    """Read what `changes_arrays` named; no changes where a file has none.
+
+    Raises
+    ------
+    ModelFileError
+        The images are not in the order of their ranks.
+    """
     if "changes/keys" not in arrays:
         return Changes()
-    found = {name: arrays[f"changes/differences/{name}"] for name in levels}
-    return Changes(arrays["changes/keys"].astype(np.uint64), found)
+    keys = arrays["changes/keys"].astype(np.uint64)
+    if not (np.diff(ranks(keys).astype(object)) > 0).all():
+        raise ModelFileError(
+            "the model file is damaged (changes/keys are not in the order of their ranks)"
+        )
+    return Changes(keys, {name: arrays[f"changes/differences/{name}"] for name in levels})

@@ -346,6 +346,12 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         _log.info("%d images left of %d", self.n_images_, mine.store.n_seen)
         self._state = self._with_sums()
         self._calibrated = None
+        if mine.changes.n_images and not self._state.changes.n_images:
+            warnings.warn(
+                "every image whose harmless changes were tolerated is removed: nothing is "
+                "tolerated until good images are added; fit again, or add some",
+                stacklevel=2,
+            )
         return self
 
     def set_fpr(self, fpr: float) -> Self:
@@ -768,13 +774,21 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
     def tolerated(self) -> tuple[str, ...]:
         """Kinds of harmless changes that the scorer is told of, in the order of all kinds."""
+        return () if self.tolerate == "auto" and self._is_nominal() else self._kinds()
+
+    def _kinds(self) -> tuple[str, ...]:
+        """`tolerated` with a calibrated threshold."""
         if self.tolerate == "auto":
-            return CHANGES if self._knows_changes() else ()
+            return CHANGES if capabilities_of(self.unfitted_scorer()).tolerates else ()
         return tuple(kind for kind in CHANGES if kind in self.tolerate)
 
-    def _knows_changes(self) -> bool:
+    def _is_nominal(self) -> bool:
+        """Whether the threshold is "chi2-nominal", which scorers with maps refuse by themselves."""
         nominal = isinstance(self.threshold, str) and self.threshold == "chi2-nominal"
-        return capabilities_of(self.unfitted_scorer()).tolerates and not nominal
+        return nominal and not capabilities_of(self.unfitted_scorer()).has_maps
+
+    def _knows_changes(self) -> bool:
+        return capabilities_of(self.unfitted_scorer()).tolerates and not self._is_nominal()
 
     def _with_sums(self) -> FitState:
         """The state, with the sums of a scorer that has such."""
@@ -913,6 +927,11 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         del params["fpr"]
         # Rules that use the same scores may be exchanged.
         params["threshold"] = ["holdout" if self._recipe().holds_out else "leave-out"]
+        if self.tolerated() != self._kinds():
+            params["threshold"].append("nothing tolerated")
+        if "tolerate" in params and self.tolerate != "auto":  # kinds are named in any order
+            kinds = self._kinds()
+            params["tolerate"] = "auto" if kinds == CHANGES else kinds
         return comparable_params(params, ("features",))
 
     def _check_as_fitted(self) -> None:

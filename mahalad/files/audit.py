@@ -37,11 +37,13 @@ _FITS: Mapping[str, Callable[[Floats], Any]] = {
     "finite": np.isfinite,
     "positive": lambda values: values > 0,
     "shares": lambda values: (values > 0) & (values <= 1),
+    "half": lambda values: np.abs(values) <= np.finfo(np.float16).max,
 }
 _VALUES = {
     "finite": "finite numbers",
     "positive": "positive numbers",
     "shares": "numbers above 0 up to 1",
+    "half": "numbers that 16-bit floats can be",
 }
 _KINDS = {"f": "floats", "i": "whole numbers", "u": "whole numbers from 0", "b": "true or false"}
 

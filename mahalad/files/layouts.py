@@ -1,4 +1,4 @@
-"""What model files of format 5 are made up of: the header of each kind, and its arrays.
+"""What model files of format 6 are made up of: the header of each kind, and its arrays.
 
 `docs/model-format.md` says what it all means.
 """
@@ -23,6 +23,9 @@ N_PIXELS = 768
 
 CONTEXT_STEPS = 4
 """Positions of the coarsest grid along a side of a place of the context."""
+
+N_CHANGED = 8
+"""Images, at most, of which a file knows what harmless changes do to them."""
 
 _SUMS = ("shift", "s1", "q1")
 _PLAIN = AnyOf((str, int, float, bool))
@@ -156,9 +159,9 @@ class Row:
         Kinds of dtype that it may have: "f" float, "i" and "u" whole numbers.
     shape : tuple of int and str
         Each a number, or the name of one: the same name is the same number in all arrays.
-    values : {"finite", "positive", "shares"}
+    values : {"finite", "positive", "shares", "half"}
         "positive" numbers may be infinite: a deviation is where a place is not judged. "shares" are
-        above 0, and 1 at most.
+        above 0, and 1 at most. "half" are within the range of float16.
     below : int or None
         Codes: whole numbers from 0 to below this.
     first : tuple of int
@@ -210,10 +213,10 @@ def of_detector(header: Header) -> Layout:
         if header[name]["n_stored"]:
             yield from _store(name, header[name], levels)
     rows = [
-        Row(f"changes/differences/{n}", "f", ("n_changed", "n_ways", *shape))
+        Row(f"changes/differences/{n}", "f", ("n_changed", "n_ways", *shape), "half")
         for n, shape in levels.items()
     ]
-    yield Together("changes/", (Row("changes/keys", "u", ("n_changed",)), *rows))
+    yield Together("changes/", (Row("changes/keys", "u", ("n_changed",), most=N_CHANGED), *rows))
     if scorer is None:
         lengths = {n: math.prod(shape) for n, shape in levels.items()}
         sums = tuple(row for n, size in lengths.items() for row in _moments(n, (), size))

@@ -285,7 +285,7 @@ class PatchScorer(Standardized, BaseEstimator):
         Parameters
         ----------
         differences : mapping of str to ndarray of shape (n_images * n_ways, ...)
-            Levels of changed copies of images, less those of the images.
+            Levels of changed copies of images, less those of the images; empty for none.
         n_images : int
             See `mahalad.scorers.nuisance.Nuisance`.
         """
@@ -302,6 +302,12 @@ class PatchScorer(Standardized, BaseEstimator):
         if changes is None:
             return
         differences, n_images = changes
+        if not differences:
+            for gaussian in self.patch_gaussians_.values():
+                gaussian.tolerate(None)
+            for image_gaussian in self.image_gaussians_.values():
+                image_gaussian.tolerate(None)
+            return
         found = grids.features_of(differences, self.groups_, self.patch_gaussians_)
         for name, gaussian in self.patch_gaussians_.items():
             values = sharing.alone(found[name], self.neighbourhood)
