@@ -154,6 +154,61 @@ def test_left_out_is_refitted(n, D, size):
         assert_allclose(found[own], wanted, rtol=0.01)
 
 
+@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize(("n", "D"), [(40, 10), (30, 50), (12, 100)])
+def test_the_changes_of_an_image_are_left_out_with_it(n, D, size):
+    X, N = samples(n, D), nuisance(D)
+    labels, changed = np.arange(n) // size, np.full(n, -1)
+    changed[[2, 5, 7, 8, 11, 10]] = range(6)  # in groups of three: one, one, two, two of them
+    gaussian = LedoitWolfGaussian().fit(X).tolerate(N)
+    influences = gaussian.calibration_distances(X, labels)
+    influences -= gaussian.leave_one_out_distances(X, labels)
+    one = gaussian.calibration_distances(X, labels, changed) - influences
+    positions = (
+        PatchGaussian(floor=0.0)
+        .fit(X[:, None])
+        .tolerate(Nuisance(N.differences[:, None], N.n_images))
+    )
+    found = positions.leave_one_out(X[:, None], labels, 10, changed)[0][:, 0]
+    for label in np.unique(labels):
+        own = labels == label
+        images = changed[own][changed[own] >= 0]
+        others = np.delete(N.differences.reshape(6, 4, D), images, axis=0).reshape(-1, D)
+        rest = Nuisance(others, 6 - len(images))
+        wanted = LedoitWolfGaussian().fit(X[~own]).tolerate(rest).distances(X[own])
+        exact = {"rtol": 1e-9} if len(images) else {"rtol": 0.01}
+        assert_allclose(one[own], wanted, **exact)
+        assert_allclose(found[own], wanted, **exact)
+
+
+def test_where_all_changed_images_are_left_out_the_changes_stay():
+    N = nuisance(5)
+    assert N.without(np.arange(6)) is N
+    assert N.without(np.array([1])).n_images == 5
+    assert_array_equal(N.without(np.arange(5)).differences, N.differences[-4:])
+
+
+@pytest.mark.parametrize("neighbourhood", [0, 1, "all"])
+def test_a_scorer_of_positions_leaves_changes_out(neighbourhood):
+    """The changed images score higher then, and no other."""
+    X, D = maps(20), {name: 2 * values for name, values in maps(8, seed=1).items()}
+    changed = np.full(20, -1)
+    changed[[3, 11]] = (0, 1)
+    D = {name: np.concatenate([X[name][[3] * 4], X[name][[11] * 4]]) + D[name] / 9 for name in D}
+    scorer = PatchScorer(neighbourhood=neighbourhood, image_weight=0.0).tolerating(D, 2).fit(X)
+    before = -scorer.leave_one_out(X)[0][:, 0] * scorer.standards_.scale[0]
+    scores, standards = scorer.leave_one_out(X, None, changed)
+    after = -scores[:, 0] * standards.scale[0]
+    assert (after[[3, 11]] > before[[3, 11]] + 0.1).all()
+
+
+def test_places_of_images_among_those_that_are_changed():
+    both = changes([4, 9, 2])
+    keys = np.array([9, 1, 2, 9], np.uint64)
+    wanted = [both.keys.tolist().index(key) if key != 1 else -1 for key in keys.tolist()]
+    assert both.places(keys).tolist() == wanted
+
+
 def test_fits_merge_and_take_changes_anew():
     X, N = samples(40, 10), nuisance(10)
     whole = LedoitWolfGaussian().fit(X).tolerate(N)
@@ -345,6 +400,8 @@ def assert_told_of_fitted_images_alone(detector, new) -> None:
     assert 0 < changed.n_images < N_CHANGED
     fitted = {name: F[~np.isin(store.keys, held_out), 0] for name, F in store.features.items()}
     scorer = detector.unfitted_scorer().tolerating(changed.rows, changed.n_images).fit(fitted)
+    places = changed.places(store.keys[~np.isin(store.keys, held_out)])
+    scorer = scorer.standardized_by(scorer.leave_one_out(fitted, None, places)[1])
     found = detector.features_.transform([detector.features_.prepare(image) for image in new])
     assert_allclose(detector.anomaly_score(new), -scorer.score_samples(found), rtol=1e-4)
 

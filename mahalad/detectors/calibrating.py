@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.arrays import as_input_of, originals, rows, take
+from mahalad.detectors.changes import Changes
 from mahalad.detectors.copies import joined, near_copies, near_copies_of_features
 from mahalad.detectors.reservoir import FeatureStore, Kept, are_own
 from mahalad.detectors.scoring import score
@@ -18,7 +19,7 @@ from mahalad.detectors.state import Calibrated, FitRecipe, FitState, MakeScorer
 from mahalad.errors import CalibrationError, InputError
 from mahalad.files.dates import today
 from mahalad.possible import more_images
-from mahalad.protocols import Features, Floats
+from mahalad.protocols import Floats
 from mahalad.scorers.capabilities import capabilities_of
 from mahalad.thresholds.calibration import choose_holdout, cross_fit_scores, leave_one_out_scores
 from mahalad.thresholds.ranking import shared_weights
@@ -169,12 +170,12 @@ def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> C
     # A group that is only partly in the reservoir cannot be left out of the sums.
     if can.standardizes and (given.n_seen or not store.whole):
         apart = repeated(store.groups) if store.whole else None
-        scorer = _left_one_out(scorer, store.features, apart)[0]
+        scorer = _left_one_out(scorer, store, apart, state.changes)[0]
     if given.n_seen:
         scores = score(scorer, given.features, levels)[0]
         return _calibrated(scorer, "holdout", scores, given.groups, given.keys)
     if can.leaves_one_out and store.whole:
-        scorer, scores = _left_one_out(scorer, store.features, repeated(store.groups))
+        scorer, scores = _left_one_out(scorer, store, repeated(store.groups), state.changes)
         return _calibrated(scorer, "leave-one-out", scores, store.groups, store.keys)
     scores = cross_fit_scores(
         tolerating(make_scorer(), state), store.features, store.keys, store.groups, recipe.n_folds
@@ -208,16 +209,17 @@ def tolerating(scorer: Any, state: FitState) -> Any:
 def _fit(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> Any:
     if recipe.streams:
         return tolerating(state.with_sums(make_scorer).scorer, state)
-    fitted = _fitted_part(state, recipe)
-    features = take(state.store.features, fitted)
-    unfitted = state.store.keys[~fitted]  # they say nothing of how the scorer is made
-    scorer = tolerating(make_scorer(), replace(state, changes=state.changes.without(unfitted)))
-    scorer.fit(as_input_of(scorer, rows(features)))
-    apart = repeated(state.store.groups[fitted])
-    n_copies = next(iter(features.values())).shape[1]
-    if capabilities_of(scorer).standardizes and (apart is not None or n_copies > 1):
-        # `fit` knows neither groups nor copies, and standardized as if there were none.
-        return _left_one_out(scorer, features, apart)[0]
+    store = state.store.without(~_fitted_part(state, recipe))
+    unfitted = state.store.keys[~np.isin(state.store.keys, store.keys)]
+    changes = state.changes.without(unfitted)  # they say nothing of how the scorer is made
+    scorer = tolerating(make_scorer(), replace(state, changes=changes))
+    scorer.fit(as_input_of(scorer, rows(store.features)))
+    apart = repeated(store.groups)
+    n_copies = next(iter(store.features.values())).shape[1]
+    knows_all = apart is None and n_copies == 1 and not changes.n_images
+    if capabilities_of(scorer).standardizes and not knows_all:
+        # `fit` knows neither groups nor copies nor changes, and standardized as if there were none.
+        return _left_one_out(scorer, store, apart, changes)[0]
     return scorer
 
 
@@ -230,10 +232,12 @@ def _fitted_part(state: FitState, recipe: FitRecipe) -> NDArray[np.bool_]:
 
 
 def _left_one_out(
-    scorer: Any, features: Features, groups: NDArray[Any] | None
+    scorer: Any, store: FeatureStore, groups: NDArray[Any] | None, changes: Changes
 ) -> tuple[Any, Floats]:
     """Score images by leave-one-out; return the scorer (standardized, if it can be) and scores."""
-    scores, standards = leave_one_out_scores(scorer, features, groups)
+    known = changes.n_images and capabilities_of(scorer).tolerates
+    changed = changes.places(store.keys) if known else None
+    scores, standards = leave_one_out_scores(scorer, store.features, groups, changed)
     return (scorer if standards is None else scorer.standardized_by(standards)), scores
 
 

@@ -76,6 +76,11 @@ class Changes(Value):
         rest = {name: values[kept] for name, values in self.differences.items()}
         return Changes(self.keys[kept], rest)
 
+    def places(self, keys: NDArray[np.uint64]) -> NDArray[np.intp]:
+        """Places among these of the images with some `keys` (n,), -1 for others."""
+        found = self.keys == keys[:, None]
+        return np.where(found.any(axis=1), found.argmax(axis=1), -1)
+
     @property
     def rows(self) -> Features:
         """Differences one below the other, each level (n * n_ways, ..., n_features)."""

@@ -48,6 +48,24 @@ class Spectrum(Value):
         """What shrinkage adds to (1 - rho) C in every direction, rho m."""
         return self.shrinkage * self.mean_variance
 
+    def distances_left_out(
+        self, z: Floats, shrinkage: float, mean_variance: float, nuisance: Nuisance
+    ) -> Floats:
+        """Distances (g,) of samples to the fit without them, which has this shrinkage.
+
+        The samples z (g, n_features) are relative to the mean of all, and in their span.
+        """
+        n, rest = self.n_samples, self.n_samples - len(z)
+        t = z.sum(axis=0) / rest
+        y = np.vstack([z, np.sqrt(rest) * t]) @ self.basis
+        inner = (n * np.diag(self.eigenvalues) - y.T @ y) * ((1 - shrinkage) / rest)
+        values, axes = np.linalg.eigh(inner)
+        spread = (self.basis @ axes) * np.sqrt(np.maximum(values, 0))
+        ridge = shrinkage * mean_variance + float(nuisance.ridge())
+        basis, variances = _axes_of(np.vstack([spread.T, nuisance.factor()]))
+        rest_of_all = Covariance(self.location - t, variances + ridge, basis, ridge)
+        return np.asarray(np.sqrt(rest_of_all.squared_distances(z + self.location)))
+
 
 @dataclass(frozen=True, eq=False)
 class Covariance(Value):

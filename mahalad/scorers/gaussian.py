@@ -14,7 +14,7 @@ from mahalad.scorers.covariance import Covariance, Spectrum, tolerance_of
 from mahalad.scorers.left_out import Refit
 from mahalad.scorers.moments import Moments
 from mahalad.scorers.nuisance import Nuisance
-from mahalad.scorers.sets import numbered
+from mahalad.scorers.sets import changed_sets, numbered
 
 
 class LedoitWolfGaussian(BaseEstimator):
@@ -163,7 +163,7 @@ class LedoitWolfGaussian(BaseEstimator):
         refit, y, labels = self._refit(X, groups)
         return refit.distances(y, labels)
 
-    def calibration_distances(self, X: Any, groups: Any = None) -> Floats:
+    def calibration_distances(self, X: Any, groups: Any = None, changed: Any = None) -> Floats:
         """Distances with which those of new samples can be ranked.
 
         The distance of a new sample is one to the fit to all n samples, and each of these pulls
@@ -172,7 +172,9 @@ class LedoitWolfGaussian(BaseEstimator):
         about d(x; all) + e_i, with e_i the mean influence of i on the others, so x is ranked among
         d(x_i; all without i) - e_i. This is the jackknife+ with a mean in it.
 
-        Parameters and errors are those of `leave_one_out_distances`.
+        Parameters and errors are those of `leave_one_out_distances`; and `changed` (n_samples,) has
+        the number of the image of the `Nuisance` that a sample is of, below 0 for others: what is
+        tolerated is left out with it.
 
         References
         ----------
@@ -180,7 +182,15 @@ class LedoitWolfGaussian(BaseEstimator):
         """
         refit, y, labels = self._refit(X, groups)
         distances = refit.distances(y, labels)
-        return distances - refit.influences(y, labels, distances)
+        found = distances - refit.influences(y, labels, distances)
+        if self._nuisance is not None:
+            spectrum, z = self._fitted_spectrum(), np.asarray(X, np.float64) - self.location_
+            for members, images in changed_sets(labels, changed):
+                rho, m = (float(value[0]) for value in refit.shrunk(y[None, members]))
+                others = self._nuisance.without(images)
+                refitted = spectrum.distances_left_out(z[members], rho, m, others)
+                found[members] += refitted - distances[members]
+        return found
 
     def _refit(self, X: Any, groups: Any) -> tuple[Refit, Floats, NDArray[np.intp]]:
         """What refits need, samples on the axes of C, and their labels as numbers."""

@@ -134,7 +134,9 @@ class LevelSum(BaseEstimator):
         return np.asarray(self.level_score_samples(X).sum(axis=1))
 
     @_estimator_has("calibration_distances")
-    def leave_one_out_level_scores(self, X: Features, groups: Any = None) -> Floats:
+    def leave_one_out_level_scores(
+        self, X: Features, groups: Any = None, changed: Any = None
+    ) -> Floats:
         """Scores of fitted samples that those of new ones can be ranked among.
 
         Shape (n_samples, n_levels), up = normal: under the fit without the sample (or its group),
@@ -146,7 +148,8 @@ class LevelSum(BaseEstimator):
         columns = []
         for name, estimator in self.estimators_.items():
             with _naming(name):
-                columns.append(-estimator.calibration_distances(X[name], groups))
+                found = estimator.calibration_distances(X[name], groups, changed)
+                columns.append(-found)
         return np.column_stack(columns)
 
     @property

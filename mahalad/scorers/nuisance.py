@@ -21,28 +21,44 @@ class Nuisance(Value):
 
     Attributes
     ----------
-    differences : ndarray of shape (n_images * n_ways, ..., n_features)
-        With an axis of positions, or without.
+    differences : ndarray of shape (n_images * n_ways * n_places, ..., n_features)
+        Those of one image after those of the other; with an axis of positions, or without.
     n_images : int
+    n_places : int
+        Positions that share one Gaussian.
     """
 
     differences: NDArray[np.floating]
     n_images: int
+    n_places: int = 1
 
     def at(self, rows: slice) -> Nuisance:
         """Those at some positions."""
-        return Nuisance(self.differences[:, rows], self.n_images)
+        return Nuisance(self.differences[:, rows], self.n_images, self.n_places)
+
+    def without(self, images: NDArray[np.intp]) -> Nuisance:
+        """Those of the other images; of all of them where there is no other."""
+        kept = np.ones(self.n_images, dtype=bool)
+        kept[images] = False
+        if not kept.any():
+            return self
+        each = np.repeat(kept, len(self.differences) // self.n_images)
+        return Nuisance(self.differences[each], int(kept.sum()), self.n_places)
+
+    @property
+    def _divisor(self) -> int:
+        return self.n_images * self.n_places
 
     def mean_variance(self) -> Floats:
         """tr N / D, of the shape of the positions."""
         d = self.differences.astype(np.float64)
         total = np.einsum("m...d,m...d->...", d, d)
-        return np.asarray(total / (self.n_images * d.shape[-1]))
+        return np.asarray(total / (self._divisor * d.shape[-1]))
 
     def covariance(self) -> Floats:
         """N, shrunk, (..., n_features, n_features)."""
         d = np.moveaxis(self.differences.astype(np.float64), 0, -2)  # (..., m, D)
-        N = np.swapaxes(d, -1, -2) @ d * ((1 - _SHRINKAGE) / self.n_images)
+        N = np.swapaxes(d, -1, -2) @ d * ((1 - _SHRINKAGE) / self._divisor)
         np.einsum("...ii->...i", N)[...] += self.ridge()[..., None]
         return np.asarray(N)
 
@@ -52,7 +68,7 @@ class Nuisance(Value):
 
     def factor(self) -> Floats:
         """E (m, n_features) with E'E = `covariance` less its `ridge`, without positions."""
-        scale = np.sqrt((1 - _SHRINKAGE) / self.n_images)
+        scale = np.sqrt((1 - _SHRINKAGE) / self._divisor)
         return np.asarray(self.differences.astype(np.float64) * scale)
 
 

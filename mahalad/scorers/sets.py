@@ -34,6 +34,21 @@ def sets_by_size(labels: NDArray[np.intp]) -> Iterator[NDArray[np.intp]]:
         yield members[np.argsort(labels[members], kind="stable")].reshape(-1, g)
 
 
+def changed_sets(
+    labels: NDArray[np.intp], changed: NDArray[np.intp] | None
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Samples that are left out with changed images, and which of these go with them.
+
+    `changed` (n,) is the number of the changed image that a sample is of, below 0 for others; None
+    where there are none.
+    """
+    if changed is None:
+        return
+    for label in np.unique(labels[changed >= 0]):
+        members = np.flatnonzero(labels == label)
+        yield members, np.unique(changed[members][changed[members] >= 0])
+
+
 def pairs_of(
     labels: NDArray[np.intp], n_pairs: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:

@@ -23,7 +23,10 @@ from mahalad.scorers.positions.standards import Standards
 
 
 def leave_one_out_scores(
-    scorer: Any, features: Features, groups: NDArray[Any] | None = None
+    scorer: Any,
+    features: Features,
+    groups: NDArray[Any] | None = None,
+    changed: NDArray[np.intp] | None = None,
 ) -> tuple[Floats, Standards | None]:
     """Closed-form scores of fitted images by the fit without them.
 
@@ -35,6 +38,9 @@ def leave_one_out_scores(
         An image is left out with all its copies; only the image itself is scored.
     groups : ndarray of shape (n_images,), optional
         Images of a group are left out together.
+    changed : ndarray of int of shape (n_images,), optional
+        Number of an image among those whose harmless changes the scorer knows, below 0 for others:
+        these changes are left out with it.
 
     Returns
     -------
@@ -48,12 +54,13 @@ def leave_one_out_scores(
     if groups is None and n_copies > 1:
         groups = np.arange(n_images)
     labels = None if groups is None else np.repeat(groups, n_copies)
+    more = {} if changed is None else {"changed": np.repeat(changed, n_copies)}
     standards: Standards | None = None
     if capabilities_of(scorer).standardizes:
-        levels, found = scorer.leave_one_out(rows(features), labels)
+        levels, found = scorer.leave_one_out(rows(features), labels, **more)
         standards = found.of_originals(n_copies)
     else:
-        levels = scorer.leave_one_out_level_scores(rows(features), labels)
+        levels = scorer.leave_one_out_level_scores(rows(features), labels, **more)
     scores = -levels.sum(axis=1)
     return np.asarray(scores.reshape(n_images, n_copies)[:, 0]), standards
 

@@ -22,6 +22,7 @@ from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage
 from mahalad.scorers.nuisance import Nuisance, Tolerance
 from mahalad.scorers.positions.chunks import centred, for_each_chunk
 from mahalad.scorers.positions.standards import MIN_SAMPLES
+from mahalad.scorers.sets import changed_sets
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +133,21 @@ class Covariances(Value):
         for_each_chunk(whiten, P, D**2)
         return Whitening(self.moments.mean(), matrices)
 
-    def left_out(self, X: Any, labels: NDArray[np.intp], n_pairs: int) -> tuple[Floats, Floats]:
+    def left_out(
+        self,
+        X: Any,
+        labels: NDArray[np.intp],
+        n_pairs: int,
+        changed: NDArray[np.intp] | None = None,
+    ) -> tuple[Floats, Floats]:
         """Leave-one-out distances of fitted samples (n, P, D), and how much those of others grow.
 
         Samples of one label are left out together. Both have the shape (n, P). The growth is a
         factor, found by `n_pairs` pairs at most; see `Refit.influences`. It is 1 for no pairs.
+        Samples of images whose changes are in N (`changed`, see `changed_sets`) are left out of it,
+        too.
         """
+        sets = list(changed_sets(labels, changed)) if self.nuisance is not None else []
         n, D = self.moments.n_samples, self.moments.n_features
         location, rank = self.moments.mean(), min(n, D)
         found, growth = np.ones((2, *X.shape[:2]))
@@ -165,6 +175,12 @@ class Covariances(Value):
             )
             distances = refit.distances(y, labels)
             found[:, rows] = distances.T
+            for members, images in sets:
+                rho, m = refit.shrunk(y[:, None, members])
+                ridge = torch.from_numpy(rho * m + self.floor)
+                found[members, rows] = self._refitted(
+                    C, z[:, members], torch.from_numpy(1 - rho), ridge, rows, images
+                ).T
             if n_pairs:
                 more = refit.influences(y, labels, distances, n_pairs)
                 mean = distances.mean(axis=-1)  # 0 where nothing ever varied
@@ -172,6 +188,25 @@ class Covariances(Value):
 
         for_each_chunk(leave_out, X.shape[1], max(len(X), X.shape[2]) * X.shape[2])
         return found, growth
+
+    def _refitted(
+        self,
+        C: Tensor,
+        z: Tensor,
+        kept: Tensor,
+        ridge: Tensor,
+        rows: slice,
+        images: NDArray[np.intp],
+    ) -> NDArray[Any]:
+        """Distances (p, g) of samples z (p, g, D) to the fit without them, N without `images`."""
+        assert self.nuisance is not None
+        n, rest = self.moments.n_samples, self.moments.n_samples - z.shape[1]
+        t = z.sum(dim=1, keepdim=True) / rest
+        sigma = (n * C - z.mT @ z - rest * t.mT @ t) * (kept / rest)[..., None]
+        sigma.diagonal(dim1=1, dim2=2).add_(ridge)
+        sigma += torch.from_numpy(self.nuisance.without(images).at(rows).covariance())
+        half = torch.linalg.solve_triangular(torch.linalg.cholesky(sigma), (z + t).mT, upper=False)
+        return np.asarray(torch.linalg.vector_norm(half, dim=1).numpy())
 
     def _tolerance(
         self, C: Tensor, z: Tensor, rows: slice, rank: int

@@ -189,12 +189,14 @@ class PatchGaussian(BaseEstimator):
         return self._left_out(X, groups, 0)[0]
 
     def leave_one_out(
-        self, X: Any, groups: Any = None, n_pairs: int = _PAIRS
+        self, X: Any, groups: Any = None, n_pairs: int = _PAIRS, changed: Any = None
     ) -> tuple[Floats, Floats]:
         """Measure `leave_one_out_distances`, and how much the distances of others grow with it.
 
         Parameters and errors are those of `leave_one_out_distances`; at most about `n_pairs` pairs
-        of samples are left out together to find the growth.
+        of samples are left out together to find the growth. `changed` (n_samples,) has the number
+        of the image of the `Nuisance` that a sample is of, below 0 for others: what is tolerated is
+        left out with it.
 
         Returns
         -------
@@ -202,13 +204,15 @@ class PatchGaussian(BaseEstimator):
             The growth is the mean distance of others to the fit without them and without the
             sample, as a multiple of that to the fit without them.
         """
-        return self._left_out(X, groups, n_pairs)
+        return self._left_out(X, groups, n_pairs, changed)
 
-    def _left_out(self, X: Any, groups: Any, n_pairs: int) -> tuple[Floats, Floats]:
+    def _left_out(
+        self, X: Any, groups: Any, n_pairs: int, changed: Any = None
+    ) -> tuple[Floats, Floats]:
         covariances = self._fitted_covariances()
         X = self._checked(X)
         labels = np.arange(len(X)) if groups is None else np.unique(groups, return_inverse=True)[1]
-        return covariances.left_out(X, labels, n_pairs)
+        return covariances.left_out(X, labels, n_pairs, changed)
 
     def scoring_state(self) -> dict[str, NDArray[Any]]:
         """Give all that scoring needs, as named arrays.

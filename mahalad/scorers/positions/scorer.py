@@ -229,7 +229,9 @@ class PatchScorer(Standardized, BaseEstimator):
         """
         return self.leave_one_out(X, groups)[0]
 
-    def leave_one_out(self, X: Features, groups: Any = None) -> tuple[Floats, Standards]:
+    def leave_one_out(
+        self, X: Features, groups: Any = None, changed: Any = None
+    ) -> tuple[Floats, Standards]:
         """Score fitted images by the fit without them, and find the standards that they set.
 
         Parameters
@@ -238,6 +240,9 @@ class PatchScorer(Standardized, BaseEstimator):
             Levels of images that were part of the fit: all of them, or some.
         groups : array-like of shape (n_images,), optional
             Images with the same label are left out together.
+        changed : ndarray of int of shape (n_images,), optional
+            Number of the image among those of `tolerating`, below 0 for others: the differences of
+            an image are left out with it.
 
         Returns
         -------
@@ -256,10 +261,11 @@ class PatchScorer(Standardized, BaseEstimator):
         for name, values in features.items():
             gaussian, n_pairs = self.patch_gaussians_[name], PAIRS[name == coarsest]
             distances[name], growth[name] = sharing.leave_one_out(
-                gaussian, values, inside[name], self.neighbourhood, groups, n_pairs
+                gaussian, values, inside[name], self.neighbourhood, groups, n_pairs, changed
             )
         image = sum(
-            g.calibration_distances(X[name], groups) for name, g in self._used_image_gaussians()
+            g.calibration_distances(X[name], groups, changed)
+            for name, g in self._used_image_gaussians()
         )
         weight = self._context_weight(varying(distances[coarsest], inside[coarsest]))
         return self._scoring().leave_one_out(distances, growth, inside, image, groups, weight)
@@ -311,7 +317,7 @@ class PatchScorer(Standardized, BaseEstimator):
         found = grids.features_of(differences, self.groups_, self.patch_gaussians_)
         for name, gaussian in self.patch_gaussians_.items():
             values = sharing.alone(found[name], self.neighbourhood)
-            gaussian.tolerate(Nuisance(values, n_images * len(values) // len(found[name])))
+            gaussian.tolerate(Nuisance(values, n_images, len(values) // len(found[name])))
         for name, image_gaussian in self.image_gaussians_.items():
             image_gaussian.tolerate(Nuisance(differences[name], n_images))
 

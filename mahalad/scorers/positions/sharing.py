@@ -74,19 +74,20 @@ def leave_one_out(
     neighbourhood: int | str,
     groups: Any,
     n_pairs: int,
+    changed: NDArray[np.intp] | None = None,
 ) -> tuple[Floats, Floats]:
     """`PatchGaussian.leave_one_out`, (n, P) each; an image is left out with all its samples."""
     n, P, _ = values.shape
     if not neighbourhood:
-        return gaussian.leave_one_out(values, groups, n_pairs)
+        return gaussian.leave_one_out(values, groups, n_pairs, changed)
     shared = samples_of(values, inside, neighbourhood)
     own = np.arange(n) if groups is None else np.asarray(groups)
+    per_image = inside.sum(axis=1) if neighbourhood == "all" else len(shared) // n
+    labels = np.repeat(own, per_image)
+    of_samples = None if changed is None else np.repeat(changed, per_image)
+    d, g = gaussian.leave_one_out(shared, labels, n_pairs, of_samples)
     if neighbourhood == "all":
         distances, growth = np.zeros((n, P)), np.ones((n, P))
-        labels = np.repeat(own, inside.sum(axis=1))
-        found = gaussian.leave_one_out(shared, labels, n_pairs)
-        distances[inside], growth[inside] = found[0][:, 0], found[1][:, 0]
+        distances[inside], growth[inside] = d[:, 0], g[:, 0]
         return distances, growth
-    per_image = len(shared) // n
-    d, g = gaussian.leave_one_out(shared, np.repeat(own, per_image), n_pairs)
-    return d.reshape(n, per_image, P)[:, 0], g.reshape(n, per_image, P)[:, 0]
+    return d.reshape(n, -1, P)[:, 0], g.reshape(n, -1, P)[:, 0]
