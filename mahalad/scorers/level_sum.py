@@ -145,11 +145,11 @@ class LevelSum(BaseEstimator):
         """
         check_is_fitted(self)
         check_levels(X, self.estimators_)
+        told = (groups,) if changed is None else (groups, changed)  # others know no changes
         columns = []
         for name, estimator in self.estimators_.items():
             with _naming(name):
-                found = estimator.calibration_distances(X[name], groups, changed)
-                columns.append(-found)
+                columns.append(-estimator.calibration_distances(X[name], *told))
         return np.column_stack(columns)
 
     @property
