@@ -196,6 +196,7 @@ class LedoitWolfGaussian(BaseEstimator):
         """What refits need, samples on the axes of C, and their labels as numbers."""
         check_is_fitted(self, "moments_")
         spectrum = self._fitted_spectrum()
+        self._fitted_covariance()  # now, so that no question changes anything
         X = validate_data(self, X, dtype=np.float64, reset=False)
         labels = numbered(X.sum(axis=1), groups)
         centred = self.moments_.reshift(spectrum.location)
