@@ -178,7 +178,7 @@ def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> C
         scorer, scores = _left_one_out(scorer, store, repeated(store.groups), state.changes)
         return _calibrated(scorer, "leave-one-out", scores, store.groups, store.keys)
     scores = cross_fit_scores(
-        tolerating(make_scorer(), state), store.features, store.keys, store.groups, recipe.n_folds
+        make_scorer(), store.features, store.keys, store.groups, recipe.n_folds
     )
     return _calibrated(scorer, "cross-fit", scores, store.groups, store.keys)
 

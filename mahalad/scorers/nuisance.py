@@ -58,8 +58,11 @@ class Nuisance(Value):
     def covariance(self) -> Floats:
         """N, shrunk, (..., n_features, n_features)."""
         d = np.moveaxis(self.differences.astype(np.float64), 0, -2)  # (..., m, D)
-        N = np.swapaxes(d, -1, -2) @ d * ((1 - _SHRINKAGE) / self._divisor)
-        np.einsum("...ii->...i", N)[...] += self.ridge()[..., None]
+        N = np.swapaxes(d, -1, -2) @ d / self._divisor
+        diagonal = np.einsum("...ii->...i", N)  # a view
+        mean_variance = diagonal.mean(axis=-1, keepdims=True)
+        N *= 1 - _SHRINKAGE
+        diagonal += _SHRINKAGE * mean_variance
         return np.asarray(N)
 
     def ridge(self) -> Floats:
