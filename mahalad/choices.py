@@ -29,8 +29,9 @@ OUTSIDE = ("mean",)
 PAGES = ("first", "all")
 """Which pages of a file with several are images."""
 
-NEIGHBOURHOODS = (0, 1, 2, 3, 4, 5, "all")
-"""Steps to the positions that share a Gaussian."""
+NEIGHBOURHOODS = ("nearest", 0, 1, 2, 3, 4, 5, "all")
+"""What a patch is compared with: the nearest good one about its position, or the Gaussian that the
+positions up to some steps away share."""
 
 NEIGHBOR_DISTANCES = ("standardized", "euclidean", "cosine")
 """Between the features of two images."""

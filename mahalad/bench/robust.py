@@ -63,7 +63,7 @@ def run(
     tiles: int = 1,
     device: str = "auto",
     batch_size: int = 32,
-    neighbourhood: int | str = 0,
+    neighbourhood: int | str = "nearest",
     tolerate: str | Sequence[str] = "auto",
     reduction: str | None = None,
     scorer: str = "gaussian",

@@ -18,7 +18,7 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
     copies = f", {n_copies} augmented copies" if n_copies else ""
     if parameters["scope"] == "positions":
         steps = parameters.get("neighbourhood", 0)
-        share = f", neighbourhood {steps}" if steps else ""
+        share = f", neighbourhood {steps}" if steps not in (0, "nearest") else ""
         return (
             f"scope positions: a Gaussian per position{share}, one of the image{copies}; raw scores"
         )

@@ -69,7 +69,7 @@ def _without_percent(value: Any) -> Any:
 
 
 class Neighbourhood(click.ParamType[int | str]):
-    """Steps from 0 to 5, or "all"."""
+    """Steps from 0 to 5, "nearest" or "all"."""
 
     name = "steps"
 
@@ -79,7 +79,9 @@ class Neighbourhood(click.ParamType[int | str]):
         known = {str(steps): steps for steps in NEIGHBOURHOODS}
         if text not in known:
             most = max(steps for steps in NEIGHBOURHOODS if isinstance(steps, int))
-            self.fail(f"{value!r} is neither a number of positions from 0 to {most} nor 'all'")
+            self.fail(
+                f"{value!r} is neither 'nearest', a number of positions from 0 to {most} nor 'all'"
+            )
         return known[text]
 
 
@@ -161,14 +163,14 @@ def detector_options(command: Any) -> Any:
         [
             click.option("--scope", type=click.Choice(SCOPES), default="positions",
                          show_default=True,
-                         help="positions: a Gaussian per position (small defects; parts in about "
+                         help="positions: place by place (small defects; parts in about "
                               "the same place). image: the paper's, of features pooled over the "
                               "whole image."),
-            click.option("--neighbourhood", type=Neighbourhood(), default=0, show_default=True,
-                         metavar="0..5|all",
-                         help="For parts that do not lie still: a position's Gaussian is fitted to "
-                              "all positions up to this many steps away (more work), or one to "
-                              "all; for --scope positions."),
+            click.option("--neighbourhood", type=Neighbourhood(), default="nearest",
+                         show_default=True, metavar="nearest|0..5|all",
+                         help="What a place is compared with: the nearest good patch about it, "
+                              "or a Gaussian of this place and of those up to so many steps away "
+                              "(more work), or of all; for --scope positions."),
             click.option("--tolerate", type=Tolerated(), default="auto", show_default=True,
                          metavar="auto|none|KINDS",
                          help="Harmless changes of pictures that shall not be taken for defects: "

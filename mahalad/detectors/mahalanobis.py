@@ -140,7 +140,7 @@ class MahalanobisDetector(AnomalyDetector):
         top_fraction: float = 0.03,
         image_weight: float = 0.2,
         smoothing: float = 0.0,
-        neighbourhood: int | str = 0,
+        neighbourhood: int | str = "nearest",
         fpr: float = 0.05,
         threshold: str | Threshold = "conformal",
         n_augment: int = 0,
@@ -290,7 +290,7 @@ class MahalanobisDetector(AnomalyDetector):
             )
 
 
-FOR_POSITIONS = {"top_fraction": 0.03, "image_weight": 0.2, "smoothing": 0.0, "neighbourhood": 0}
+FOR_POSITIONS = {"top_fraction": 0.03, "image_weight": 0.2, "smoothing": 0.0, "neighbourhood": "nearest"}
 """Parameters of the per-position scorer alone, with what they are unless they are given."""
 POSITIONS_SIZE = 320
 

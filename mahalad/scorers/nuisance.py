@@ -36,6 +36,11 @@ class Nuisance(Value):
         """Those at some positions."""
         return Nuisance(self.differences[:, rows], self.n_images, self.n_places)
 
+    def over(self, positions: NDArray[np.intp]) -> Nuisance:
+        """Those at some positions, which share one Gaussian."""
+        d = self.differences[:, positions]
+        return Nuisance(d.reshape(-1, d.shape[-1]), self.n_images, len(positions))
+
     def without(self, images: NDArray[np.intp]) -> Nuisance:
         """Those of the other images; of all of them where there is no other."""
         kept = np.ones(self.n_images, dtype=bool)

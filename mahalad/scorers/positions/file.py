@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.protocols import Floats
+from mahalad.scorers.positions.blocks import Blocks
+from mahalad.scorers.positions.metric import Metric
+from mahalad.scorers.positions.nearest import Nearest
 from mahalad.scorers.positions.standards import Standards
 
 Arrays = dict[str, NDArray[Any]]
@@ -76,3 +81,32 @@ def arrays_of_pooled(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
     """Find what the Gaussian of a pooled level scores with."""
     keys = ("location", "variances", "basis", "ridge")
     return {key: arrays[f"levels/{name}/{key}"] for key in keys}
+
+
+def nearest_arrays(nearest: Nearest, keys: NDArray[np.uint64]) -> Arrays:
+    """Name the arrays of good patches, their keys, and the metric: its lower triangles."""
+    precisions = nearest.metric.precisions
+    rows, columns = np.tril_indices(precisions.shape[-1])
+    return {
+        "nearest/keys": keys,
+        "nearest/patches": nearest.stored,
+        "nearest/inside": nearest.inside,
+        "nearest/location": nearest.location,
+        "nearest/scale": nearest.scale,
+        "nearest/precisions": precisions[:, rows, columns].astype(np.float32),
+    }
+
+
+def nearest_of(arrays: Mapping[str, NDArray[Any]]) -> tuple[Nearest, NDArray[np.uint64]]:
+    """Read what `nearest_arrays` named, and the keys."""
+    location: Floats = arrays["nearest/location"]
+    P, D = location.shape
+    packed = arrays["nearest/precisions"]
+    rows, columns = np.tril_indices(D)
+    precisions = np.empty((len(packed), D, D))
+    precisions[:, rows, columns] = precisions[:, columns, rows] = packed
+    metric = Metric(Blocks(round(P**0.5)), precisions)
+    inside = arrays["nearest/inside"].astype(bool)
+    stored = arrays["nearest/patches"].astype(np.float16)
+    nearest = Nearest(metric, location, arrays["nearest/scale"], stored, inside)
+    return nearest, arrays["nearest/keys"].astype(np.uint64)

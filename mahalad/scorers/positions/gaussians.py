@@ -235,6 +235,12 @@ class PatchGaussian(BaseEstimator):
         self._read = Whitening(location, torch.from_numpy(full))
         return self
 
+    def without_sums(self, shape: tuple[int, ...]) -> Self:
+        """Become a fit that can neither score nor be added to: something else scores for it."""
+        self._restart()
+        self._shape = shape
+        return self
+
     def restore_moments(self, moments: Moments) -> Self:
         """Become the fit to the samples that were summed."""
         self._restart()

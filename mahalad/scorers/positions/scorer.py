@@ -22,6 +22,8 @@ from mahalad.scorers.nuisance import Nuisance
 from mahalad.scorers.positions import file, grids, sharing
 from mahalad.scorers.positions.gaussians import PatchGaussian
 from mahalad.scorers.positions.grids import CONTEXT, CONTEXT_STEPS
+from mahalad.scorers.positions.nearest import LeftOut, Nearest
+from mahalad.scorers.positions.patches import Patches
 from mahalad.scorers.positions.scoring import Inside, Scoring
 from mahalad.scorers.positions.standards import Standardized, Standards, unexplained, varying
 from mahalad.scorers.sets import numbered
@@ -33,12 +35,14 @@ PAIRS = (2**9, 2**12)
 
 
 class PatchScorer(Standardized, BaseEstimator):
-    """Score by Gaussians per position, with the image-level distance as further evidence.
+    """Score patches by the nearest good one, with the image-level distance as further evidence.
 
-    Levels that are maps, (n, height, width, n_features), get one Gaussian per position: those on
-    the coarsest grid together, every finer one by itself. The image's score is the mean of the
-    largest distances on the coarsest grid. Mean and standard deviation of the leave-one-out
-    distances of good images standardize these, position by position. The image's map is the
+    On the coarsest grid, on which the levels (n, height, width, n_features) that have it are side
+    by side, each patch is compared with the good ones at most one position away: its distance is
+    the Mahalanobis distance to the nearest of them. Levels of finer grids get one Gaussian per
+    position. The image's score is the mean of the largest distances on the coarsest grid. Mean and
+    standard deviation of the leave-one-out distances of good images, and what harmless changes add
+    to these, standardize them, position by position. The image's map is the
     weighted mean over grids of the distances' logarithms, each in standard deviations of good
     images. A further grid, the context, has means over 4 x 4 positions of the coarsest one; it
     counts the more, the less parts lie in place. Pooled levels, (n, n_features), get one Gaussian
@@ -55,10 +59,12 @@ class PatchScorer(Standardized, BaseEstimator):
         Standard deviation, in positions of the finest grid, of a Gaussian filter over the map.
     floor : float, default=0.01
         See `PatchGaussian`.
-    neighbourhood : int or "all", default=0
-        For parts that do not lie still: the Gaussian of a position is fitted to the features of
-        all positions up to this many steps away, at most 5 ((2r + 1)^2 times the work of a fit),
-        or one Gaussian to all positions. If parts do lie still, one for all costs accuracy.
+    neighbourhood : "nearest", int or "all", default="nearest"
+        What patches of the coarsest grid are compared with: ``"nearest"``, the nearest good patch
+        about their position. 0: a Gaussian per position there, too. For parts that do not lie
+        still, a Gaussian of a position may be fitted to the features of all positions up to a
+        number of steps away, at most 5 ((2r + 1)^2 times the work of a fit), or, ``"all"``, one
+        Gaussian to all positions of a grid; if parts do lie still, one for all costs accuracy.
 
     Attributes
     ----------
@@ -66,6 +72,8 @@ class PatchScorer(Standardized, BaseEstimator):
         By the name of the first level; "(context)" for the context, where the coarsest grid has
         at least 8 x 8 positions.
     image_gaussians_ : dict of str to LedoitWolfGaussian
+    patches_ : Patches or None
+        Good patches of 200 images at most; None if patches are compared with Gaussians alone.
     standards_ : Standards
         The units of scores and maps. What they hold can be read as `scale_`, `standard_`,
         `map_standards_`, `map_maxima_`, `n_active_` and `context_weight_`, too.
@@ -89,6 +97,11 @@ class PatchScorer(Standardized, BaseEstimator):
     image's own distance among them, whose largest values matter here, thresholds would be too
     low: 12 to 16 % of good images flagged where 10 % are asked for (simulated, 60 images).
 
+    The metric of patches is the covariance about the mean of a position, averaged over blocks of
+    some 4 x 4 positions and, with the same weight, over all of them, shrunk by 0.05 to its mean
+    variance, with 0.3 times the covariance of harmless changes. To score an image of the fit, its
+    patches are left out of the good ones and out of the metric, the latter in 5 folds.
+
     Places around the picture of a padded image (which has its box among the levels) count neither
     for a score nor for a threshold. A place that fewer than 5 good images have within their
     picture counts in no image.
@@ -105,6 +118,7 @@ class PatchScorer(Standardized, BaseEstimator):
     accepts_levels = True
     keeps_sums = True
     _changes: tuple[Features, int] | None = None
+    _nearest: Nearest | None = None  # made of the sums and patches when it is first needed
 
     def __init__(
         self,
@@ -113,7 +127,7 @@ class PatchScorer(Standardized, BaseEstimator):
         image_weight: float = 0.2,
         smoothing: float = 0.0,
         floor: float = 0.01,
-        neighbourhood: int | str = 0,
+        neighbourhood: int | str = "nearest",
     ) -> None:
         self.top_fraction = top_fraction
         self.image_weight = image_weight
@@ -127,7 +141,7 @@ class PatchScorer(Standardized, BaseEstimator):
 
     def fit(self, X: Features, y: Any = None) -> Self:
         """Fit to the levels of good images, at least 5."""
-        for name in ("patch_gaussians_", "image_gaussians_", "groups_"):
+        for name in ("patch_gaussians_", "image_gaussians_", "groups_", "patches_"):
             self.__dict__.pop(name, None)
         self.partial_fit(X)
         self.standards_ = self.leave_one_out(X)[1]
@@ -144,20 +158,42 @@ class PatchScorer(Standardized, BaseEstimator):
             self.boxed_ = BOX in X
             pooled = [n for n, values in X.items() if np.ndim(values) == 2 and n != BOX]
             self.image_gaussians_ = {name: LedoitWolfGaussian() for name in pooled}
+            self.patches_: Patches | None = None
             self._tolerate(self._changes)
         features, inside = self._grids(X), self._inside(X)
-        self.__dict__.pop("standards_", None)
+        self._forget()
         for name, values in features.items():
-            shared = sharing.samples_of(values, inside[name], self.neighbourhood)
+            shared = sharing.samples_of(values, inside[name], self._steps)
             self.patch_gaussians_[name].partial_fit(shared)
         for name, gaussian in self.image_gaussians_.items():
             gaussian.partial_fit(X[name])
+        if self._compares:
+            coarsest = self.groups_[-1][0]
+            own = Patches.of(features[coarsest], inside[coarsest])
+            self.patches_ = own if self.patches_ is None else self.patches_.merged(own)
         return self
+
+    @property
+    def _compares(self) -> bool:
+        """Whether patches of the coarsest grid are compared with the nearest good one."""
+        return self.neighbourhood == "nearest"
+
+    @property
+    def _steps(self) -> int | str:
+        """Steps to the positions that share a Gaussian, or "all"."""
+        return 0 if self._compares else self.neighbourhood
+
+    def _forget(self) -> None:
+        """Forget what was made of the sums: others follow."""
+        self.__dict__.pop("standards_", None)
+        self._nearest = None
 
     def merge(self, other: PatchScorer) -> Self:
         """Add the images of another fit, and forget the standards, as `partial_fit` does."""
         self._check_mergeable(other)
-        self.__dict__.pop("standards_", None)
+        self._forget()
+        if self.patches_ is not None and other.patches_ is not None:
+            self.patches_ = self.patches_.merged(other.patches_)
         for name, patch_gaussian in self.patch_gaussians_.items():
             patch_gaussian.merge(other.patch_gaussians_[name])
         for name, gaussian in self.image_gaussians_.items():
@@ -167,7 +203,9 @@ class PatchScorer(Standardized, BaseEstimator):
     def unmerge(self, other: PatchScorer) -> Self:
         """Take the images of another fit, which are part of this one, out of it."""
         self._check_mergeable(other)
-        self.__dict__.pop("standards_", None)
+        self._forget()
+        if self.patches_ is not None and other.patches_ is not None:
+            self.patches_ = self.patches_.without(other.patches_)
         for name, patch_gaussian in self.patch_gaussians_.items():
             patch_gaussian.unmerge(other.patch_gaussians_[name])
         for name, gaussian in self.image_gaussians_.items():
@@ -198,9 +236,8 @@ class PatchScorer(Standardized, BaseEstimator):
         check_is_fitted(self, "standards_")
         self._check_levels(X)
         coarsest = self.groups_[-1]
-        gaussian, values = self.patch_gaussians_[coarsest[0]], grids.side_by_side(X, coarsest)
-        distances = {coarsest[0]: sharing.distances_of(gaussian, values, self.neighbourhood)}
-        return self._scores(distances, self._inside(X), X)
+        found = self._distances(coarsest[0], grids.side_by_side(X, coarsest))
+        return self._scores({coarsest[0]: found}, self._inside(X), X)
 
     def score_samples(self, X: Features) -> Floats:
         """Sum of both parts, shape (n_images,), up = normal."""
@@ -257,18 +294,25 @@ class PatchScorer(Standardized, BaseEstimator):
         coarsest = self.groups_[-1][0]
         content = np.where(inside[coarsest], features[coarsest].sum(axis=2), 0.0).sum(axis=1)
         groups = numbered(content, groups)
-        distances, growth = {}, {}
+        distances, growth, tolerated = {}, {}, None
         for name, values in features.items():
             gaussian, n_pairs = self.patch_gaussians_[name], PAIRS[name == coarsest]
+            if name == coarsest and self._compares:
+                left_out = self._patches_left_out(values, groups, changed)
+                distances[name], growth[name] = left_out.distances, left_out.growth
+                tolerated = (left_out.tolerated, left_out.tolerated_by_others)
+                continue
             distances[name], growth[name] = sharing.leave_one_out(
-                gaussian, values, inside[name], self.neighbourhood, groups, n_pairs, changed
+                gaussian, values, inside[name], self._steps, groups, n_pairs, changed
             )
         image = sum(
             g.calibration_distances(X[name], groups, changed)
             for name, g in self._used_image_gaussians()
         )
         weight = self._context_weight(varying(distances[coarsest], inside[coarsest]))
-        return self._scoring().leave_one_out(distances, growth, inside, image, groups, weight)
+        return self._scoring().leave_one_out(
+            distances, growth, inside, image, groups, weight, tolerated
+        )
 
     def standardized_by(self, standards: Standards) -> Self:
         """Make a fitted scorer of the same images, in other units; this one stays as it is.
@@ -297,6 +341,7 @@ class PatchScorer(Standardized, BaseEstimator):
         """
         other = copy(self)
         other._changes = (differences, n_images)
+        other._nearest = None
         if hasattr(self, "groups_"):
             other.patch_gaussians_ = {name: copy(g) for name, g in self.patch_gaussians_.items()}
             other.image_gaussians_ = {name: copy(g) for name, g in self.image_gaussians_.items()}
@@ -316,16 +361,49 @@ class PatchScorer(Standardized, BaseEstimator):
             return
         found = grids.features_of(differences, self.groups_, self.patch_gaussians_)
         for name, gaussian in self.patch_gaussians_.items():
-            values = sharing.alone(found[name], self.neighbourhood)
+            values = sharing.alone(found[name], self._steps)
             gaussian.tolerate(Nuisance(values, n_images, len(values) // len(found[name])))
         for name, image_gaussian in self.image_gaussians_.items():
             image_gaussian.tolerate(Nuisance(differences[name], n_images))
 
     def factorise(self) -> Self:
         """Compute now what scoring needs of the sums, rather than at the first question."""
-        for gaussian in self.patch_gaussians_.values():
-            gaussian.factorise()
+        for name, gaussian in self.patch_gaussians_.items():
+            if not self._is_compared(name):
+                gaussian.factorise()
+        if self._compares:
+            self._fitted_nearest().ready()
         return self
+
+    def _is_compared(self, name: str) -> bool:
+        """Whether patches of a grid are compared with good ones, and not with Gaussians."""
+        return self._compares and name == self.groups_[-1][0]
+
+    def _fitted_nearest(self) -> Nearest:
+        if self._nearest is None:
+            assert self.patches_ is not None
+            coarsest = self.groups_[-1][0]
+            moments = self.patch_gaussians_[coarsest].moments_
+            self._nearest = Nearest.of(moments, self.patches_, self.floor, self._nuisance(coarsest))
+        return self._nearest
+
+    def _patches_left_out(
+        self, values: NDArray[Any], groups: NDArray[np.intp], changed: NDArray[np.intp] | None
+    ) -> LeftOut:
+        assert self.patches_ is not None
+        coarsest = self.groups_[-1][0]
+        moments, nuisance = self.patch_gaussians_[coarsest].moments_, self._nuisance(coarsest)
+        return self._fitted_nearest().left_out(
+            values, groups, moments, self.patches_, self.floor, nuisance, changed
+        )
+
+    def _nuisance(self, name: str) -> Nuisance | None:
+        """What harmless changes do to a grid's positions."""
+        if self._changes is None or not self._changes[0]:
+            return None
+        differences, n_images = self._changes
+        found = grids.features_of(differences, self.groups_, self.patch_gaussians_)[name]
+        return Nuisance(found, n_images)
 
     @property
     def has_sums_(self) -> bool:
@@ -338,7 +416,10 @@ class PatchScorer(Standardized, BaseEstimator):
         pooled = list(self.image_gaussians_)
         about, arrays = file.describe(self.standards_, self.groups_, pooled, self.boxed_)
         for name, gaussian in self.patch_gaussians_.items():
-            arrays |= file.level_arrays(name, gaussian.scoring_state())
+            if not self._is_compared(name):
+                arrays |= file.level_arrays(name, gaussian.scoring_state())
+        if self.patches_ is not None:
+            arrays |= file.nearest_arrays(self._fitted_nearest(), self.patches_.keys)
         for name, image_gaussian in self.image_gaussians_.items():
             arrays |= file.level_arrays(name, image_gaussian.scoring_state())
         return about, arrays
@@ -348,13 +429,19 @@ class PatchScorer(Standardized, BaseEstimator):
         self.groups_ = tuple(tuple(group) for group in about["groups"])
         self.boxed_ = bool(about.get("boxed", False))
         self.standards_ = file.standards_of(about, arrays)
+        self._nearest = self.patches_ = None
+        if self._compares:
+            self._nearest, keys = file.nearest_of(arrays)
+            self.patches_ = self._nearest.patches(keys)
         context = [CONTEXT] if CONTEXT in self.map_standards_ else []
-        self.patch_gaussians_ = {
-            name: PatchGaussian(self.floor).restore_scoring(
-                **file.arrays_of_positions(name, arrays)
-            )
-            for name in [group[0] for group in self.groups_] + context
-        }
+        self.patch_gaussians_ = {}
+        for name in [group[0] for group in self.groups_] + context:
+            gaussian = PatchGaussian(self.floor)
+            if self._nearest is not None and self._is_compared(name):
+                gaussian.without_sums(self._nearest.location.shape)
+            else:
+                gaussian.restore_scoring(**file.arrays_of_positions(name, arrays))
+            self.patch_gaussians_[name] = gaussian
         self.image_gaussians_ = {
             name: LedoitWolfGaussian().restore_scoring(file.arrays_of_pooled(name, arrays))
             for name in about["pooled"]
@@ -381,10 +468,12 @@ class PatchScorer(Standardized, BaseEstimator):
         return grids.inside_of(X, self.groups_, self.patch_gaussians_)
 
     def _all_distances(self, X: Features) -> dict[str, Floats]:
-        return {
-            name: sharing.distances_of(self.patch_gaussians_[name], values, self.neighbourhood)
-            for name, values in self._grids(X).items()
-        }
+        return {name: self._distances(name, values) for name, values in self._grids(X).items()}
+
+    def _distances(self, name: str, values: NDArray[Any]) -> Floats:
+        if self._is_compared(name):
+            return self._fitted_nearest().distances(values)
+        return sharing.distances_of(self.patch_gaussians_[name], values, self._steps)
 
     def _context_weight(self, active: Inside) -> float:
         if CONTEXT not in self.patch_gaussians_:

@@ -76,15 +76,21 @@ class Scoring:
         image: Any,
         labels: Any,
         context_weight: float,
+        tolerated: tuple[Floats, Floats] | None = None,
     ) -> tuple[Floats, Standards]:
         """Score good images by leave-one-out distances, and find the standards that these set.
 
         Each image is standardized by those that are not of its group (`labels`, or None), whose
         distances are then those to fits without the image, too: by the factor `growth` (n, P).
+        `tolerated` has what is added to the variances of distances on the coarsest grid: in the
+        standards (P,), and in those of each image by the others (n, P).
         """
         d, own = distances[self.coarsest], inside[self.coarsest]
         n_active = int(varying(d, own).sum())
-        by_others = standardization_by_others(d, own, labels, growth[self.coarsest])
+        by_all, by_each = (0.0, 0.0) if tolerated is None else tolerated
+        by_others = _widened(
+            standardization_by_others(d, own, labels, growth[self.coarsest]), by_each
+        )
         parts = self._parts(distances, inside, image, by_others, n_active)
         scales = [max(float(part.std()), np.finfo(float).tiny) for part in parts.T]
         maps_by_others = {
@@ -98,7 +104,7 @@ class Scoring:
         maps = self.maps(as_by_all, inside, maps_by_others, context_weight)
         standards = Standards(
             scale=(scales[0], scales[-1] / self.image_weight if self.image_weight else 1.0),
-            standard=standardization(d, own),
+            standard=_widened(standardization(d, own), by_all),
             map_standards={
                 name: map_standard(values, inside[name]) for name, values in distances.items()
             },
@@ -122,3 +128,9 @@ class Scoring:
         if self.image_weight:
             columns.append(self.image_weight * image)
         return np.column_stack(columns)
+
+
+def _widened(standard: tuple[Floats, Floats], more: Any) -> tuple[Floats, Floats]:
+    """Add to the variances of mean and standard deviation."""
+    mean, deviation = standard
+    return mean, np.sqrt(deviation**2 + more)

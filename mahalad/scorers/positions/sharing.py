@@ -27,7 +27,8 @@ class NeighbourhoodLimit:
         return OneOf(NEIGHBOURHOODS).allows(value)
 
     def __str__(self) -> str:
-        return f"be {NEIGHBOURHOODS[0]} to {NEIGHBOURHOODS[-2]} positions or {NEIGHBOURHOODS[-1]!r}"
+        nearest, none, *_, most, everything = NEIGHBOURHOODS
+        return f"be {nearest!r}, {none} to {most} positions or {everything!r}"
 
 
 def samples_of(

@@ -1,0 +1,293 @@
+"""The distance of each patch to the nearest good one about its position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mahalad.errors import InputError
+from mahalad.protocols import Floats, Value
+from mahalad.scorers.moments import Moments
+from mahalad.scorers.nuisance import Nuisance
+from mahalad.scorers.positions.chunks import for_each_chunk
+from mahalad.scorers.positions.metric import Metric, Scatter
+from mahalad.scorers.positions.patches import Patches
+
+RADIUS = 1
+"""Steps from a position to those whose good patches count, in each direction."""
+
+N_FOLDS = 5
+"""Parts of the images that the metric is learned without, to score them."""
+
+_AT_ONCE = 64  # images
+_LARGEST = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOut(Value):
+    """What fits without some images say of these.
+
+    Attributes
+    ----------
+    distances, growth : ndarrays of shape (n_images, n_positions)
+        Distances to the patches of other images, and the factor by which those of the other images
+        grow where an image is left out of the patches.
+    tolerated : ndarray of shape (n_positions,)
+        Mean square, summed over ways of change, of what harmless changes add to a distance.
+    tolerated_by_others : ndarray of shape (n_images, n_positions)
+        The same for each image, without its own changes.
+    """
+
+    distances: Floats
+    growth: Floats
+    tolerated: Floats
+    tolerated_by_others: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Nearest(Value):
+    """Good patches, and the metric in which others are compared with them.
+
+    A patch of one position is compared with the good ones of the positions up to `RADIUS` steps
+    away, by the metric of its own position's block.
+
+    Attributes
+    ----------
+    metric : Metric
+    location : ndarray of shape (n_positions, n_features)
+        Means of the good images.
+    scale : ndarray of shape (n_features,)
+    stored : ndarray of float16, shape (n_patches, n_positions, n_features)
+        Good patches less the location, by the scale. So a model from a file has the very patches
+        that it had when it was written; what rounding does to distances is about 1e-3 of them.
+    inside : ndarray of bool, shape (n_patches, n_positions)
+        Good patches that lie in a picture: all others are nobody's neighbours.
+    """
+
+    metric: Metric
+    location: Floats
+    scale: Floats
+    stored: NDArray[np.float16]
+    inside: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls, moments: Moments, patches: Patches, floor: float, nuisance: Nuisance | None
+    ) -> Nearest:
+        """Make it of the sums over all images, and of the patches of some."""
+        scatter = Scatter.of(moments, patches.inside.mean(axis=0))
+        scale = np.sqrt(np.einsum("bii->i", scatter.sums) / (scatter.n * scatter.weights.sum()))
+        scale = np.where(scale > 0, scale, 1.0)
+        centred = (patches.features - scatter.location) / scale
+        stored = centred.clip(-_LARGEST, _LARGEST).astype(np.float16)
+        metric = Metric.of(scatter, floor, nuisance)
+        return cls(metric, scatter.location, scale, stored, patches.inside)
+
+    def patches(self, keys: NDArray[np.uint64]) -> Patches:
+        """Give back the patches, as they are stored, with their keys."""
+        features = (self.stored * self.scale + self.location).astype(np.float32)
+        return Patches(keys, features, self.inside)
+
+    def distances(self, X: NDArray[Any]) -> Floats:
+        """Distances (n, n_positions) of features (n, n_positions, n_features), up = abnormal."""
+        found = np.empty(X.shape[:2])
+
+        def keep(at: NDArray[np.intp], images: slice, squares: Tensor) -> None:
+            found[images, at] = squares.amin(dim=-1).T.numpy()
+
+        self._compare(X, keep)
+        return np.sqrt(found)
+
+    def left_out(
+        self,
+        X: NDArray[Any],
+        labels: NDArray[np.intp],
+        moments: Moments,
+        patches: Patches,
+        floor: float,
+        nuisance: Nuisance | None,
+        changed: NDArray[np.intp] | None,
+    ) -> LeftOut:
+        """Score images of the fit without them: out of the patches, and of the metric by folds.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_images, n_positions, n_features)
+        labels : ndarray of int of shape (n_images,)
+            Images of one number are left out together; numbers count up from 0.
+        moments, patches, floor, nuisance
+            What this was made of.
+        changed : ndarray of int of shape (n_images,), optional
+            Number of the image among those of the nuisance, below 0 for others.
+        """
+        places = patches.places(X)
+        owners = np.full(len(patches.keys), -1)
+        owners[places[places >= 0]] = labels[places >= 0]
+        changed = np.full(len(X), -1) if changed is None else changed
+        folds = labels % min(N_FOLDS, labels.max() + 1)
+        scatter = Scatter.of(moments, patches.inside.mean(axis=0))
+        nuisances = [_without(nuisance, changed[folds == f]) for f in range(folds.max() + 1)]
+        first, second, of_first = np.empty(X.shape[:2]), np.empty(X.shape[:2]), np.empty(X.shape[:2], int)
+        for fold, metric in enumerate(scatter.without(X, folds, floor, nuisances)):
+            own = np.flatnonzero(folds == fold)
+            first[own], second[own], of_first[own] = replace(self, metric=metric)._two_nearest(
+                X[own], labels[own], owners
+            )
+        if not np.isfinite(first).all():
+            raise InputError(
+                f"all {len(owners)} images whose patches are kept are of one group: none is left to "
+                "compare its images with; fit fewer images of it"
+            )
+        growth = _growth(first, np.where(np.isfinite(second), second, first), of_first, labels)
+        tolerated, by_others = self._tolerated(X, labels, owners, nuisance, changed)
+        return LeftOut(first, growth, tolerated, by_others)
+
+    def _two_nearest(
+        self, X: NDArray[Any], labels: NDArray[np.intp], owners: NDArray[np.intp]
+    ) -> tuple[Floats, Floats, NDArray[np.intp]]:
+        """Distances to the nearest patch that is not of an image's group, and to the nearest of a
+        third group, (n, n_positions); and the group of the first, -1 where it is in no group."""
+        first, second = np.empty(X.shape[:2]), np.empty(X.shape[:2])
+        of_first = np.empty(X.shape[:2], int)
+        own, groups = torch.from_numpy(labels), torch.from_numpy(owners)
+
+        def keep(at: NDArray[np.intp], images: slice, squares: Tensor) -> None:
+            squares[:, own[images, None] == groups] = torch.inf
+            nearest, where = squares.min(dim=-1)
+            group = groups[where]
+            third = (groups == group[..., None]) & (group >= 0)[..., None]
+            first[images, at] = nearest.T.numpy()
+            second[images, at] = squares.masked_fill(third, torch.inf).amin(dim=-1).T.numpy()
+            of_first[images, at] = group.T.numpy()
+
+        self._compare(X, keep)
+        return np.sqrt(first), np.sqrt(second), of_first
+
+    def _tolerated(
+        self,
+        X: NDArray[Any],
+        labels: NDArray[np.intp],
+        owners: NDArray[np.intp],
+        nuisance: Nuisance | None,
+        changed: NDArray[np.intp],
+    ) -> tuple[Floats, Floats]:
+        numbers, rows = np.unique(changed, return_index=True)
+        rows = rows[numbers >= 0]
+        if nuisance is None or not len(rows):
+            nothing = np.zeros(X.shape[1])
+            return nothing, np.zeros(X.shape[:2])
+        n_ways = len(nuisance.differences) // nuisance.n_images
+        squares = []
+        for row in rows:
+            start = changed[row] * n_ways
+            copies = X[row] + nuisance.differences[start : start + n_ways].astype(np.float32)
+            both = np.concatenate([X[row : row + 1], copies])
+            d = self._two_nearest(both, np.full(len(both), labels[row]), owners)[0]
+            squares.append((np.maximum(d[1:] - d[0], 0) ** 2).sum(axis=0))
+        found = np.array(squares)
+        foreign = labels[:, None] != labels[rows]
+        foreign[~foreign.any(axis=1)] = True  # there are no others
+        return found.mean(axis=0), foreign @ found / foreign.sum(axis=1, keepdims=True)
+
+    def _compare(self, X: NDArray[Any], keep: Any) -> None:
+        """Call `keep` with positions, images and squared distances to the patches of each image.
+
+        These have the shape (positions, images, n_patches).
+        """
+        parts = [slice(i, i + _AT_ONCE) for i in range(0, len(X), _AT_ONCE)]
+
+        def compare(blocks: slice) -> None:
+            for block in range(blocks.start, blocks.stop):
+                at = self.metric.blocks.positions[block]
+                for images in parts:
+                    z = (X[images, at] - self._origin).astype(np.float32).swapaxes(0, 1)
+                    keep(at, images, self._squares(block, torch.from_numpy(z.copy())))
+
+        for_each_chunk(compare, len(self.metric.blocks.positions), 2**21)
+
+    def _squares(self, block: int, z: Tensor) -> Tensor:
+        """Squared distances (positions, n, n_patches) of features (positions, n, D) of a block."""
+        blocks, side = self.metric.blocks, self.metric.blocks.side
+        rows, columns = blocks.ranges[block]
+        all_rows, all_columns = blocks.reach(block, RADIUS)
+        y = z @ self._precisions[block]
+        norms = self._norms[block]
+        best = torch.full((*z.shape[:2], len(self.stored)), torch.inf)
+        for row, dy, dx in np.ndindex(len(rows), 2 * RADIUS + 1, 2 * RADIUS + 1):
+            other = rows[row] + dy - RADIUS
+            start = max(columns.start, RADIUS - dx)
+            stop = min(columns.stop, side + RADIUS - dx)
+            if other not in all_rows or start >= stop:
+                continue
+            own = slice(*(row * len(columns) + c - columns.start for c in (start, stop)))
+            moved = (start + dx - RADIUS, stop + dx - RADIUS)
+            there = slice(*(other * side + c for c in moved))
+            row_of_norms = (other - all_rows.start) * len(all_columns)
+            of_norms = slice(*(row_of_norms + c - all_columns.start for c in moved))
+            found = torch.baddbmm(norms[of_norms, None], y[own], self._values[there].mT, alpha=-2)
+            torch.minimum(best[own], found, out=best[own])
+        return best.add_((z * y).sum(dim=-1, keepdim=True)).clamp_min_(0)
+
+    @cached_property
+    def _origin(self) -> NDArray[np.float32]:
+        return np.asarray(self.location.mean(axis=0), dtype=np.float32)
+
+    @cached_property
+    def _values(self) -> Tensor:
+        """Good patches less the origin, (n_positions, n_patches, D), float32."""
+        values = self.stored * self.scale + (self.location - self._origin)
+        return torch.from_numpy(np.ascontiguousarray(values.swapaxes(0, 1), dtype=np.float32))
+
+    @cached_property
+    def _precisions(self) -> Tensor:
+        return torch.from_numpy(self.metric.precisions.astype(np.float32))
+
+    @cached_property
+    def _norms(self) -> list[Tensor]:
+        """Squared lengths of good patches by each block's metric, within reach of it."""
+        blocks = self.metric.blocks
+        found = [torch.empty(0)] * len(blocks.positions)
+        outside = torch.from_numpy(~self.inside.T)
+
+        def measure(chosen: slice) -> None:
+            for block in range(chosen.start, chosen.stop):
+                at = torch.from_numpy(blocks.around(block, RADIUS))
+                b = self._values[at]
+                norms = ((b @ self._precisions[block]) * b).sum(dim=-1)
+                found[block] = norms.masked_fill_(outside[at], torch.inf)
+
+        _ = self._values, self._precisions  # once, before threads ask for them
+        for_each_chunk(measure, len(found), 2**21)
+        return found
+
+    def ready(self) -> Nearest:
+        """Compute now what questions need."""
+        _ = self._norms
+        return self
+
+
+def _without(nuisance: Nuisance | None, images: NDArray[np.intp]) -> Nuisance | None:
+    """What other images tolerate."""
+    images = np.unique(images[images >= 0])
+    return nuisance if nuisance is None or not len(images) else nuisance.without(images)
+
+
+def _growth(
+    first: Floats, second: Floats, of_first: NDArray[np.intp], labels: NDArray[np.intp]
+) -> Floats:
+    """Mean distance of other images where a group is left out, too, as a multiple of that where it
+    is not; for each image that of its group, (n, n_positions)."""
+    n_groups, P = labels.max() + 1, first.shape[1]
+    own, more = np.zeros((2, n_groups, P))
+    np.add.at(own, labels, first)
+    known = of_first >= 0
+    np.add.at(more, (of_first[known], np.nonzero(known)[1]), (second - first)[known])
+    others = first.sum(axis=0) - own
+    growth = 1 + np.divide(more, others, out=np.zeros_like(more), where=others > 0)
+    return np.asarray(growth[labels])
