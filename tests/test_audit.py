@@ -27,7 +27,7 @@ from mahalad import (
 )
 from mahalad.errors import ModelFileError
 from mahalad.files.audit import audit
-from mahalad.files.container import read_model
+from mahalad.files.container import FORMAT_VERSION, read_model
 from mahalad.files.layouts import (
     AUTOENCODER,
     CLASSIFIER,
@@ -70,7 +70,7 @@ UNREAD = {"licence", "precision", "kind"}
 
 
 def stored(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    return read_model(DATA / f"format6_{name}.mahalad")
+    return read_model(DATA / f"format7_{name}.mahalad")
 
 
 def refusal(header: dict[str, Any], arrays: dict[str, Any]) -> str:
@@ -97,7 +97,7 @@ def is_weight(name: str) -> bool:
 @pytest.mark.parametrize("name", STORED)
 def test_stored_files_pass(name):
     header, _ = read_model(DATA / f"{name}.mahalad")
-    assert header["format_version"] == 6
+    assert header["format_version"] == FORMAT_VERSION
 
 
 def test_detectors_of_every_kind_pass(rng, tmp_path):

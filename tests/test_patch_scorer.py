@@ -212,7 +212,7 @@ GRIDS = [("fine",), ("a", "b")]
 def test_scores_and_maps_equal_the_slow_loops(top, weight, groups, every_pair):
     X, new = maps(16), maps(5, seed=1)
     slow = Slow(X, GRIDS, ["whole"], top=top, weight=weight, groups=groups)
-    scorer = PatchScorer(top_fraction=top, image_weight=weight).partial_fit(X)
+    scorer = PatchScorer(top_fraction=top, image_weight=weight, neighbourhood=0).partial_fit(X)
     left_out, standards = scorer.leave_one_out(X, groups)
     scorer = scorer.standardized_by(standards)
     asked = slow.distances(new)
@@ -237,7 +237,7 @@ def test_fewer_levels(levels):
     grids = [g for g in ([n for n in grid if n in levels] for grid in GRIDS) if g]
     pooled = [name for name in levels if name == "whole"]
     slow = Slow(X, grids, pooled, weight=0.2 if pooled else 0.0)
-    scorer = PatchScorer().fit(X)
+    scorer = PatchScorer(neighbourhood=0).fit(X)
     asked = slow.distances(new)
     np.testing.assert_allclose(scorer.level_score_samples(new), -slow.parts(asked), rtol=1e-8)
     np.testing.assert_allclose(scorer.anomaly_maps(new), slow.maps(asked), rtol=1e-8, atol=1e-9)
@@ -258,7 +258,7 @@ def test_the_context_of_a_map_equals_the_slow_loops(every_pair):
     n, levels = 12, {"m": (9, 9, 3)}
     X, new = maps(n, levels=levels), maps(5, seed=1, levels=levels)
     X["m"] += np.random.default_rng(3).normal(size=(9, 9, 3))  # in part explained by position
-    scorer = PatchScorer().fit(X)
+    scorer = PatchScorer(neighbourhood=0).fit(X)
     grid = Slow(X, [("m",)], [])
     context = Slow({"c": means_of_squares(X["m"])}, [("c",)], [])
 
@@ -365,7 +365,7 @@ def test_positions_that_never_vary_are_not_counted():
     X = np.zeros((30, 8, 8, 3))
     X[:, 2:5, 2:6] = rng.normal(size=(30, 3, 4, 3))
     inside = {"m": X[:, 2:6, 2:6].copy()}  # 4 x 4, of which 12 vary
-    scorer, alone = PatchScorer(top_fraction=0.25).fit({"m": X}), PatchScorer().fit(inside)
+    scorer, alone = PatchScorer(top_fraction=0.25, neighbourhood=0).fit({"m": X}), PatchScorer(neighbourhood=0).fit(inside)
     assert (scorer.n_active_, alone.n_active_) == (12, 12)
     d, growth = scorer.patch_gaussians_["m"].leave_one_out(X.reshape(30, 64, 3))
     z = np.empty((30, 64))
@@ -529,8 +529,8 @@ def test_other_levels_than_fitted_are_refused():
         ({"image_weight": -1.0}, "image_weight must be a number >= 0, got -1.0"),
         ({"image_weight": np.inf}, "image_weight must be a number >= 0, got inf"),
         ({"smoothing": -1}, "smoothing must be a number >= 0, got -1"),
-        ({"neighbourhood": 6}, "neighbourhood must be 0 to 5 positions or 'all', got 6"),
-        ({"neighbourhood": "some"}, "neighbourhood must be 0 to 5 positions or 'all', got 'some'"),
+        ({"neighbourhood": 6}, "neighbourhood must be 'nearest', 0 to 5 positions or 'all', got 6"),
+        ({"neighbourhood": "some"}, "neighbourhood must be 'nearest', 0 to 5 positions or 'all', got 'some'"),
         ({"floor": np.nan}, "floor must be a number >= 0, got nan"),
     ],
 )
@@ -576,7 +576,7 @@ def test_where_good_images_have_dust_a_place_must_be_odder_to_stand_out():
     X = rng.normal(size=(200, 8, 8, 3))
     for i in range(0, 200, 4):  # a speck somewhere on the left, in a quarter of the images
         X[i, rng.integers(8), rng.integers(3)] += 12
-    scorer = without_context(PatchScorer().fit({"m": X}))  # it is of the grid that this is about
+    scorer = without_context(PatchScorer(neighbourhood=0).fit({"m": X}))  # it is of the grid that this is about
     deviation = scorer.map_standards_["m"][2].reshape(8, 8)
     assert deviation[:, :3].mean() > 1.1 * deviation[:, 6:].mean()
     at = [

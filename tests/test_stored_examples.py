@@ -18,7 +18,7 @@ from mahalad.files.old.upgrade import STEPS, upgrade
 from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
 DATA = Path(__file__).parent / "data"
-NEWER = ("format4", "format5", "format6")
+NEWER = ("format4", "format5", "format6", "format7")
 EXPECTED = {stem: json.loads((DATA / f"{stem}.json").read_text()) for stem in NEWER}
 DETECTORS = [
     (stem, name)
@@ -41,10 +41,10 @@ def made() -> ModuleType:
     """The script that wrote the examples, for the images that it asked about."""
     sys.path.insert(0, str(DATA))
     try:
-        import make_format6
+        import make_format7
     finally:
         sys.path.remove(str(DATA))
-    return make_format6
+    return make_format7
 
 
 def images_of(name: str, made: ModuleType) -> tuple[object, float]:

@@ -290,7 +290,12 @@ class MahalanobisDetector(AnomalyDetector):
             )
 
 
-FOR_POSITIONS = {"top_fraction": 0.03, "image_weight": 0.2, "smoothing": 0.0, "neighbourhood": "nearest"}
+FOR_POSITIONS = {
+    "top_fraction": 0.03,
+    "image_weight": 0.2,
+    "smoothing": 0.0,
+    "neighbourhood": "nearest",
+}
 """Parameters of the per-position scorer alone, with what they are unless they are given."""
 POSITIONS_SIZE = 320
 

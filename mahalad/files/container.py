@@ -25,7 +25,7 @@ from mahalad.files.old.upgrade import upgrade
 
 _log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 6  # 6: harmless changes of pictures
+FORMAT_VERSION = 7  # 7: good patches
 _KEY = "mahalad"
 CHECKSUM = "mahalad_sha256"
 """Name of the array that holds the checksum; `read_model` does not give it."""

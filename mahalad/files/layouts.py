@@ -1,4 +1,4 @@
-"""What model files of format 6 are made up of: the header of each kind, and its arrays.
+"""What model files of format 7 are made up of: the header of each kind, and its arrays.
 
 `docs/model-format.md` says what it all means.
 """
@@ -23,6 +23,12 @@ N_PIXELS = 768
 
 CONTEXT_STEPS = 4
 """Positions of the coarsest grid along a side of a place of the context."""
+
+BLOCK_STEPS = 4
+"""Positions of the coarsest grid along a side of a block that shares a metric."""
+
+N_PATCHES = 200
+"""Images, at most, whose patches a file has."""
 
 N_CHANGED = 8
 """Images, at most, of which a file knows what harmless changes do to them."""
@@ -86,6 +92,7 @@ DETECTOR = {
             "boxed": Optional(bool),
             "maps": Optional(MapOf(ListOf(float, 2))),
             "context_weight": Optional(float),
+            "nearest": Optional(bool),
         }
     ),
     "fit": {
@@ -294,9 +301,12 @@ def _scorer(scorer: Header, levels: Mapping[str, list[int]]) -> Layout:
     sums: list[Row] = []
     for name, size in n_features.items():
         stem, n, places = f"scorer/levels/{name}", f"Gaussians of {name}", n_places[name]
-        # One Gaussian for each place, or one of all places together.
-        yield Row(f"{stem}/location", "f", (n, size), first=(1, places))
-        yield Row(f"{stem}/whitening", "f", (n, size * (size + 1) // 2))
+        if name == coarsest and scorer.get("nearest", False):
+            yield from _nearest(sizes[coarsest][0][0], size)
+        else:
+            # One Gaussian for each place, or one of all places together.
+            yield Row(f"{stem}/location", "f", (n, size), first=(1, places))
+            yield Row(f"{stem}/whitening", "f", (n, size * (size + 1) // 2))
         if name in maps:
             yield Row(f"{stem}/map_deviation", "f", (places,), "positive")
         sums.extend(_moments(name, (n,), size))
@@ -307,7 +317,24 @@ def _scorer(scorer: Header, levels: Mapping[str, list[int]]) -> Layout:
         yield Row(f"{stem}/basis", "f", (size, rank))
         yield Row(f"{stem}/ridge", "f", (1,))
         sums.extend(_moments(name, (), size))
+    if scorer.get("nearest", False):
+        shape = ("n_patches", n_places[coarsest], n_features[coarsest])
+        yield Together("patches/", (Row("patches/features", "f", shape),))
     yield Together("moments/", tuple(sums))
+
+
+def _nearest(side: int, size: int) -> Iterator[Row]:
+    """Good patches of a grid, and the metric of its blocks."""
+    n, stem = "n_patches", "scorer/nearest"
+    n_blocks = max(1, side // BLOCK_STEPS) ** 2
+    yield Row(f"{stem}/keys", "u", (n,))
+    yield Row(
+        f"{stem}/patches", "f", (n, side**2, size), "half", first=tuple(range(1, N_PATCHES + 1))
+    )
+    yield Row(f"{stem}/inside", "u", (n, side**2), below=2)
+    yield Row(f"{stem}/location", "f", (side**2, size))
+    yield Row(f"{stem}/scale", "f", (size,), "positive")
+    yield Row(f"{stem}/precisions", "f", (n_blocks, size * (size + 1) // 2))
 
 
 def _moments(name: str, lead: tuple[int | str, ...], size: int) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mahalad.files.old import format1, format2, format3, format4, format5
+from mahalad.files.old import format1, format2, format3, format4, format5, format6
 
 Header = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
@@ -18,6 +18,7 @@ STEPS: Mapping[int, Callable[[Header, Arrays], tuple[Header, Arrays]]] = {
     3: format3.upgrade,
     4: format4.upgrade,
     5: format5.upgrade,
+    6: format6.upgrade,
 }
 """Format to the step from it to the next one."""
 

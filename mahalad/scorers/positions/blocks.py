@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ class Blocks:
         """Rows and columns of each block."""
         n = max(1, self.side // _STEPS)
         edges = np.linspace(0, self.side, n + 1).round().astype(int).tolist()
-        along = [range(*ends) for ends in zip(edges, edges[1:], strict=False)]
+        along = [range(*ends) for ends in pairwise(edges)]
         return tuple((rows, columns) for rows in along for columns in along)
 
     @cached_property
@@ -49,4 +50,4 @@ class Blocks:
         return self._within(*self.reach(block, radius))
 
     def _within(self, rows: range, columns: range) -> NDArray[np.intp]:
-        return (np.array(rows)[:, None] * self.side + np.array(columns)).ravel()
+        return np.asarray((np.array(rows)[:, None] * self.side + np.array(columns)).ravel())

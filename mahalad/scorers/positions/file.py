@@ -90,10 +90,10 @@ def nearest_arrays(nearest: Nearest, keys: NDArray[np.uint64]) -> Arrays:
     return {
         "nearest/keys": keys,
         "nearest/patches": nearest.stored,
-        "nearest/inside": nearest.inside,
+        "nearest/inside": nearest.inside.astype(np.uint8),
         "nearest/location": nearest.location,
         "nearest/scale": nearest.scale,
-        "nearest/precisions": precisions[:, rows, columns].astype(np.float32),
+        "nearest/precisions": precisions[:, rows, columns].astype(np.float32),  # as they score
     }
 
 

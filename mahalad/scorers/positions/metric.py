@@ -109,19 +109,34 @@ class Scatter:
         for fold, nuisance in enumerate(nuisances):
             own = X[folds == fold]
             rest = self.n - len(own)
+            if rest < 3:
+                raise DegenerateDataError(
+                    f"leaving out {len(own)} of {self.n} samples (those of a part, or of a fifth of "
+                    f"all parts) leaves {rest}: the metric of patches needs 3; give images of more "
+                    "parts"
+                )
             sums = self.sums.copy()
 
-            def leave_out(chosen: slice, own=own, rest=rest, sums=sums) -> None:  # type: ignore[no-untyped-def]
+            def leave_out(
+                chosen: slice,
+                own: NDArray[np.floating] = own,
+                rest: int = rest,
+                sums: Floats = sums,
+            ) -> None:
                 for block in range(chosen.start, chosen.stop):
-                    at = self.blocks.positions[block]
-                    z = own[:, at].astype(np.float64) - self.location[at]
-                    t = z.sum(axis=0) / np.sqrt(rest)  # of the shift of the mean
-                    both = np.concatenate([z, t[None]]) * np.sqrt(self.weights[at])[:, None]
-                    flat = both.reshape(-1, both.shape[-1])
-                    sums[block] -= flat.T @ flat
+                    sums[block] -= self._scatter_of(own, block, rest)
 
             for_each_chunk(leave_out, len(sums), 2**21)
             yield Metric(self.blocks, _precisions(self, sums, rest, floor, nuisance))
+
+    def _scatter_of(self, X: NDArray[np.floating], block: int, rest: int) -> Floats:
+        """By what a block's sums are less without some samples, which leaves `rest`."""
+        at = self.blocks.positions[block]
+        z = X[:, at].astype(np.float64) - self.location[at]
+        t = z.sum(axis=0) / np.sqrt(rest)  # of the shift of the mean
+        both = np.concatenate([z, t[None]]) * np.sqrt(self.weights[at])[:, None]
+        flat = both.reshape(-1, both.shape[-1])
+        return np.asarray(flat.T @ flat)
 
 
 def _precisions(

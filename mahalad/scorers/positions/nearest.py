@@ -133,7 +133,11 @@ class Nearest(Value):
         folds = labels % min(N_FOLDS, labels.max() + 1)
         scatter = Scatter.of(moments, patches.inside.mean(axis=0))
         nuisances = [_without(nuisance, changed[folds == f]) for f in range(folds.max() + 1)]
-        first, second, of_first = np.empty(X.shape[:2]), np.empty(X.shape[:2]), np.empty(X.shape[:2], int)
+        first, second, of_first = (
+            np.empty(X.shape[:2]),
+            np.empty(X.shape[:2]),
+            np.empty(X.shape[:2], int),
+        )
         for fold, metric in enumerate(scatter.without(X, folds, floor, nuisances)):
             own = np.flatnonzero(folds == fold)
             first[own], second[own], of_first[own] = replace(self, metric=metric)._two_nearest(
@@ -141,8 +145,8 @@ class Nearest(Value):
             )
         if not np.isfinite(first).all():
             raise InputError(
-                f"all {len(owners)} images whose patches are kept are of one group: none is left to "
-                "compare its images with; fit fewer images of it"
+                f"all {len(owners)} images whose patches are kept are of one group: none is left "
+                "to compare its images with; fit fewer images of it"
             )
         growth = _growth(first, np.where(np.isfinite(second), second, first), of_first, labels)
         tolerated, by_others = self._tolerated(X, labels, owners, nuisance, changed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -341,8 +342,9 @@ class PatchScorer(Standardized, BaseEstimator):
         """
         other = copy(self)
         other._changes = (differences, n_images)
-        other._nearest = None
         if hasattr(self, "groups_"):
+            if other.patch_gaussians_[other.groups_[-1][0]].has_sums_:
+                other._nearest = None  # else a file told what it was made of before
             other.patch_gaussians_ = {name: copy(g) for name, g in self.patch_gaussians_.items()}
             other.image_gaussians_ = {name: copy(g) for name, g in self.image_gaussians_.items()}
             other._tolerate(other._changes)
@@ -419,6 +421,7 @@ class PatchScorer(Standardized, BaseEstimator):
             if not self._is_compared(name):
                 arrays |= file.level_arrays(name, gaussian.scoring_state())
         if self.patches_ is not None:
+            about["nearest"] = True
             arrays |= file.nearest_arrays(self._fitted_nearest(), self.patches_.keys)
         for name, image_gaussian in self.image_gaussians_.items():
             arrays |= file.level_arrays(name, image_gaussian.scoring_state())
@@ -430,7 +433,7 @@ class PatchScorer(Standardized, BaseEstimator):
         self.boxed_ = bool(about.get("boxed", False))
         self.standards_ = file.standards_of(about, arrays)
         self._nearest = self.patches_ = None
-        if self._compares:
+        if about.get("nearest", False):
             self._nearest, keys = file.nearest_of(arrays)
             self.patches_ = self._nearest.patches(keys)
         context = [CONTEXT] if CONTEXT in self.map_standards_ else []
@@ -450,12 +453,18 @@ class PatchScorer(Standardized, BaseEstimator):
 
     def sums(self) -> dict[str, NDArray[Any]]:
         """Sums of all Gaussians, as named arrays: what adding images needs."""
-        return sums_of(self.patch_gaussians_) | sums_of(self.image_gaussians_)
+        arrays = sums_of(self.patch_gaussians_) | sums_of(self.image_gaussians_)
+        if self.patches_ is not None:
+            arrays["patches/features"] = self.patches_.features
+        return arrays
 
     def restore_sums(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Give a restored scorer the `sums` that a file has; without any it can only score."""
         restore_sums(self.patch_gaussians_, arrays)
         restore_sums(self.image_gaussians_, arrays)
+        if self.patches_ is not None and "patches/features" in arrays:
+            features = arrays["patches/features"].astype(np.float32)  # as they were, not rounded
+            self.patches_ = replace(self.patches_, features=features)
         return self
 
     def _grids(self, X: Features) -> dict[str, NDArray[Any]]:
