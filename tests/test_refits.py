@@ -17,8 +17,8 @@ N, P, D, M = 14, 3, 40, 12  # N + M < D: by samples
 IMAGES = 4
 
 
-@pytest.fixture
-def X(rng) -> np.ndarray:
+@pytest.fixture(name="X")
+def samples(rng) -> np.ndarray:
     return rng.normal(size=(N, P, D)) * np.linspace(2, 0.1, D) + 3
 
 
