@@ -30,6 +30,7 @@ from mahalad.features.levels import (
     sequential_stages,
 )
 from mahalad.features.pooling import pool, pooling_weights, put_together
+from mahalad.features.threads import extract_in_parts, parts_of
 from mahalad.features.weights import WeightsRecord, apply_weights, find_weights, hash_weights
 
 if TYPE_CHECKING:
@@ -89,6 +90,21 @@ class Backbone:
             level of `map_names` as ``"maps/<level>"``, (n, height, width, n_features), each
             position averaged with its 8 neighbours.
         """
+        parts = parts_of(len(images), self.side) if self.device.type == "cpu" else []
+        if len(parts) < 2:
+            return self._extract(images, roi)
+
+        def extract(rows: slice) -> dict[str, NDArray[np.float32]]:
+            own = roi if roi is None or roi.ndim == 2 else roi[rows]
+            return self._extract(images[rows], own)
+
+        found = extract_in_parts(extract, parts)
+        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+    def _extract(
+        self, images: NDArray[Any], roi: NDArray[np.bool_] | None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Extract features of images in one pass."""
         # TF32 keeps 10 bits of a factor: whitening multiplies that error, so it stays off.
         with torch.inference_mode(), no_tf32():
             found = self._levels(images)

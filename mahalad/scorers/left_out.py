@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,13 +36,15 @@ class Refit(Value):
 
     All arrays may have further leading axes, one Gaussian for each of their elements. Samples are
     given by their coordinates y on the axes of C: in the fit none lies outside their span. Where a
-    covariance N is added to the Gaussian, their coordinates w in its `Tolerance` follow these.
+    covariance N is added to the Gaussian, their coordinates w in its `Tolerance` follow these. Its
+    axes need not be known then: where C itself is given, y are coordinates on any axes, with C y
+    between y and w.
 
     Attributes
     ----------
     n_samples, n_features : int
-    eigenvalues : ndarray of shape (..., rank)
-        Of C = sum z z' / n.
+    spectrum : ndarray of shape (..., rank), or (..., rank, rank)
+        Eigenvalues of C = sum z z' / n; or C.
     third : ndarray of shape (..., rank)
         sum |z|^2 z on the axes.
     fourth, shrinkage, floor : ndarray of shape (...)
@@ -51,7 +54,7 @@ class Refit(Value):
 
     n_samples: int
     n_features: int
-    eigenvalues: Floats
+    spectrum: Floats
     third: Floats
     fourth: Floats
     shrinkage: Floats
@@ -60,15 +63,28 @@ class Refit(Value):
 
     @property
     def rank(self) -> int:
-        """Number of axes of C."""
-        return int(self.eigenvalues.shape[-1])
+        """Number of axes."""
+        return int(self.third.shape[-1])
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether the axes are those of C."""
+        return self.spectrum.ndim == self.third.ndim
+
+    @cached_property
+    def _norms(self) -> tuple[Floats, Floats]:
+        """tr C and |C|^2."""
+        C = self.spectrum
+        if self.is_diagonal:
+            return C.sum(axis=-1), (C**2).sum(axis=-1)
+        return np.einsum("...ii->...", C), np.einsum("...ij,...ij->...", C, C)
 
     def shrunk(self, y: Floats) -> tuple[Floats, Floats]:
         """Find rho and m without sets of samples.
 
         Parameters
         ----------
-        y : ndarray of shape (..., n_sets, g, rank)
+        y : ndarray of shape (..., n_sets, g, n_coordinates)
 
         Returns
         -------
@@ -81,16 +97,14 @@ class Refit(Value):
         and sum |z - t|^4 = sum |z|^4 + 4 n t' C t + n |t|^4 + 4 t'(sum |z|^2 z) + 2 n |t|^2 tr C,
         less what the set adds to it. See `ledoit_wolf_shrinkage` for the rest.
         """
-        y = y[..., : self.rank]
+        y, (along, total_c_total) = y[..., : self.rank], self._along(y)
         n, D, g = self.n_samples, self.n_features, y.shape[-2]
-        rest, values = n - g, self.eigenvalues[..., None, :]
+        rest = n - g
         t = y.sum(axis=-2) / rest
         product = self._removed(y) if g > y.shape[-1] else _product(y, rest)
-        trace_all = self.eigenvalues.sum(axis=-1)[..., None]
-        squared_all = (self.eigenvalues**2).sum(axis=-1)[..., None]
+        trace_all, squared_all = (norm[..., None] for norm in self._norms)
         trace = (n * trace_all - np.einsum("...ii->...", product)) / rest
-        along = ((y**2).sum(axis=-2) * values).sum(axis=-1)
-        t_c_t = (t**2 * values).sum(axis=-1)
+        t_c_t = total_c_total / rest**2
         squared = n**2 * squared_all - 2 * n * (along + rest * t_c_t)
         squared = (squared + np.einsum("...ij,...ji->...", product, product)) / rest**2
         t2 = (t**2).sum(axis=-1)
@@ -105,12 +119,22 @@ class Refit(Value):
         lost = rest**2 * squared <= _LOST * n**2 * squared_all
         return np.where(lost, self.shrinkage[..., None], rho), m
 
+    def _along(self, y: Floats) -> tuple[Floats, Floats]:
+        """Compute tr(Y C Y') and s' C s of the sum s of a set, (..., n_sets) each."""
+        if self.is_diagonal:
+            y, values = y[..., : self.rank], self.spectrum[..., None, :]
+            squares, total = (y**2).sum(axis=-2), y.sum(axis=-2)
+            return (squares * values).sum(axis=-1), (total**2 * values).sum(axis=-1)
+        y, c_y = y[..., : self.rank], y[..., self.rank : 2 * self.rank]
+        along = np.einsum("...ij,...ij->...", y, c_y)
+        return along, (y.sum(axis=-2) * c_y.sum(axis=-2)).sum(axis=-1)
+
     def squared_distances(self, y: Floats) -> Floats:
         """Squared distances of samples to the Gaussian fitted without their set.
 
         Parameters
         ----------
-        y : ndarray of shape (..., n_sets, g, rank)
+        y : ndarray of shape (..., n_sets, g, n_coordinates)
 
         Returns
         -------
@@ -152,7 +176,7 @@ class Refit(Value):
 
     def _scale(self, rho: Floats, ridge: Floats, rest: int) -> Floats:
         """Diagonal of A, (..., n_sets, rank), in the coordinates of `_scaled`."""
-        values, added = self.eigenvalues, np.asarray(ridge)[..., None]
+        values, added = self.spectrum, np.asarray(ridge)[..., None]
         if self.tolerance is not None:
             values, added = self.tolerance.eigenvalues, self.tolerance.added(ridge)
         return np.asarray(
@@ -161,7 +185,7 @@ class Refit(Value):
 
     def _scaled(self, y: Floats) -> Floats:
         """Coordinates in which A is diagonal."""
-        return y if self.tolerance is None else y[..., self.rank :]
+        return y if self.tolerance is None else y[..., self.rank * (2 - self.is_diagonal) :]
 
     def _removed(self, y: Floats) -> Floats:
         """Compute Y' M Y, by which n C is more than n' C', (..., n_sets, rank, rank)."""
@@ -170,7 +194,7 @@ class Refit(Value):
         return np.asarray(np.swapaxes(y, -1, -2) @ y + np.swapaxes(total, -1, -2) * total / rest)
 
     def distances(self, y: Floats, labels: NDArray[np.intp]) -> Floats:
-        """Distances (..., n) of samples y (..., n, rank), those of one label left out together."""
+        """Distances (..., n) of samples y, those of one label left out together."""
         found = np.empty(y.shape[:-1])
         for sets in sets_by_size(labels):
             for rows in self._parts(sets):
@@ -188,7 +212,7 @@ class Refit(Value):
 
         Parameters
         ----------
-        y : ndarray of shape (..., n, rank)
+        y : ndarray of shape (..., n, n_coordinates)
         labels : ndarray of int of shape (n,)
             Samples of one label are left out together; all numbers from 0 up are there.
         distances : ndarray of shape (..., n)
@@ -231,7 +255,7 @@ class Refit(Value):
         others = y[..., chosen, :]
         rho, m = self.shrunk(y[..., None, :])
         floor = self.floor[..., None]
-        mean_variance = self.eigenvalues.sum(axis=-1, keepdims=True) / self.n_features
+        mean_variance = self._norms[0][..., None] / self.n_features
         scale = self._scale(rho, rho * m + floor, rest)
         rho_all = self.shrinkage[..., None]
         scale_all = self._scale(rho_all, rho_all * mean_variance + floor, n - 1)
@@ -258,8 +282,7 @@ class Refit(Value):
 
     def _parts(self, sets: NDArray[np.intp]) -> Iterator[slice]:
         """Rows of sets of one size, so many at a time that working arrays stay small."""
-        n_fits = self.eigenvalues[..., 0].size
-        per_set = n_fits * sets.shape[1] * max(self.eigenvalues.shape[-1], sets.shape[1])
+        per_set = self.third[..., 0].size * sets.shape[1] * max(self.rank, sets.shape[1])
         step = max(1, _CHUNK // per_set)
         for start in range(0, len(sets), step):
             yield slice(start, start + step)

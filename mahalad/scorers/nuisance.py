@@ -50,6 +50,28 @@ class Nuisance(Value):
         each = np.repeat(kept, len(self.differences) // self.n_images)
         return Nuisance(self.differences[each], int(kept.sum()), self.n_places)
 
+    def without_rows(self, images: NDArray[np.intp]) -> tuple[NDArray[np.intp], float, float]:
+        """What `without` takes out of sums over the differences d.
+
+        Returns
+        -------
+        rows : ndarray of int
+            Rows of the differences that are taken out.
+        weight, of_trace : float
+            The covariance is weight * sum d d' + of_trace * sum |d|^2 I, over the rest.
+        """
+        gone = np.unique(images)
+        if len(gone) == self.n_images:  # there is no other
+            gone = gone[:0]
+        n_each = len(self.differences) // self.n_images
+        rows = (gone[:, None] * n_each + np.arange(n_each)).ravel()
+        divisor = (self.n_images - len(gone)) * self.n_places
+        return (
+            rows,
+            (1 - _SHRINKAGE) / divisor,
+            _SHRINKAGE / (divisor * self.differences.shape[-1]),
+        )
+
     @property
     def _divisor(self) -> int:
         return self.n_images * self.n_places

@@ -21,6 +21,7 @@ from mahalad.scorers.left_out import Refit
 from mahalad.scorers.moments import Moments, ledoit_wolf_shrinkage
 from mahalad.scorers.nuisance import Nuisance, Tolerance
 from mahalad.scorers.positions.chunks import centred, for_each_chunk
+from mahalad.scorers.positions.refits import ByFeatures, BySamples
 from mahalad.scorers.positions.standards import MIN_SAMPLES
 from mahalad.scorers.sets import changed_sets
 
@@ -155,31 +156,25 @@ class Covariances(Value):
         def leave_out(rows: slice) -> None:
             own = self.moments.at(rows)
             C = torch.from_numpy(own.covariance())
-            eigenvalues, axes = (part[..., -rank:] for part in torch.linalg.eigh(C))
-            centred_sums = own.reshift(location[rows])
+            sums = own.reshift(location[rows])
             z = centred(X, rows, location)
-            y = (z @ axes).numpy()  # (p, n, rank)
-            tolerance = None
-            if self.nuisance is not None:
-                tolerance, w = self._tolerance(C, z, rows, rank)
-                y = np.concatenate([y, w], axis=-1)
-            refit = Refit(
-                n,
-                D,
-                np.maximum(eigenvalues.numpy(), 0),
-                (torch.from_numpy(centred_sums.q1)[:, None] @ axes)[:, 0].numpy(),
-                centred_sums.q4,
-                self.shrinkage[rows],
-                np.broadcast_to(self.floor, own.q4.shape),
-                tolerance,
-            )
+            floor = np.broadcast_to(self.floor, own.q4.shape)
+            common = (sums.q4, self.shrinkage[rows], floor)
+            if self.nuisance is None:
+                values, axes = (part[..., -rank:] for part in torch.linalg.eigh(C))
+                third = (torch.from_numpy(sums.q1)[:, None] @ axes)[:, 0].numpy()
+                refit = Refit(n, D, np.maximum(values.numpy(), 0), third, *common)
+                y = (z @ axes).numpy()  # (p, n, rank)
+            else:
+                refits, tolerance, w = self._refits(C, z, rows, self.nuisance)
+                refit = Refit(n, D, C.numpy(), sums.q1, *common, tolerance)
+                y = np.concatenate([z.numpy(), (z @ C).numpy(), w], axis=-1)
             distances = refit.distances(y, labels)
             found[:, rows] = distances.T
             for members, images in sets:
-                rho, m = refit.shrunk(y[:, None, members])
-                ridge = torch.from_numpy(rho * m + self.floor)
-                found[members, rows] = self._refitted(
-                    C, z[:, members], torch.from_numpy(1 - rho), ridge, rows, images
+                rho, m = (value[:, 0] for value in refit.shrunk(y[:, None, members]))
+                found[members, rows] = refits.distances(
+                    members, images, 1 - rho, rho * m + self.floor
                 ).T
             if n_pairs:
                 more = refit.influences(y, labels, distances, n_pairs)
@@ -189,38 +184,16 @@ class Covariances(Value):
         for_each_chunk(leave_out, X.shape[1], max(len(X), X.shape[2]) * X.shape[2])
         return found, growth
 
-    def _refitted(
-        self,
-        C: Tensor,
-        z: Tensor,
-        kept: Tensor,
-        ridge: Tensor,
-        rows: slice,
-        images: NDArray[np.intp],
-    ) -> NDArray[Any]:
-        """Distances (p, g) of samples z (p, g, D) to the fit without them, N without `images`."""
-        assert self.nuisance is not None
-        n, rest = self.moments.n_samples, self.moments.n_samples - z.shape[1]
-        t = z.sum(dim=1, keepdim=True) / rest
-        sigma = (n * C - z.mT @ z - rest * t.mT @ t) * (kept / rest)[..., None]
-        sigma.diagonal(dim1=1, dim2=2).add_(ridge)
-        sigma += torch.from_numpy(self.nuisance.without(images).at(rows).covariance())
-        half = torch.linalg.solve_triangular(torch.linalg.cholesky(sigma), (z + t).mT, upper=False)
-        return np.asarray(torch.linalg.vector_norm(half, dim=1).numpy())
-
-    def _tolerance(
-        self, C: Tensor, z: Tensor, rows: slice, rank: int
-    ) -> tuple[Tolerance, NDArray[Any]]:
-        """Coordinates in which K = ridge I + N is I and C is diagonal; and samples in these."""
+    def _refits(
+        self, C: Tensor, z: Tensor, rows: slice, nuisance: Nuisance
+    ) -> tuple[BySamples | ByFeatures, Tolerance, Floats]:
+        """Refits of samples z, the quicker ones; and the samples in coordinates of these."""
+        n, ridge, given = self.moments.n_samples, self.ridge[rows], nuisance.at(rows)
+        by_samples = BySamples.of(n, z, C, given)
+        if by_samples is not None:
+            quick = by_samples.tolerance(ridge)
+            if quick is not None:
+                return by_samples, *quick
+        by_features = ByFeatures.of(n, z, C, given)
         L = self._factor(np.zeros(C.shape), rows)
-        half = torch.linalg.solve_triangular(L, C, upper=False)
-        eigenvalues, axes = torch.linalg.eigh(
-            torch.linalg.solve_triangular(L, half.mT, upper=False)
-        )
-        back = torch.linalg.solve_triangular(L.mT, axes[..., -rank:], upper=True)  # L^-T U
-        tolerance = Tolerance(
-            np.maximum(eigenvalues[..., -rank:].numpy(), 0),
-            (back**2).sum(dim=-2).numpy(),
-            self.ridge[rows],
-        )
-        return tolerance, (z @ back).numpy()
+        return by_features, *by_features.tolerance(ridge, L)
