@@ -68,3 +68,6 @@ BENCH_PROTOCOLS = ("paper", "official")
 
 BENCH_TABLES = ("categories", "levels", "distances", "networks", "sizes", "thresholds")
 """Experiments of `bench mvtec`."""
+
+HIGHEST = "highest"
+"""In place of levels: the highest one whose weights are there."""

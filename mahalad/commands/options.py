@@ -133,10 +133,12 @@ def network_options(command: Any) -> Any:
                               "Default: from the backbone's package, else timm's hub."),
             click.option("--levels", default=None,
                          help="Names or indices, separated by commas. Default: the maps of "
-                              "strides 4, 8 and 16; with --scope image all levels ('all')."),
+                              "strides 4, 8 and 16 (of a ViT those of two blocks); with --scope "
+                              "image all levels ('all')."),
             click.option("--size", type=whole_range(INPUT_SIZE), default=None,
                          help="Side of the square that images become. Default: 320; with --scope "
-                              "image the network's own size."),
+                              "image the network's own size. For a ViT the nearest multiple of "
+                              "its patches' side."),
             click.option("--resize", type=click.Choice(RESIZE), default="squash",
                          show_default=True,
                          help="How images become a square. squash: stretched. pad: aspect kept, "
