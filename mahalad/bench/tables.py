@@ -9,6 +9,19 @@ from typing import Any
 
 from mahalad.report.tables import WIDTH
 
+METRICS = {
+    "roc_auc": "AUROC",
+    "average_precision": "AP",
+    "f1_max": "F1-max*",
+    "fpr": "FPR",
+    "tpr": "TPR",
+}
+PIXEL_METRICS = {
+    "pixel_roc_auc": "pixel AUROC",
+    "pixel_aupro": "AUPRO",
+    "pixel_f1_max": "pixel F1-max*",
+}
+
 _NEEDED = re.compile(r"needs at least (\d+)")  # as CalibrationError says it
 
 

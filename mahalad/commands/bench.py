@@ -11,11 +11,13 @@ import click
 from mahalad.checks import DRAWS, SPLITS
 from mahalad.choices import BENCH_PROTOCOLS, BENCH_TABLES
 from mahalad.commands.embedding_options import encoder_options, make_encoder, refuse_unused
+from mahalad.commands.lists import Counts
 from mahalad.commands.options import (
     Fpr,
     decorate,
     detector_options,
     fpr_option,
+    is_given,
     network_options,
     settle,
     threshold_option,
@@ -73,10 +75,16 @@ def _root_options(command: Any) -> Any:
 )
 @click.option("--network", "networks", multiple=True, metavar="NAME[=WEIGHTS]",
               help="Network for --table networks/sizes; repeatable.")  # fmt: skip
+@click.option("--shots", type=Counts(), default=(), metavar="N,...",
+              help="How few good images will do: fits to so many, drawn at random.")  # fmt: skip
+@click.option("--draws", type=whole_range(DRAWS), default=5, show_default=True,
+              help="Draws of each number of images of --shots.")  # fmt: skip
 def bench_mvtec(**options: Any) -> None:
     """Accuracy: AUROC, average precision, F1-max, and FPR/TPR at the threshold."""
     from mahalad.bench.mvtec import run
 
+    if is_given("draws") and not options["shots"]:
+        raise click.UsageError("--draws is for --shots: say how many images, as --shots 1,2,4,8")
     click.echo(run(progress=progress_bar("features"), **_bench_arguments(options)))
 
 
