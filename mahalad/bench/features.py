@@ -145,7 +145,11 @@ class CategoryImages:
 
 
 def extract_categories(
-    categories: Sequence[Category], extractor: Any, changes: bool, progress: Progress
+    categories: Sequence[Category],
+    extractor: Any,
+    changes: bool,
+    progress: Progress,
+    cache: str | Path | None = None,
 ) -> list[CategoryImages]:
     """Extract the features of all images of some categories, each image once.
 
@@ -157,6 +161,8 @@ def extract_categories(
         With changed copies to come, the extractor is kept with the images.
     progress : callable
         Wraps the images (an iterable, and how many).
+    cache : str or Path, optional
+        Folder where features are kept, and found by another run; see `CachedFeatures`.
 
     Raises
     ------
@@ -168,7 +174,7 @@ def extract_categories(
     The features of all images are held in memory once; those of a category are views. Maps take
     some 0.8 MB an image at 320 pixels.
     """
-    cached = CachedFeatures(extractor) if changes else None
+    cached = CachedFeatures(extractor, cache) if changes or cache is not None else None
     paths = [path for category in categories for path in (*category.train, *category.test)]
     levels: dict[str, NDArray[Any]] = {}
     keys: list[int] = []
@@ -181,10 +187,11 @@ def extract_categories(
             levels[name][len(keys) : len(keys) + len(images)] = values
         keys += [image.key for image in images]
     refuse_unreadable(errors, len(paths))
+    of_changes = cached if changes else None
     found, start = [], 0
     for category in categories:
         stop = start + len(category.train) + len(category.test)
         own = {name: values[start:stop] for name, values in levels.items()}
-        found.append(CategoryImages(category, own, tuple(keys[start:stop]), cached))
+        found.append(CategoryImages(category, own, tuple(keys[start:stop]), of_changes))
         start = stop
     return found

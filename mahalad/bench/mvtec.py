@@ -70,6 +70,7 @@ def run(
     categories: Sequence[str] = (),
     json_file: str | Path | None = None,
     plot_file: str | Path | None = None,
+    cache: str | Path | None = None,
     backbone: str = "tf_efficientnet_lite0",
     weights: str | Path | None = None,
     scope: str = "positions",
@@ -102,6 +103,9 @@ def run(
         See `mahalad.images.mvtec.find_categories`.
     json_file, plot_file : path, optional
         Files to write: everything that is needed to redraw, and the plot.
+    cache : path, optional
+        Folder where features are kept: another run over the same images, with another scorer
+        say, computes none of them again.
     backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood,
     tolerate
         See `MahalanobisDetector`. With ``scope="positions"``, the anomaly maps of categories
@@ -170,7 +174,7 @@ def run(
             rows.append({"name": name, "network": None, "not_run": str(error)})
             failure = error
             continue
-        images = extract_categories(found, extractor, recipe.needs_pictures, progress)
+        images = extract_categories(found, extractor, recipe.needs_pictures, progress, cache)
         levels = tuple(images[0].features)
         variants = variants_of(table, name, recipe, target, levels, shots)
         fits = Fits(protocol, draws, seed)
