@@ -71,3 +71,6 @@ BENCH_TABLES = ("categories", "levels", "distances", "networks", "sizes", "thres
 
 HIGHEST = "highest"
 """In place of levels: the highest one whose weights are there."""
+
+PUBLISHED = ("padim", "patchcore")
+"""Published methods that `bench mvtec` has as baselines."""

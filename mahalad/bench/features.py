@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mahalad.arrays import originals, take
 from mahalad.checks import OneOf, check_parameters
-from mahalad.choices import SCOPES
+from mahalad.choices import PUBLISHED, SCOPES
 from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import InputError
 from mahalad.features.cache import CachedFeatures
@@ -55,6 +55,8 @@ def check_scope(scope: str, scorer: str, reduction: Any, threshold: str | None =
         per position.
     """
     check_parameters({"scope": OneOf(SCOPES)}, {"scope": scope})
+    if scorer in PUBLISHED:
+        raise InputError(f"scorer={scorer!r} is a baseline of bench mvtec alone")
     for name, value, default in (("scorer", scorer, "gaussian"), ("reduction", reduction, None)):
         if scope == "positions" and value != default:
             raise InputError(
@@ -62,6 +64,26 @@ def check_scope(scope: str, scorer: str, reduction: Any, threshold: str | None =
             )
     if scope == "positions" and threshold == "chi2-nominal":
         raise InputError("threshold='chi2-nominal' is the paper's rule: it needs scope='image'")
+
+
+def check_published(parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters that a published method does not have, before the work.
+
+    Raises
+    ------
+    InputError
+    """
+    usual = {"scope": "positions", "neighbourhood": 0, "reduction": None, "n_augment": 0}
+    changed = [name for name, value in usual.items() if parameters[name] != value]
+    changed += ["resize"] if parameters["resize"] != "squash" else []
+    changed += ["tolerate"] if parameters["tolerate"] not in ("auto", ()) else []
+    changed += ["table"] if parameters["table"] not in ("categories", "networks", "sizes") else []
+    if changed:
+        name = changed[0]
+        raise InputError(
+            f"{name}={parameters[name]!r} does not go with scorer={parameters['scorer']!r}, which "
+            "is the published method as it is, over maps: leave it out"
+        )
 
 
 def check_kinds(categories: Sequence[Category]) -> None:

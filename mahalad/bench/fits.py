@@ -12,7 +12,6 @@ from sklearn.model_selection import KFold
 from mahalad.bench.features import Rows
 from mahalad.errors import InputError
 from mahalad.images.mvtec import Category
-from mahalad.possible import IMAGE, POSITIONS
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,6 @@ def check_shots(categories: Sequence[Category], shots: Sequence[int]) -> None:
             )
 
 
-def why_not(scope: str, n_images: int, error: Exception) -> str:
-    """Say why a fit to that many images is not possible, from the error that it gave."""
-    needed = IMAGE if scope == "image" else POSITIONS
+def why_not(needed: int, n_images: int, error: Exception) -> str:
+    """Say why a fit to so many images is not possible, from the error that it gave."""
     return f"needs {needed}" if n_images < needed else str(error)

@@ -19,6 +19,7 @@ from mahalad.bench.features import (
     CategoryImages,
     FeatureOptions,
     check_kinds,
+    check_published,
     check_scope,
     extract_categories,
 )
@@ -39,7 +40,7 @@ from mahalad.checks import (
     Whole,
     check_parameters,
 )
-from mahalad.choices import BENCH_PROTOCOLS, BENCH_TABLES, THRESHOLDS
+from mahalad.choices import BENCH_PROTOCOLS, BENCH_TABLES, PUBLISHED, THRESHOLDS
 from mahalad.errors import (
     BackboneError,
     DegenerateDataError,
@@ -112,7 +113,8 @@ def run(
         with masks are measured too (not for ``table="thresholds"``).
     reduction, scorer
         See `make_scorer`; for ``scope="image"``. ``table="distances"`` compares scorers and
-        does not use `scorer`.
+        does not use `scorer`. ``"padim"`` and ``"patchcore"`` are baselines for
+        ``scope="positions"``: see `mahalad.bench.padim` and `mahalad.bench.patchcore`.
     threshold, fpr
         The rule and rate at which FPR and TPR are measured; ``table="thresholds"`` compares
         all rules, at `fpr` and some other rates.
@@ -158,7 +160,10 @@ def run(
     for n_images in shots:
         check_parameters({"shots": Whole(1)}, {"shots": n_images})
     check_outputs(json_file, plot_file)
-    check_scope(scope, scorer, reduction, None if table == "thresholds" else threshold)
+    if scorer in PUBLISHED:
+        check_published(parameters)
+    else:
+        check_scope(scope, scorer, reduction, None if table == "thresholds" else threshold)
     found = find_categories(roots, categories)
     _check(found, protocol, table, scope, shots)
     has_pixels = scope == "positions" and table != "thresholds"
@@ -270,7 +275,7 @@ def _measure(
         except (InputError, DegenerateDataError) as error:
             if shots is None:
                 raise
-            reason = why_not(recipe.scope, shots, error)
+            reason = why_not(recipe.fewest_images, shots, error)
             results += [{**summarise(images.is_anomaly[tested], []), "not_possible": reason}]
             continue
         for target in targets:

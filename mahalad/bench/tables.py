@@ -22,6 +22,11 @@ PIXEL_METRICS = {
     "pixel_f1_max": "pixel F1-max*",
 }
 
+PUBLISHED_FORMS = {
+    "padim": "PaDiM as published: a Gaussian per position, 100 features drawn, maximum",
+    "patchcore": "PatchCore as published: coreset of 1 %, nearest patch, re-weighted maximum",
+}
+
 _NEEDED = re.compile(r"needs at least (\d+)")  # as CalibrationError says it
 
 
@@ -29,6 +34,8 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
     """Describe the scorer for a report's header, by its parameters unless `scorer` is given."""
     n_copies = parameters["n_augment"]
     copies = f", {n_copies} augmented copies" if n_copies else ""
+    if parameters["scorer"] in PUBLISHED_FORMS:
+        return f"{PUBLISHED_FORMS[parameters['scorer']]}; raw scores"
     if parameters["scope"] == "positions":
         steps = parameters.get("neighbourhood", 0)
         share = f", neighbourhood {steps}" if steps not in (0, "nearest") else ""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import click
 
 from mahalad.checks import DRAWS, SPLITS
-from mahalad.choices import BENCH_PROTOCOLS, BENCH_TABLES
+from mahalad.choices import BENCH_PROTOCOLS, BENCH_TABLES, PUBLISHED
 from mahalad.commands.embedding_options import encoder_options, make_encoder, refuse_unused
 from mahalad.commands.lists import Counts
 from mahalad.commands.options import (
@@ -62,7 +63,7 @@ _cache_option = click.option(
 @_root_options
 @_cache_option
 @network_options
-@detector_options
+@partial(detector_options, published=PUBLISHED)
 @threshold_option
 @fpr_option
 @click.option(

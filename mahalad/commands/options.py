@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -159,8 +159,13 @@ def network_options(command: Any) -> Any:
     )  # fmt: skip
 
 
-def detector_options(command: Any) -> Any:
-    """Add options that say how features are scored and judged."""
+def detector_options(command: Any, published: Sequence[str] = ()) -> Any:
+    """Add options that say how features are scored and judged; some have `published` scorers."""
+    baselines = (
+        f" Not so {' and '.join(published)}: the published methods, over maps, as baselines."
+        if published
+        else ""
+    )
     return decorate(
         [
             click.option("--scope", type=click.Choice(SCOPES), default="positions",
@@ -181,9 +186,10 @@ def detector_options(command: Any) -> Any:
             click.option("--reduction", default=None, metavar="pca|npca[:SHARE]",
                          help="Keep the first (pca) or last (npca) principal components; implies "
                               "--scope image."),
-            click.option("--scorer", type=click.Choice(_SCORERS), default="gaussian",
-                         show_default=True, help="Distance to the good images, per level; others "
-                                                 "than gaussian imply --scope image."),
+            click.option("--scorer", type=click.Choice((*_SCORERS, *published)),
+                         default="gaussian", show_default=True,
+                         help="Distance to the good images, per level; others than gaussian imply "
+                              f"--scope image.{baselines}"),
             click.option("--augment", type=whole_range(N_AUGMENT), default=0, show_default=True,
                          help="Slightly changed copies of each image to fit as well."),
             click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
