@@ -25,8 +25,9 @@ from mahalad.bench.features import (
 )
 from mahalad.bench.figures import mean_over, summarise
 from mahalad.bench.fits import Fits, check_shots, why_not
+from mahalad.bench.mvtec_files import as_csv, as_latex
 from mahalad.bench.mvtec_text import as_text
-from mahalad.bench.outputs import check_outputs, versions, write_json
+from mahalad.bench.outputs import check_outputs, versions, write_json, write_text
 from mahalad.bench.pixels import PixelTruth, read_truth
 from mahalad.bench.plots import draw_mvtec, save_figure
 from mahalad.bench.plots_shots import draw_shots
@@ -71,6 +72,8 @@ def run(
     categories: Sequence[str] = (),
     json_file: str | Path | None = None,
     plot_file: str | Path | None = None,
+    csv_file: str | Path | None = None,
+    latex_file: str | Path | None = None,
     cache: str | Path | None = None,
     backbone: str = "tf_efficientnet_lite0",
     weights: str | Path | None = None,
@@ -102,8 +105,9 @@ def run(
     ----------
     roots, categories
         See `mahalad.images.mvtec.find_categories`.
-    json_file, plot_file : path, optional
-        Files to write: everything that is needed to redraw, and the plot.
+    json_file, plot_file, csv_file, latex_file : path, optional
+        Files to write: everything that is needed to redraw, the plot, the figures as a line each,
+        and the tables.
     cache : path, optional
         Folder where features are kept: another run over the same images, with another scorer
         say, computes none of them again.
@@ -159,7 +163,7 @@ def run(
     check_parameters(_LIMITS, parameters)
     for n_images in shots:
         check_parameters({"shots": Whole(1)}, {"shots": n_images})
-    check_outputs(json_file, plot_file)
+    check_outputs(json_file, plot_file, csv_file, latex_file)
     if scorer in PUBLISHED:
         check_published(parameters)
     else:
@@ -197,6 +201,10 @@ def run(
         write_json(report, json_file)
     if plot_file is not None:
         save_figure(draw_shots(report) if shots else draw_mvtec(report), plot_file)
+    if csv_file is not None:
+        write_text(as_csv(report), csv_file)
+    if latex_file is not None:
+        write_text(as_latex(report), latex_file)
     return as_text(report)
 
 

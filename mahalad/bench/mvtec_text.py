@@ -11,6 +11,7 @@ from mahalad.bench.pixels import FPR_LIMIT
 from mahalad.bench.tables import (
     METRICS,
     PIXEL_METRICS,
+    PUBLISHED_FORMS,
     describe_scorer,
     describe_splits,
     describe_tolerance,
@@ -37,7 +38,7 @@ def as_text(report: dict[str, Any]) -> str:
     ran = [row for row in report["rows"] if not row["not_run"]]
     missing = [row for row in report["rows"] if row["not_run"]]
     tables = [format_table(header, rows) for header, rows in tables_of(report)]
-    lines = [_header(report, ran), "", "\n\n".join(tables), ""]
+    lines = [describe(report), "", "\n\n".join(tables), ""]
     for row in missing:
         reason = row["not_run"].removeprefix(f"{row['name']}: ")
         lines.append(f"not run: {row['name']}: {reason}")
@@ -48,21 +49,20 @@ def as_text(report: dict[str, Any]) -> str:
     reasons = [result["reason"] for row in ran for result in row["categories"].values()]
     if p["table"] == "thresholds":
         lines.append("FPR, TPR: achieved on the test set, against the rate asked for.")
-    else:
+    elif p["scorer"] not in PUBLISHED_FORMS:
         lines.append(
             f"FPR, TPR: shares of good and bad test images above the {p['threshold']} threshold "
             f"for {percent(p['fpr'])} %."
         )
-        if not p["shots"]:
-            lines.append(
-                "* F1-max is tuned on the test labels: a bound, not what a detector reaches."
-            )
+    if p["table"] != "thresholds" and not p["shots"]:
+        lines.append("* F1-max is tuned on the test labels: a bound, not what a detector reaches.")
     lines += describe_splits(report["images"]) + _left_out(report) + footnotes(reasons)
     return "\n".join(lines)
 
 
-def _header(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
-    p = report["parameters"]
+def describe(report: dict[str, Any]) -> str:
+    """Say what was measured, and how: lines of a title and its details."""
+    p, ran = report["parameters"], [row for row in report["rows"] if not row["not_run"]]
     networks = {row["network"]["backbone"]: row["network"] for row in ran}
     described = [
         f"{name} at {describe_input(record)}, weights from {record['weights_source']}"

@@ -23,8 +23,8 @@ PIXEL_METRICS = {
 }
 
 PUBLISHED_FORMS = {
-    "padim": "PaDiM as published: a Gaussian per position, 100 features drawn, maximum",
-    "patchcore": "PatchCore as published: coreset of 1 %, nearest patch, re-weighted maximum",
+    "padim": "PaDiM, published form over these maps: a Gaussian per position, 100 features",
+    "patchcore": "PatchCore, published form over these maps: coreset of 1 %, re-weighted maximum",
 }
 
 _NEEDED = re.compile(r"needs at least (\d+)")  # as CalibrationError says it

@@ -61,6 +61,10 @@ _cache_option = click.option(
 
 @bench.command("mvtec")
 @_root_options
+@click.option("--csv", "csv_file", type=click.Path(dir_okay=False), default=None,
+              help="Write each figure as a line of a CSV file.")  # fmt: skip
+@click.option("--latex", "latex_file", type=click.Path(dir_okay=False), default=None,
+              help="Write the tables as LaTeX.")  # fmt: skip
 @_cache_option
 @network_options
 @partial(detector_options, published=PUBLISHED)
@@ -200,10 +204,12 @@ def _check_outputs(
     options: dict[str, Any], roots: Sequence[str], inputs: Sequence[str | None]
 ) -> None:
     """Refuse outputs that would replace what they must not."""
-    figures, plot = options["json_file"], options["plot_file"]
-    images = names_in(*roots) if any(map(os.path.exists, filter(None, (figures, plot)))) else []
+    products = {"json": "figures", "plot": "picture", "csv": "table", "latex": "table"}
+    given: dict[str, str] = {
+        option: options[f"{option}_file"] for option in products if options.get(f"{option}_file")
+    }
+    images = names_in(*roots) if any(map(os.path.exists, given.values())) else []
     taken = [*images, *filter(os.path.isfile, filter(None, inputs))]
-    if figures is not None:
-        check_output(figures, "figures", taken, force=options["force"], option="--json")
-    if plot is not None:
-        check_output(plot, "picture", [*taken, figures], force=options["force"], option="--plot")
+    for option, path in given.items():
+        check_output(path, products[option], taken, force=options["force"], option=f"--{option}")
+        taken.append(path)
