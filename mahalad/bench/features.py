@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mahalad.arrays import originals, take
 from mahalad.checks import OneOf, check_parameters
 from mahalad.choices import PUBLISHED, SCOPES
-from mahalad.detectors.mahalanobis import MahalanobisDetector
+from mahalad.detectors.mahalanobis import FOR_POSITIONS, MahalanobisDetector
 from mahalad.errors import InputError
 from mahalad.features.cache import CachedFeatures
 from mahalad.features.extraction import extract
@@ -73,7 +73,8 @@ def check_published(parameters: Mapping[str, Any]) -> None:
     ------
     InputError
     """
-    usual = {"scope": "positions", "neighbourhood": 0, "reduction": None, "n_augment": 0}
+    usual: dict[str, Any] = {"scope": "positions", "reduction": None, "n_augment": 0}
+    usual["neighbourhood"] = FOR_POSITIONS["neighbourhood"]
     changed = [name for name, value in usual.items() if parameters[name] != value]
     changed += ["resize"] if parameters["resize"] != "squash" else []
     changed += ["tolerate"] if parameters["tolerate"] not in ("auto", ()) else []
