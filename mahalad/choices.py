@@ -68,3 +68,9 @@ BENCH_PROTOCOLS = ("paper", "official")
 
 BENCH_TABLES = ("categories", "levels", "distances", "networks", "sizes", "thresholds")
 """Experiments of `bench mvtec`."""
+
+HIGHEST = "highest"
+"""In place of levels: the highest one whose weights are there."""
+
+PUBLISHED = ("padim", "patchcore")
+"""Published methods that `bench mvtec` has as baselines."""

@@ -19,7 +19,8 @@ Every error is a `MahaladError` and also the builtin that a caller would expect:
 
 `UnreadableImageWarning` is what `fit` gives for each image it had to leave out,
 `SeveralPagesWarning` what reading a file gives of which only the first page is an image, and
-`DoubtfulFolderWarning` what `fit` gives for folders that are not called like those of good images.
+`DoubtfulFolderWarning` what `fit` gives for folders that are not called like those of good images,
+`InputSizeWarning` what a network gives that has no place for the size asked for.
 """
 
 from __future__ import annotations
@@ -101,3 +102,7 @@ class SeveralPagesWarning(UserWarning):
 
 class DoubtfulFolderWarning(UserWarning):
     """Images for a fit lie in folders that are called like those of defects, tests or masks."""
+
+
+class InputSizeWarning(UserWarning):
+    """Images get another size than the one asked for: a whole number of the network's patches."""

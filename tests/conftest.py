@@ -53,6 +53,44 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def patch14(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights, saved to a file, of a small ViT of patches of 14 pixels.
+
+    It is one of timm's networks, as `patch14_of_tests`, while the tests run.
+    """
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    register_patch14()
+    torch.manual_seed(0)
+    network = timm.create_model("patch14_of_tests", pretrained=False)
+    path = tmp_path_factory.mktemp("weights") / "patch14.safetensors"
+    save_file(network.state_dict(), path)
+    return path
+
+
+def register_patch14() -> None:
+    """Make `patch14_of_tests` one of timm's networks: as DINOv2's, but six blocks of 32 numbers."""
+    import timm
+    from timm.models import VisionTransformer, register_model
+
+    if timm.is_model("patch14_of_tests"):
+        return
+
+    def patch14_of_tests(pretrained: bool = False, **options: Any) -> VisionTransformer:
+        network = VisionTransformer(
+            img_size=98, patch_size=14, embed_dim=32, depth=6, num_heads=2, num_classes=0,
+            init_values=1e-2, reg_tokens=2,
+        )  # fmt: skip
+        config = {"input_size": (3, 98, 98), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        network.pretrained_cfg = {**config, "interpolation": "bicubic", "license": "none"}
+        return network
+
+    register_model(patch14_of_tests)
+
+
 def make_picture(seed: int, *, side: int = 64, spot: bool = False) -> Image.Image:
     """A smooth picture of random light; a bright spot makes it abnormal."""
     rng = np.random.default_rng(seed)

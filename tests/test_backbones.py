@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from conftest import register_patch14
 
 import mahalad.features.backbones as backbones
 from mahalad.errors import BackboneError, WeightsError
@@ -201,6 +202,7 @@ def test_other_families_through_timms_intermediates():
 
 
 def random_state(name, seed=1):
+    register_patch14()
     torch.manual_seed(seed)
     return timm.create_model(name, pretrained=False).state_dict()
 
@@ -233,6 +235,9 @@ def test_kept_weights_of_a_resized_network_are_used_again(rng):
         ("test_resnet", 64, ["stem", "layer1", "layer2", "layer3"], [8, 8, 8, 4]),
         # all blocks of one stride: half and three quarters deep
         ("test_vit", 160, ["blocks.3", "blocks.4"], [10, 10]),
+        # no stride of 4, 8 or 16
+        ("patch14_of_tests", 140, ["blocks.3", "blocks.4"], [10, 10]),
+        ("vit_small_patch14_reg4_dinov2", 42, ["blocks.6", "blocks.9"], [3, 3]),
         ("convnext_atto", 64, ["stages.0", "stages.1", "stages.2"], [8, 8, 4]),
     ],
 )

@@ -109,7 +109,12 @@ def test_paper_protocol_is_the_mean_over_five_folds(root: Path, tmp_path: Path) 
     assert result["roc_auc"] == pytest.approx(np.mean(aurocs))
     assert result["fpr"] == pytest.approx(np.mean(false_positives))
     assert [fold["n_fitted"] for fold in result["folds"]] == [17, 17, 18, 18, 18]
-    assert report["rows"][0]["mean"]["roc_auc"]["sem"] is None  # one category has none
+    mean = report["rows"][0]["mean"]["roc_auc"]
+    assert mean["sem"] is None  # one category has none
+    assert result["spread"]["roc_auc"] == pytest.approx(np.std(aurocs, ddof=1))
+    assert mean["spread"] == pytest.approx(np.std(aurocs, ddof=1))
+    assert f"{100 * np.mean(aurocs):.1f} ± {100 * np.std(aurocs, ddof=1):.1f}" in text
+    assert "± over folds" in text
     assert "5 folds, fit on 80 %" in text
     assert "mean over 1 category" in text
 
@@ -386,7 +391,8 @@ def test_positions_are_the_detector_and_its_maps(marked: Path, tmp_path: Path) -
     assert spots["pixel_roc_auc"] > 0.8
     assert all(row["categories"]["bare"][name] is None for name in expected)
     for name, value in expected.items():
-        assert row["mean"][name] == {"mean": pytest.approx(value, abs=1e-5), "sem": None, "n": 1}
+        mean = {"mean": pytest.approx(value, abs=1e-5), "sem": None, "spread": None, "n": 1}
+        assert row["mean"][name] == mean
     assert (report["images"]["spots"]["n_masks"], report["images"]["bare"]["n_masks"]) == (3, None)
     assert "scope positions" in text
     assert "pixels: spots: 1 of 4 bad images left out, because their masks mark nothing" in text

@@ -116,7 +116,7 @@ def test_default_and_paper_configurations():
     default = MahalanobisDetector()
     assert (default.scope, default.max_stored, default.most_stored()) == ("positions", None, 1000)
     features, scorer = default.unfitted_parts()
-    assert (features.levels, features.maps, features.input_size) == ([-1], None, 320)
+    assert (features.levels, features.maps, features.input_size) == ("highest", None, 320)
     assert isinstance(scorer, PatchScorer)
     assert (scorer.top_fraction, scorer.image_weight, scorer.smoothing) == (0.03, 0.2, 0.0)
     no_image = MahalanobisDetector(image_weight=0.0, input_size=64).unfitted_parts()[0]

@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mahalad.arrays import take
 from mahalad.bench.features import CategoryImages, Rows
+from mahalad.bench.padim import Padim
+from mahalad.bench.patchcore import PatchCore
 from mahalad.bench.pixels import PixelTruth, compare_maps
+from mahalad.choices import PUBLISHED
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.errors import CalibrationError
 from mahalad.evaluation.pixels import PixelFigures
+from mahalad.possible import IMAGE, POSITIONS
 from mahalad.protocols import Floats
 from mahalad.result import compares_scores
 from mahalad.scorers.capabilities import capabilities_of
@@ -36,13 +41,30 @@ class Recipe:
     tolerate: str | Sequence[str] = "auto"
 
     @property
+    def is_published(self) -> bool:
+        """Whether it is another's method, which knows neither thresholds nor changes."""
+        return self.scorer in PUBLISHED
+
+    @property
+    def fewest_images(self) -> int:
+        """Fewest good images of a fit."""
+        if self.is_published:
+            return int(self.make_scorer().fewest)
+        return IMAGE if self.scope == "image" else POSITIONS
+
+    @property
     def needs_pictures(self) -> bool:
         """Whether a fit changes images, so that their features alone are not enough."""
+        if self.is_published:
+            return False
         told = self.tolerate != "auto" or capabilities_of(self.make_scorer()).tolerates
         return bool(self.n_augment or (told and self.tolerate))
 
     def make_scorer(self) -> Any:
         """Make the scorer, not yet fitted."""
+        if self.is_published:
+            published = {"padim": Padim, "patchcore": PatchCore}[self.scorer]
+            return published(random_state=self.seed)
         if self.scope == "image":
             return make_scorer(self.scorer, self.reduction)
         return MahalanobisDetector(neighbourhood=self.neighbourhood).unfitted_parts()[1]
@@ -111,6 +133,8 @@ def evaluate(
     Scores are those of a fit to the images themselves. Calibration folds and hold-out splits are
     drawn by hashes of what is fitted, here the features, so they are other, equally random ones.
     """
+    if recipe.is_published:
+        return dict.fromkeys(targets, _evaluate_published(images, fitted, tested, recipe, truth))
     found: dict[Target, Evaluation] = {}
     alone = ("holdout", *(("chi2-nominal",) if recipe.tolerate else ()))
     for rule in (None, *alone):
@@ -130,6 +154,16 @@ def evaluate(
         for target in wanted:
             found[target] = replace(judge(detector, level_scores, target), pixels=pixels)
     return {target: found[target] for target in targets}
+
+
+def _evaluate_published(
+    images: CategoryImages, fitted: Rows, tested: Rows, recipe: Recipe, truth: PixelTruth | None
+) -> Evaluation:
+    scorer = recipe.make_scorer().fit(take(images.features, fitted))
+    scores = -scorer.score_samples(take(images.features, tested))
+    pixels = None if truth is None else compare_maps(truth, scorer, images.features, tested)
+    reason = f"{recipe.scorer} has no threshold for a false-positive rate"
+    return Evaluation(scores, reason=reason, pixels=pixels)
 
 
 def make_detector(extractor: Any, recipe: Recipe, rule: str) -> AnomalyDetector:

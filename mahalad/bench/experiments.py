@@ -32,12 +32,16 @@ SIZES = tuple(f"tf_efficientnet_b{size}.aa_in1k" for size in range(8))
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of an experiment: how features are scored and judged; no levels means all."""
+    """One row of an experiment: how features are scored and judged.
+
+    No levels means all. With `shots`, fits are to that many good images, drawn at random.
+    """
 
     name: str
     recipe: Recipe
     target: Target
     levels: tuple[str, ...] = ()
+    shots: int | None = None
 
 
 def networks_of(
@@ -62,9 +66,19 @@ def networks_of(
 
 
 def variants_of(
-    table: str, network: str, recipe: Recipe, target: Target, levels: tuple[str, ...]
+    table: str,
+    network: str,
+    recipe: Recipe,
+    target: Target,
+    levels: tuple[str, ...],
+    shots: Sequence[int] = (),
 ) -> list[Variant]:
     """Give the rows of an experiment for one network, which has these levels."""
+    if shots:
+        return [
+            Variant(f"{n} image{'s' if n > 1 else ''}", recipe, target, shots=n)
+            for n in sorted(set(shots))
+        ]
     if table == "thresholds":
         rates = sorted({*ALPHAS, target.fpr})
         return [

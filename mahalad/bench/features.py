@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from mahalad.arrays import originals, take
 from mahalad.checks import OneOf, check_parameters
-from mahalad.choices import SCOPES
-from mahalad.detectors.mahalanobis import MahalanobisDetector
+from mahalad.choices import PUBLISHED, SCOPES
+from mahalad.detectors.mahalanobis import FOR_POSITIONS, MahalanobisDetector
 from mahalad.errors import InputError
 from mahalad.features.cache import CachedFeatures
 from mahalad.features.extraction import extract
@@ -55,6 +55,8 @@ def check_scope(scope: str, scorer: str, reduction: Any, threshold: str | None =
         per position.
     """
     check_parameters({"scope": OneOf(SCOPES)}, {"scope": scope})
+    if scorer in PUBLISHED:
+        raise InputError(f"scorer={scorer!r} is a baseline of bench mvtec alone")
     for name, value, default in (("scorer", scorer, "gaussian"), ("reduction", reduction, None)):
         if scope == "positions" and value != default:
             raise InputError(
@@ -62,6 +64,27 @@ def check_scope(scope: str, scorer: str, reduction: Any, threshold: str | None =
             )
     if scope == "positions" and threshold == "chi2-nominal":
         raise InputError("threshold='chi2-nominal' is the paper's rule: it needs scope='image'")
+
+
+def check_published(parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters that a published method does not have, before the work.
+
+    Raises
+    ------
+    InputError
+    """
+    usual: dict[str, Any] = {"scope": "positions", "reduction": None, "n_augment": 0}
+    usual["neighbourhood"] = FOR_POSITIONS["neighbourhood"]
+    changed = [name for name, value in usual.items() if parameters[name] != value]
+    changed += ["resize"] if parameters["resize"] != "squash" else []
+    changed += ["tolerate"] if parameters["tolerate"] not in ("auto", ()) else []
+    changed += ["table"] if parameters["table"] not in ("categories", "networks", "sizes") else []
+    if changed:
+        name = changed[0]
+        raise InputError(
+            f"{name}={parameters[name]!r} does not go with scorer={parameters['scorer']!r}, which "
+            "is the published method as it is, over maps: leave it out"
+        )
 
 
 def check_kinds(categories: Sequence[Category]) -> None:
@@ -145,7 +168,11 @@ class CategoryImages:
 
 
 def extract_categories(
-    categories: Sequence[Category], extractor: Any, changes: bool, progress: Progress
+    categories: Sequence[Category],
+    extractor: Any,
+    changes: bool,
+    progress: Progress,
+    cache: str | Path | None = None,
 ) -> list[CategoryImages]:
     """Extract the features of all images of some categories, each image once.
 
@@ -157,6 +184,8 @@ def extract_categories(
         With changed copies to come, the extractor is kept with the images.
     progress : callable
         Wraps the images (an iterable, and how many).
+    cache : str or Path, optional
+        Folder where features are kept, and found by another run; see `CachedFeatures`.
 
     Raises
     ------
@@ -168,7 +197,7 @@ def extract_categories(
     The features of all images are held in memory once; those of a category are views. Maps take
     some 0.8 MB an image at 320 pixels.
     """
-    cached = CachedFeatures(extractor) if changes else None
+    cached = CachedFeatures(extractor, cache) if changes or cache is not None else None
     paths = [path for category in categories for path in (*category.train, *category.test)]
     levels: dict[str, NDArray[Any]] = {}
     keys: list[int] = []
@@ -181,10 +210,11 @@ def extract_categories(
             levels[name][len(keys) : len(keys) + len(images)] = values
         keys += [image.key for image in images]
     refuse_unreadable(errors, len(paths))
+    of_changes = cached if changes else None
     found, start = [], 0
     for category in categories:
         stop = start + len(category.train) + len(category.test)
         own = {name: values[start:stop] for name, values in levels.items()}
-        found.append(CategoryImages(category, own, tuple(keys[start:stop]), cached))
+        found.append(CategoryImages(category, own, tuple(keys[start:stop]), of_changes))
         start = stop
     return found

@@ -42,6 +42,7 @@ def run(
     categories: Sequence[str] = (),
     json_file: str | Path | None = None,
     plot_file: str | Path | None = None,
+    cache: str | Path | None = None,
     backbone: str = "tf_efficientnet_lite0",
     weights: str | Path | None = None,
     scope: str = "positions",
@@ -70,6 +71,9 @@ def run(
         See `mahalad.images.mvtec.find_categories`.
     json_file, plot_file : path, optional
         Files to write: everything that is needed to redraw, and the plot.
+    cache : path, optional
+        Folder where features are kept: another run over the same images, with another scorer
+        say, computes none of them again.
     backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood,
     tolerate
         See `MahalanobisDetector`.
@@ -117,7 +121,7 @@ def run(
     targets = [Target(rule, alpha) for rule in RULES for alpha in sorted(set(alphas))]
     measured = {
         images.category.name: _measure(images, names[images.category.name], recipe, targets, splits)
-        for images in extract_categories(found, extractor, recipe.needs_pictures, progress)
+        for images in extract_categories(found, extractor, recipe.needs_pictures, progress, cache)
     }
     report: dict[str, Any] = {
         "benchmark": "fpr",

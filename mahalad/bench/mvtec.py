@@ -12,27 +12,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.model_selection import KFold
 
-from mahalad.bench.evaluation import Evaluation, Recipe, Target, evaluate
+from mahalad.bench.evaluation import Recipe, Target, evaluate
 from mahalad.bench.experiments import Variant, networks_of, variants_of
 from mahalad.bench.features import (
     CategoryImages,
     FeatureOptions,
-    Rows,
     check_kinds,
+    check_published,
     check_scope,
     extract_categories,
 )
-from mahalad.bench.mvtec_text import METRICS, PIXEL_METRICS, as_text
-from mahalad.bench.outputs import check_outputs, versions, write_json
+from mahalad.bench.figures import mean_over, summarise
+from mahalad.bench.fits import Fits, check_shots, why_not
+from mahalad.bench.mvtec_files import as_csv, as_latex
+from mahalad.bench.mvtec_text import as_text
+from mahalad.bench.outputs import check_outputs, versions, write_json, write_text
 from mahalad.bench.pixels import PixelTruth, read_truth
 from mahalad.bench.plots import draw_mvtec, save_figure
-from mahalad.checks import FPR, N_AUGMENT, SEED_NUMBER, Limit, OneOf, check_parameters
-from mahalad.choices import BENCH_PROTOCOLS, BENCH_TABLES, THRESHOLDS
-from mahalad.errors import BackboneError, InputError, MissingExtraError, WeightsError
-from mahalad.evaluation.images import average_precision, f1_max, mean_and_sem, rates_at, roc_auc
+from mahalad.bench.plots_shots import draw_shots
+from mahalad.checks import (
+    DRAWS,
+    FPR,
+    N_AUGMENT,
+    SEED_NUMBER,
+    Limit,
+    OneOf,
+    Whole,
+    check_parameters,
+)
+from mahalad.choices import BENCH_PROTOCOLS, BENCH_TABLES, PUBLISHED, THRESHOLDS
+from mahalad.errors import (
+    BackboneError,
+    DegenerateDataError,
+    InputError,
+    MissingExtraError,
+    WeightsError,
+)
 from mahalad.images.mvtec import Category, find_categories
 from mahalad.progress import Progress, no_progress
 
@@ -46,6 +62,7 @@ _LIMITS: dict[str, Limit] = {
     "fpr": FPR,
     "n_augment": N_AUGMENT,
     "seed": SEED_NUMBER,
+    "draws": DRAWS,
 }
 
 
@@ -55,6 +72,9 @@ def run(
     categories: Sequence[str] = (),
     json_file: str | Path | None = None,
     plot_file: str | Path | None = None,
+    csv_file: str | Path | None = None,
+    latex_file: str | Path | None = None,
+    cache: str | Path | None = None,
     backbone: str = "tf_efficientnet_lite0",
     weights: str | Path | None = None,
     scope: str = "positions",
@@ -75,6 +95,8 @@ def run(
     protocol: str = "official",
     table: str = "categories",
     networks: Sequence[str] = (),
+    shots: Sequence[int] = (),
+    draws: int = 5,
     progress: Progress = no_progress,
 ) -> str:
     """Measure accuracy per category and return it as text.
@@ -83,15 +105,20 @@ def run(
     ----------
     roots, categories
         See `mahalad.images.mvtec.find_categories`.
-    json_file, plot_file : path, optional
-        Files to write: everything that is needed to redraw, and the plot.
+    json_file, plot_file, csv_file, latex_file : path, optional
+        Files to write: everything that is needed to redraw, the plot, the figures as a line each,
+        and the tables.
+    cache : path, optional
+        Folder where features are kept: another run over the same images, with another scorer
+        say, computes none of them again.
     backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood,
     tolerate
         See `MahalanobisDetector`. With ``scope="positions"``, the anomaly maps of categories
         with masks are measured too (not for ``table="thresholds"``).
     reduction, scorer
         See `make_scorer`; for ``scope="image"``. ``table="distances"`` compares scorers and
-        does not use `scorer`.
+        does not use `scorer`. ``"padim"`` and ``"patchcore"`` are baselines for
+        ``scope="positions"``: see `mahalad.bench.padim` and `mahalad.bench.patchcore`.
     threshold, fpr
         The rule and rate at which FPR and TPR are measured; ``table="thresholds"`` compares
         all rules, at `fpr` and some other rates.
@@ -104,6 +131,11 @@ def run(
         ``"NAME"`` or ``"NAME=WEIGHTS"``: rows of ``table="networks"`` and ``"sizes"``. By
         default `backbone` and a list of the paper's networks, with weights from timm's hub.
         A network whose weights are out of reach is reported as not run.
+    shots : sequence of int
+        Numbers of good images, a row each: fits to so many, drawn at random by `seed`. What a fit
+        to so few cannot be is said in the row.
+    draws : int
+        Draws of each number of images.
     progress : callable
         Wraps an iterable of images and their number.
     """
@@ -125,12 +157,19 @@ def run(
         "protocol": protocol,
         "table": table,
         "networks": networks,
+        "shots": shots,
+        "draws": draws,
     }
     check_parameters(_LIMITS, parameters)
-    check_outputs(json_file, plot_file)
-    check_scope(scope, scorer, reduction, None if table == "thresholds" else threshold)
+    for n_images in shots:
+        check_parameters({"shots": Whole(1)}, {"shots": n_images})
+    check_outputs(json_file, plot_file, csv_file, latex_file)
+    if scorer in PUBLISHED:
+        check_published(parameters)
+    else:
+        check_scope(scope, scorer, reduction, None if table == "thresholds" else threshold)
     found = find_categories(roots, categories)
-    _check(found, protocol, table, scope)
+    _check(found, protocol, table, scope, shots)
     has_pixels = scope == "positions" and table != "thresholds"
     truths = {one.name: read_truth(one) if has_pixels else None for one in found}
     recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood, tolerate)
@@ -144,9 +183,11 @@ def run(
             rows.append({"name": name, "network": None, "not_run": str(error)})
             failure = error
             continue
-        images = extract_categories(found, extractor, recipe.needs_pictures, progress)
-        variants = variants_of(table, name, recipe, target, tuple(images[0].features))
-        rows += _rows(images, variants, protocol, extractor.record(), truths)
+        images = extract_categories(found, extractor, recipe.needs_pictures, progress, cache)
+        levels = tuple(images[0].features)
+        variants = variants_of(table, name, recipe, target, levels, shots)
+        fits = Fits(protocol, draws, seed)
+        rows += _rows(images, variants, fits, extractor.record(), truths)
     if all(row["not_run"] for row in rows):
         raise failure
     report = {
@@ -159,11 +200,23 @@ def run(
     if json_file is not None:
         write_json(report, json_file)
     if plot_file is not None:
-        save_figure(draw_mvtec(report), plot_file)
+        save_figure(draw_shots(report) if shots else draw_mvtec(report), plot_file)
+    if csv_file is not None:
+        write_text(as_csv(report), csv_file)
+    if latex_file is not None:
+        write_text(as_latex(report), latex_file)
     return as_text(report)
 
 
-def _check(categories: Sequence[Category], protocol: str, table: str, scope: str) -> None:
+def _check(
+    categories: Sequence[Category], protocol: str, table: str, scope: str, shots: Sequence[int]
+) -> None:
+    if shots and (table != "categories" or protocol != "official"):
+        raise InputError(
+            f"shots={list(shots)} is an experiment of its own: leave out table={table!r} and "
+            f"protocol={protocol!r}"
+        )
+    check_shots(categories, shots)
     if scope == "positions" and table in ("levels", "distances"):
         raise InputError(
             f"table={table!r} is the paper's experiment with pooled features: it needs "
@@ -192,13 +245,13 @@ def _describe(category: Category, truth: PixelTruth | None) -> dict[str, Any]:
 def _rows(
     images: Sequence[CategoryImages],
     variants: Sequence[Variant],
-    protocol: str,
+    fits: Fits,
     network: dict[str, Any],
     truths: dict[str, PixelTruth | None],
 ) -> list[dict[str, Any]]:
     """Measure one network and give its rows of the report."""
     measured = {
-        one.category.name: _measure(one, variants, protocol, truths[one.category.name])
+        one.category.name: _measure(one, variants, fits, truths[one.category.name])
         for one in images
     }
     rows = []
@@ -206,72 +259,34 @@ def _rows(
         results = {category: found[i] for category, found in measured.items()}
         row = {"name": variant.name, "network": network, "not_run": None}
         row |= {"target": asdict(variant.target), "categories": results}
-        rows.append(row | {"mean": _mean_over(list(results.values()))})
+        rows.append(row | {"mean": mean_over(list(results.values()))})
     return rows
 
 
 def _measure(
     images: CategoryImages,
     variants: Sequence[Variant],
-    protocol: str,
+    fits: Fits,
     truth: PixelTruth | None,
 ) -> list[dict[str, Any]]:
     """Measure every variant on one category; variants that differ in the target share fits."""
     tested = np.arange(images.n_train, len(images.paths))
-    folds = _folds(images.n_train, protocol)
     results = []
-    for (recipe, levels), same in groupby(variants, key=lambda v: (v.recipe, v.levels)):
+    for (recipe, levels, shots), same in groupby(
+        variants, key=lambda v: (v.recipe, v.levels, v.shots)
+    ):
         targets = [variant.target for variant in same]
         chosen = images.at_levels(*levels) if levels else images
-        found = [evaluate(chosen, fold, tested, recipe, targets, truth=truth) for fold in folds]
+        fitted = fits.rows(images.category, shots)
+        try:
+            found = [evaluate(chosen, fit, tested, recipe, targets, truth=truth) for fit in fitted]
+        except (InputError, DegenerateDataError) as error:
+            if shots is None:
+                raise
+            reason = why_not(recipe.fewest_images, shots, error)
+            results += [{**summarise(images.is_anomaly[tested], []), "not_possible": reason}]
+            continue
         for target in targets:
-            judged = [(len(fold), at[target]) for fold, at in zip(folds, found, strict=True)]
-            results.append(_summarise(images.is_anomaly[tested], judged))
+            judged = [(len(fit), at[target]) for fit, at in zip(fitted, found, strict=True)]
+            results.append(summarise(images.is_anomaly[tested], judged))
     return results
-
-
-def _folds(n_train: int, protocol: str) -> list[Rows]:
-    """Give the rows to fit to, one array for each fit."""
-    if protocol == "official":
-        return [np.arange(n_train)]
-    folds = KFold(5, shuffle=True, random_state=0)
-    return [fitted for fitted, _ in folds.split(np.arange(n_train))]
-
-
-def _summarise(
-    is_anomaly: NDArray[np.bool_], judged: Sequence[tuple[int, Evaluation]]
-) -> dict[str, Any]:
-    """Compute the figures of each fit (number of images, what it says) and their means."""
-    folds = []
-    for n_fitted, found in judged:
-        rates = (None, None) if found.flagged is None else rates_at(is_anomaly, found.flagged)
-        figures = {
-            "roc_auc": roc_auc(found.scores, is_anomaly),
-            "average_precision": average_precision(found.scores, is_anomaly),
-            "f1_max": f1_max(found.scores, is_anomaly),
-            "fpr": rates[0],
-            "tpr": rates[1],
-            "pixel_roc_auc": found.pixels and found.pixels.roc_auc,
-            "pixel_aupro": found.pixels and found.pixels.aupro,
-            "pixel_f1_max": found.pixels and found.pixels.f1_max,
-        }
-        about = {"n_fitted": n_fitted, "threshold": found.threshold, "reason": found.reason}
-        folds.append(figures | about | {"scores": found.scores.tolist()})
-    reasons = [fold["reason"] for fold in folds if fold["reason"]]
-    means = {
-        metric: None
-        if any(fold[metric] is None for fold in folds)
-        else float(np.mean([fold[metric] for fold in folds]))
-        for metric in METRICS | PIXEL_METRICS
-    }
-    return means | {"reason": reasons[0] if reasons else None, "folds": folds}
-
-
-def _mean_over(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Average each metric over the categories that have it, with the standard error."""
-    means = {}
-    for metric in METRICS | PIXEL_METRICS:
-        values = [result[metric] for result in results if result[metric] is not None]
-        mean, sem = mean_and_sem(values)
-        means[metric] = {"mean": mean, "sem": sem, "n": len(values)}
-    return means

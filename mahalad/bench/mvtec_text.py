@@ -9,6 +9,9 @@ from typing import Any
 
 from mahalad.bench.pixels import FPR_LIMIT
 from mahalad.bench.tables import (
+    METRICS,
+    PIXEL_METRICS,
+    PUBLISHED_FORMS,
     describe_scorer,
     describe_splits,
     describe_tolerance,
@@ -18,18 +21,11 @@ from mahalad.bench.tables import (
 from mahalad.images.geometry import describe_input
 from mahalad.report.tables import WIDTH, format_table, percent
 
-METRICS = {
-    "roc_auc": "AUROC",
-    "average_precision": "AP",
-    "f1_max": "F1-max*",
-    "fpr": "FPR",
-    "tpr": "TPR",
-}
-PIXEL_METRICS = {
-    "pixel_roc_auc": "pixel AUROC",
-    "pixel_aupro": "AUPRO",
-    "pixel_f1_max": "pixel F1-max*",
-}
+Table = tuple[list[str], list[list[str]]]
+"""Header and rows, as cells of text."""
+
+_OF_SHOTS = ("roc_auc", "fpr", "tpr", "pixel_roc_auc", "pixel_aupro")
+"""Figures that few images have tables of; a report has them all."""
 PROTOCOLS = {
     "paper": "paper (5 folds, fit on 80 % of train/good, whole test set, mean over folds)",
     "official": "official (fit on all of train/good, whole test set)",
@@ -41,54 +37,70 @@ def as_text(report: dict[str, Any]) -> str:
     p = report["parameters"]
     ran = [row for row in report["rows"] if not row["not_run"]]
     missing = [row for row in report["rows"] if row["not_run"]]
-    lines = [_header(report, ran), "", _table(report, ran), ""]
+    tables = [format_table(header, rows) for header, rows in tables_of(report)]
+    lines = [describe(report), "", "\n\n".join(tables), ""]
     for row in missing:
         reason = row["not_run"].removeprefix(f"{row['name']}: ")
         lines.append(f"not run: {row['name']}: {reason}")
     if missing:
         lines.append("")
+    if p["shots"]:
+        lines += [*_not_possible(ran), "± over draws: standard deviation of the mean."]
     reasons = [result["reason"] for row in ran for result in row["categories"].values()]
     if p["table"] == "thresholds":
         lines.append("FPR, TPR: achieved on the test set, against the rate asked for.")
-    else:
+    elif p["scorer"] not in PUBLISHED_FORMS:
         lines.append(
             f"FPR, TPR: shares of good and bad test images above the {p['threshold']} threshold "
             f"for {percent(p['fpr'])} %."
         )
+    if p["table"] != "thresholds" and not p["shots"]:
         lines.append("* F1-max is tuned on the test labels: a bound, not what a detector reaches.")
     lines += describe_splits(report["images"]) + _left_out(report) + footnotes(reasons)
     return "\n".join(lines)
 
 
-def _header(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
-    p = report["parameters"]
+def describe(report: dict[str, Any]) -> str:
+    """Say what was measured, and how: lines of a title and its details."""
+    p, ran = report["parameters"], [row for row in report["rows"] if not row["not_run"]]
     networks = {row["network"]["backbone"]: row["network"] for row in ran}
     described = [
         f"{name} at {describe_input(record)}, weights from {record['weights_source']}"
         for name, record in networks.items()
     ]
+    protocol = PROTOCOLS[p["protocol"]]
+    if p["shots"]:
+        drawn = "once" if p["draws"] == 1 else f"{p['draws']} times"
+        protocol = f"fit on a few of train/good, drawn at random {drawn}, whole test set"
     rows = [
-        ("protocol", PROTOCOLS[p["protocol"]]),
+        ("protocol", protocol),
         *(("network", text) for text in described),
         ("scorer", describe_scorer(p, "one per row" if p["table"] == "distances" else None)),
         *describe_tolerance(p),
         ("data", ", ".join(map(str, p["roots"]))),
         ("figures", "in %; ± is the standard error of the mean over categories"),
     ]
+    if _has_spread(ran):
+        rows.append(("spread", f"of one category, ± is the standard deviation over {_fits(p)}"))
     if _has_pixels(ran):
         limit = f"AUPRO up to {100 * FPR_LIMIT:g} % false positives"
         rows.append(("pixels", f"of maps enlarged to the masks' size; {limit}"))
-    return "\n".join([f"bench mvtec: {p['table']}", *(f"  {k:9} {v}" for k, v in rows)])
+    title = "shots" if p["shots"] else p["table"]
+    return "\n".join([f"bench mvtec: {title}", *(f"  {k:9} {v}" for k, v in rows)])
 
 
-def _table(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
-    p = report["parameters"]
+def tables_of(report: dict[str, Any]) -> list[Table]:
+    """Make the tables of a report, as cells of text."""
+    p, ran = report["parameters"], [row for row in report["rows"] if not row["not_run"]]
     if p["table"] == "thresholds":
         blocks = [{metric: METRICS[metric] for metric in ("fpr", "tpr")}]
     else:
         blocks = [METRICS, *([PIXEL_METRICS] if _has_pixels(ran) else [])]
+    if p["shots"]:
+        named = METRICS | (PIXEL_METRICS if blocks[1:] else {})
+        return [_shots_table(report, m, name) for m, name in named.items() if m in _OF_SHOTS]
     if p["table"] == "categories":
-        return "\n\n".join(_category_table(report, ran[0], metrics) for metrics in blocks)
+        return [_category_table(report, ran[0], metrics) for metrics in blocks]
     n = len(report["images"])
     tables = []
     for metrics in blocks:
@@ -98,18 +110,20 @@ def _table(report: dict[str, Any], ran: Sequence[dict[str, Any]]) -> str:
             else [row["name"], *(_mean_cell(row["mean"], metric, n) for metric in metrics)]
             for row in report["rows"]
         ]
-        tables.append(format_table([_over(n), *metrics.values()], means))
+        tables.append(([_over(n), *metrics.values()], means))
     for metric in ("fpr", "tpr") if p["table"] == "thresholds" else ("roc_auc",):
         rows = [
-            [row["name"], *(_cell(result, metric) for result in row["categories"].values())]
+            [row["name"], *(_cell(result, metric, False) for result in row["categories"].values())]
             for row in ran
         ]
-        tables.append(format_table([f"{METRICS[metric]} per category", *report["images"]], rows))
-    return "\n\n".join(tables)
+        tables.append(([f"{METRICS[metric]} per category", *report["images"]], rows))
+    return tables
 
 
-def _category_table(report: dict[str, Any], row: dict[str, Any], metrics: Mapping[str, str]) -> str:
-    """Write one line per category, with the metrics of images or those of pixels."""
+def _category_table(
+    report: dict[str, Any], row: dict[str, Any], metrics: Mapping[str, str]
+) -> Table:
+    """Make one line per category, with the metrics of images or those of pixels."""
     n, of_pixels = len(report["images"]), metrics is PIXEL_METRICS
     counted = ["masks"] if of_pixels else ["train", "good", "bad"]
     rows = []
@@ -124,7 +138,29 @@ def _category_table(report: dict[str, Any], row: dict[str, Any], metrics: Mappin
     means = [_mean_cell(row["mean"], metric, n, spread=False) for metric in metrics]
     errors = [percent(row["mean"][metric]["sem"]) for metric in metrics]
     rows += [[_over(n), *blank, *means], ["± standard error", *blank, *errors]]
-    return format_table(["category", *counted, *metrics.values()], rows)
+    if _has_spread([row]):
+        spreads = [percent(row["mean"][metric]["spread"]) for metric in metrics]
+        rows.append([f"± over {_fits(report['parameters'])}", *blank, *spreads])
+    return ["category", *counted, *metrics.values()], rows
+
+
+def _shots_table(report: dict[str, Any], metric: str, name: str) -> Table:
+    """Make one line per number of images, with one metric of every category."""
+    n = len(report["images"])
+    rows = []
+    for row in report["rows"]:
+        cells = [_cell(result, metric) for result in row["categories"].values()]
+        mean = _mean_cell(row["mean"], metric, n)
+        rows.append([row["name"], *cells, mean, percent(row["mean"][metric]["spread"])])
+    return [name, *report["images"], f"mean of {n}", "± over draws"], rows
+
+
+def _fits(parameters: dict[str, Any]) -> str:
+    return "draws" if parameters["shots"] else "folds"
+
+
+def _has_spread(ran: Sequence[dict[str, Any]]) -> bool:
+    return any(row["mean"][metric]["spread"] is not None for row in ran for metric in METRICS)
 
 
 def _has_pixels(ran: Sequence[dict[str, Any]]) -> bool:
@@ -146,15 +182,34 @@ def _left_out(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _not_possible(ran: Sequence[dict[str, Any]]) -> list[str]:
+    """Say why fits to so few images are not possible, where the table does not say it."""
+    lines = []
+    for row in ran:
+        for name, result in row["categories"].items():
+            reason = result["not_possible"]
+            if reason and _shortened(reason) != reason:
+                text = f"not possible: {row['name']} of {name}: {reason}"
+                lines += wrap(text, WIDTH, subsequent_indent="  ")
+    return lines
+
+
 def _over(n: int) -> str:
     return f"mean over {n} categor{'y' if n == 1 else 'ies'}"
 
 
-def _cell(result: dict[str, Any], metric: str) -> str:
+def _cell(result: dict[str, Any], metric: str, spread: bool = True) -> str:
     value = result[metric]
+    if result["not_possible"]:
+        return f"not possible: {_shortened(result['not_possible'])}"
     if value is None and metric not in PIXEL_METRICS:
         return not_available(result["reason"])
-    return percent(value)
+    return percent(value, result["spread"][metric] if spread else None)
+
+
+def _shortened(reason: str) -> str:
+    """Give a reason as a cell has it; one that is longer stands below the table."""
+    return reason if reason.startswith("needs ") else "see below"
 
 
 def _mean_cell(means: dict[str, Any], metric: str, n: int, spread: bool = True) -> str:

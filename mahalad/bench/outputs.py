@@ -19,7 +19,9 @@ PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 _PACKAGES = ("mahalad", "numpy", "scikit-learn", "torch", "timm", "pillow")
 
 
-def check_outputs(json_file: str | Path | None, plot_file: str | Path | None) -> None:
+def check_outputs(
+    json_file: str | Path | None, plot_file: str | Path | None, *others: str | Path | None
+) -> None:
     """Refuse files that could not be written, before the work.
 
     Raises
@@ -27,7 +29,7 @@ def check_outputs(json_file: str | Path | None, plot_file: str | Path | None) ->
     InputError
         The folder is missing or not writable, or the picture's format is not known.
     """
-    for path in (json_file, plot_file):
+    for path in (json_file, plot_file, *others):
         if path is not None and not os.access(Path(path).parent, os.W_OK):
             raise InputError(f"{path}: its folder is missing or not writable")
     if plot_file is not None and Path(plot_file).suffix.lower() not in PLOT_SUFFIXES:
@@ -38,6 +40,11 @@ def write_json(report: dict[str, Any], path: str | Path) -> None:
     """Write a report as JSON (NaN as null), whole or not at all."""
     text = json.dumps(_plain(report), indent=1, allow_nan=False, ensure_ascii=False)
     write_atomically(path, (text + "\n").encode())
+
+
+def write_text(text: str, path: str | Path) -> None:
+    """Write text as UTF-8, whole or not at all."""
+    write_atomically(path, text.encode())
 
 
 def versions() -> dict[str, str]:

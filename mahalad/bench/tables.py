@@ -9,6 +9,24 @@ from typing import Any
 
 from mahalad.report.tables import WIDTH
 
+METRICS = {
+    "roc_auc": "AUROC",
+    "average_precision": "AP",
+    "f1_max": "F1-max*",
+    "fpr": "FPR",
+    "tpr": "TPR",
+}
+PIXEL_METRICS = {
+    "pixel_roc_auc": "pixel AUROC",
+    "pixel_aupro": "AUPRO",
+    "pixel_f1_max": "pixel F1-max*",
+}
+
+PUBLISHED_FORMS = {
+    "padim": "PaDiM, published form over these maps: a Gaussian per position, 100 features",
+    "patchcore": "PatchCore, published form over these maps: coreset of 1 %, re-weighted maximum",
+}
+
 _NEEDED = re.compile(r"needs at least (\d+)")  # as CalibrationError says it
 
 
@@ -16,6 +34,8 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
     """Describe the scorer for a report's header, by its parameters unless `scorer` is given."""
     n_copies = parameters["n_augment"]
     copies = f", {n_copies} augmented copies" if n_copies else ""
+    if parameters["scorer"] in PUBLISHED_FORMS:
+        return f"{PUBLISHED_FORMS[parameters['scorer']]}; raw scores"
     if parameters["scope"] == "positions":
         steps = parameters.get("neighbourhood", 0)
         share = f", neighbourhood {steps}" if steps not in (0, "nearest") else ""

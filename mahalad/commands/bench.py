@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import click
 
 from mahalad.checks import DRAWS, SPLITS
-from mahalad.choices import BENCH_PROTOCOLS, BENCH_TABLES
+from mahalad.choices import BENCH_PROTOCOLS, BENCH_TABLES, PUBLISHED
 from mahalad.commands.embedding_options import encoder_options, make_encoder, refuse_unused
+from mahalad.commands.lists import Counts
 from mahalad.commands.options import (
     Fpr,
     decorate,
     detector_options,
     fpr_option,
+    is_given,
     network_options,
     settle,
     threshold_option,
@@ -49,10 +52,22 @@ def _root_options(command: Any) -> Any:
     )  # fmt: skip
 
 
+_cache_option = click.option(
+    "--cache", type=click.Path(file_okay=False), default=None, metavar="DIR",
+    help="Keep the network's features here, and compute none twice: another scorer over the same "
+         "images takes seconds. A folder of its own; some 1 MB an image.",
+)  # fmt: skip
+
+
 @bench.command("mvtec")
 @_root_options
+@click.option("--csv", "csv_file", type=click.Path(dir_okay=False), default=None,
+              help="Write each figure as a line of a CSV file.")  # fmt: skip
+@click.option("--latex", "latex_file", type=click.Path(dir_okay=False), default=None,
+              help="Write the tables as LaTeX.")  # fmt: skip
+@_cache_option
 @network_options
-@detector_options
+@partial(detector_options, published=PUBLISHED)
 @threshold_option
 @fpr_option
 @click.option(
@@ -73,15 +88,22 @@ def _root_options(command: Any) -> Any:
 )
 @click.option("--network", "networks", multiple=True, metavar="NAME[=WEIGHTS]",
               help="Network for --table networks/sizes; repeatable.")  # fmt: skip
+@click.option("--shots", type=Counts(), default=(), metavar="N,...",
+              help="How few good images will do: fits to so many, drawn at random.")  # fmt: skip
+@click.option("--draws", type=whole_range(DRAWS), default=5, show_default=True,
+              help="Draws of each number of images of --shots.")  # fmt: skip
 def bench_mvtec(**options: Any) -> None:
     """Accuracy: AUROC, average precision, F1-max, and FPR/TPR at the threshold."""
     from mahalad.bench.mvtec import run
 
+    if is_given("draws") and not options["shots"]:
+        raise click.UsageError("--draws is for --shots: say how many images, as --shots 1,2,4,8")
     click.echo(run(progress=progress_bar("features"), **_bench_arguments(options)))
 
 
 @bench.command("fpr")
 @_root_options
+@_cache_option
 @network_options
 @detector_options
 @click.option(
@@ -182,10 +204,12 @@ def _check_outputs(
     options: dict[str, Any], roots: Sequence[str], inputs: Sequence[str | None]
 ) -> None:
     """Refuse outputs that would replace what they must not."""
-    figures, plot = options["json_file"], options["plot_file"]
-    images = names_in(*roots) if any(map(os.path.exists, filter(None, (figures, plot)))) else []
+    products = {"json": "figures", "plot": "picture", "csv": "table", "latex": "table"}
+    given: dict[str, str] = {
+        option: options[f"{option}_file"] for option in products if options.get(f"{option}_file")
+    }
+    images = names_in(*roots) if any(map(os.path.exists, given.values())) else []
     taken = [*images, *filter(os.path.isfile, filter(None, inputs))]
-    if figures is not None:
-        check_output(figures, "figures", taken, force=options["force"], option="--json")
-    if plot is not None:
-        check_output(plot, "picture", [*taken, figures], force=options["force"], option="--plot")
+    for option, path in given.items():
+        check_output(path, products[option], taken, force=options["force"], option=f"--{option}")
+        taken.append(path)

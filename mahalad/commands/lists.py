@@ -21,6 +21,21 @@ def parse_levels(text: str | None) -> list[str | int] | None:
     return [int(name) if name.lstrip("-").isdigit() else name for name in split(text)]
 
 
+class Counts(click.ParamType[Any]):
+    """Numbers of images, from 1 up."""
+
+    name = "counts"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Give a tuple of numbers."""
+        if not isinstance(value, str):
+            return value
+        numbers = split(value)
+        if not numbers or not all(text.isdigit() and int(text) for text in numbers):
+            self.fail(f"{value!r}: whole numbers from 1, separated by commas", param, ctx)
+        return tuple(map(int, numbers))
+
+
 class Tolerated(click.ParamType[Any]):
     """Kinds of harmless changes, ``auto`` or ``none``."""
 

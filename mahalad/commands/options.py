@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -133,10 +133,12 @@ def network_options(command: Any) -> Any:
                               "Default: from the backbone's package, else timm's hub."),
             click.option("--levels", default=None,
                          help="Names or indices, separated by commas. Default: the maps of "
-                              "strides 4, 8 and 16; with --scope image all levels ('all')."),
+                              "strides 4, 8 and 16 (of a ViT those of two blocks); with --scope "
+                              "image all levels ('all')."),
             click.option("--size", type=whole_range(INPUT_SIZE), default=None,
                          help="Side of the square that images become. Default: 320; with --scope "
-                              "image the network's own size."),
+                              "image the network's own size. For a ViT the nearest multiple of "
+                              "its patches' side."),
             click.option("--resize", type=click.Choice(RESIZE), default="squash",
                          show_default=True,
                          help="How images become a square. squash: stretched. pad: aspect kept, "
@@ -157,8 +159,13 @@ def network_options(command: Any) -> Any:
     )  # fmt: skip
 
 
-def detector_options(command: Any) -> Any:
-    """Add options that say how features are scored and judged."""
+def detector_options(command: Any, published: Sequence[str] = ()) -> Any:
+    """Add options that say how features are scored and judged; some have `published` scorers."""
+    baselines = (
+        f" Not so {' and '.join(published)}: the published methods, over maps, as baselines."
+        if published
+        else ""
+    )
     return decorate(
         [
             click.option("--scope", type=click.Choice(SCOPES), default="positions",
@@ -179,9 +186,10 @@ def detector_options(command: Any) -> Any:
             click.option("--reduction", default=None, metavar="pca|npca[:SHARE]",
                          help="Keep the first (pca) or last (npca) principal components; implies "
                               "--scope image."),
-            click.option("--scorer", type=click.Choice(_SCORERS), default="gaussian",
-                         show_default=True, help="Distance to the good images, per level; others "
-                                                 "than gaussian imply --scope image."),
+            click.option("--scorer", type=click.Choice((*_SCORERS, *published)),
+                         default="gaussian", show_default=True,
+                         help="Distance to the good images, per level; others than gaussian imply "
+                              f"--scope image.{baselines}"),
             click.option("--augment", type=whole_range(N_AUGMENT), default=0, show_default=True,
                          help="Slightly changed copies of each image to fit as well."),
             click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,

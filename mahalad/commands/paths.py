@@ -27,6 +27,7 @@ _PRODUCTS = {
     "parquet": ("parquet", "a Parquet file of `score`"),
     "page": ("page", "a page of `report`"),
     "figures": ("JSON", "figures of `bench`"),
+    "table": ("text", "a table of `bench`"),
     "picture": ("picture", "a picture of mahalad"),
 }
 """Product to its form and what it is called."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mahalad.checks import BATCH_SIZE, PIXELS, Limit, OneOf, check_parameters
-from mahalad.choices import SCOPES
+from mahalad.choices import HIGHEST, SCOPES
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.errors import InputError
 from mahalad.features.extractor import BackboneFeatures
@@ -37,16 +37,18 @@ class MahalanobisDetector(AnomalyDetector):
         .safetensors or .pth file with timm's keys; ``"hub"``: timm's hub.
     scope : {"positions", "image"}, default="positions"
         ``"positions"``: a Gaussian per position (small defects; needs parts in about the same
-        place; at least 5 images) with the image-level distance of the last level as further
-        evidence. ``"image"``: the paper's detector, one Gaussian per level on features pooled
-        over the whole image, unsquared distances summed over levels (`rippel2020` is its exact
-        configuration).
+        place; at least 5 images) with the image-level distance of the last level (the highest
+        one that a file of weights has) as further evidence. ``"image"``: the paper's detector,
+        one Gaussian per level on features pooled over the whole image, unsquared distances
+        summed over levels (`rippel2020` is its exact configuration).
     levels : str, int, sequence of these, or None, default=None
         Levels by name or index. None: all of them for ``scope="image"`` (also ``"all"``), and
-        the maps of strides 4, 8 and 16 for ``scope="positions"``.
+        the maps of strides 4, 8 and 16 for ``scope="positions"`` (of a ViT the blocks half and
+        three quarters deep, whatever its patches).
     input_size : int or None, default=None
         Side of the square that images become. None: 320 pixels for ``scope="positions"`` (small
-        defects need them), the network's native size for ``scope="image"``.
+        defects need them), the network's native size for ``scope="image"``. Networks of patches,
+        as ViTs are, take the nearest multiple of a patch's side, with a warning if it is another.
     resize : {"squash", "pad"}, default="squash"
         How images become that square. ``"squash"``: stretched. ``"pad"``: with their aspect kept,
         the longer side filling the square, their edges repeated around them; what is around a
@@ -238,7 +240,7 @@ class MahalanobisDetector(AnomalyDetector):
     def _maps(self, network: dict[str, Any]) -> BackboneFeatures:
         if self.input_size is None:
             network["input_size"] = POSITIONS_SIZE
-        pooled = [-1] if self.image_weight else []
+        pooled: str | list[str] = HIGHEST if self.image_weight else []
         return BackboneFeatures(self.backbone, levels=pooled, maps=self.levels, **network)
 
     def _patch_scorer(self) -> PatchScorer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mahalad.checks import INPUT_SIZE, TILES, check_parameters
+from mahalad.choices import HIGHEST
 from mahalad.errors import BackboneError
 from mahalad.features.devices import no_tf32, resolve_device
 from mahalad.features.folding import fold_batch_norms
+from mahalad.features.input_sizes import resize_input, try_size, whole_patches
 from mahalad.features.levels import (
     Levels,
     Stage,
     choose_levels,
     choose_maps,
+    describe_reach,
     intermediate_names,
     keys_up_to,
+    n_levels_held,
+    patch_side,
     runner,
     sequential_stages,
 )
@@ -200,13 +205,16 @@ def build_backbone(
         timm's keys, which may lack what lies above the highest level used. A dict: a state
         dict already read (as embedded in a model file).
     levels : str, int, sequence of these, or None
-        Levels to pool: names or indices (negative from the end); None or ``"all"`` for all.
+        Levels to pool: names or indices (negative from the end); None or ``"all"`` for all;
+        ``"highest"`` for the highest one whose weights are there.
     maps : str, int, sequence of these, or None
-        Levels to keep as maps; None or ``"auto"`` for those of strides 4, 8 and 16 (at most two
-        of each). None of them by default.
+        Levels to keep as maps; None or ``"auto"`` for those of strides 4, 8 and 16, or of the
+        strides there are where there are none of these (at most two of each stride). None of
+        them by default.
     input_size : int or None
         Side of the square that passes through the network; None for the network's native size
-        (timm's `test_input_size` where there is one, else `input_size`).
+        (timm's `test_input_size` where there is one, else `input_size`). Networks of patches take
+        the nearest multiple of a patch's side.
     tiles : int
         Such squares along each side of an image.
     device : str
@@ -223,6 +231,11 @@ def build_backbone(
         Unknown network, level, size or device.
     WeightsError, MissingExtraError
         Weights that cannot be found, read or matched.
+
+    Warns
+    -----
+    InputSizeWarning
+        Another size is taken than the one asked for.
     """
     target = resolve_device(device)
     network = _create(backbone).eval()
@@ -232,6 +245,7 @@ def build_backbone(
     check_parameters({"input_size": INPUT_SIZE}, {"input_size": size}, BackboneError)
     check_parameters({"tiles": TILES}, {"tiles": tiles})
     stages = sequential_stages(network)
+    size = whole_patches(size, patch_side(network, stages), backbone)
     names = [s.name for s in stages] if stages else intermediate_names(network, backbone)
     pooled = choose_levels(names, levels, backbone)
     mapped = choose_maps(network, stages, names, maps, size, backbone)
@@ -239,9 +253,16 @@ def build_backbone(
     if not chosen:
         raise BackboneError(f"no level given; {backbone} has {', '.join(names)}")
     modules = [s.module for s in stages] if stages else names
-    used = keys_up_to(network, modules[chosen[-1]])
     state, source, origin = find_weights(network, backbone, weights, hub=hub)
-    kept = _load_weights(network, backbone, state, used, None if size == native else size, origin)
+    n_held = n_levels_held(network, modules, state)
+    if isinstance(levels, str) and levels == HIGHEST:
+        pooled = [n_held - 1]
+        chosen = sorted({*pooled, *mapped})
+    ends = chosen[-1] >= n_held and state.keys() >= set(keys_up_to(network, modules[n_held - 1]))
+    advice = describe_reach(names, n_held) if ends else ""
+    used = keys_up_to(network, modules[chosen[-1]])
+    resize = None if size == native else size
+    kept = _load_weights(network, backbone, state, used, resize, origin, advice)
     stored = str(next(iter(state.values())).dtype).removeprefix("torch.")
     record = WeightsRecord(source, origin, hash_weights(kept), stored)
     if stages and fold:
@@ -249,6 +270,8 @@ def build_backbone(
     network = network.float().requires_grad_(False).to(target)
     network = network.to(memory_format=torch.channels_last)
     run = runner(network, stages, names, chosen)
+    if mapped or size != native:
+        widths = try_size(run, size, native, backbone, target)
     map_names = tuple(names[i] for i in mapped)
     _log.info(
         "network %s, weights from %s (%s); pooled levels %s, maps %s; %d px, %d tiles; on %s",
@@ -272,7 +295,7 @@ def build_backbone(
         stages=tuple(stages[: chosen[-1] + 1]),
         run=run,
         _state=kept,
-        _projections=_projections(run, map_names, size, target) if map_names else {},
+        _projections=_projections({name: widths[name] for name in map_names}, target),
     )
 
 
@@ -299,46 +322,29 @@ def _load_weights(
     used: list[str],
     size: int | None,
     origin: str,
+    advice: str,
 ) -> dict[str, Tensor]:
     """Load weights into a network and set its input size; give those used."""
     own = network.state_dict()
     resized = any(key in state and state[key].shape != own[key].shape for key in used)
     if size is not None and resized:  # as kept from a network of that size: position embeddings
-        _resize_input(network, size, backbone)
-    apply_weights(network, state, used, origin)
+        resize_input(network, size, backbone)
+    apply_weights(network, state, used, origin, advice)
     if size is not None and not resized:
-        _resize_input(network, size, backbone)
+        resize_input(network, size, backbone)
     loaded = network.state_dict()
     return {key: loaded[key].detach().clone() for key in used}
 
 
-def _projections(
-    run: Callable[[Tensor], dict[str, Tensor]],
-    names: Sequence[str],
-    size: int,
-    device: torch.device,
-) -> dict[str, Tensor]:
+def _projections(widths: Mapping[str, int], device: torch.device) -> dict[str, Tensor]:
     """Make a fixed matrix with orthonormal columns for every map with more than 128 channels.
 
     It depends on nothing but the number of channels, so fits with it merge exactly.
     """
-    with torch.inference_mode():
-        maps = run(torch.zeros(1, 3, size, size, device=device))
     found = {}
-    for name in names:
-        n_channels = maps[name].shape[1]
+    for name, n_channels in widths.items():
         if n_channels > MAX_MAP_FEATURES:
             noise = np.random.default_rng(0).normal(size=(n_channels, MAX_MAP_FEATURES))
             basis = np.linalg.qr(noise)[0].astype(np.float32)
             found[name] = torch.from_numpy(basis).to(device)
     return found
-
-
-def _resize_input(network: nn.Module, size: int, backbone: str) -> None:
-    """Set the input size of networks that depend on it (position embeddings, windows)."""
-    set_input_size: Any = getattr(network, "set_input_size", None)
-    if set_input_size is not None:
-        try:
-            set_input_size((size, size))
-        except Exception as error:
-            raise BackboneError(f"{backbone} cannot take input_size={size}: {error}") from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -27,6 +28,7 @@ from mahalad.images.pixels import Pixels, pixels_of
 _log = logging.getLogger(__name__)
 
 _KIND = "feature-cache"
+_OF_RECORD = re.compile("[0-9a-f]{32}")  # subfolders, as `hash_record` calls them
 _ORIGIN = ("weights_source", "weights_origin")  # where equal weights came from does not matter
 
 ImageFeatures = dict[str, NDArray[Any]]
@@ -69,7 +71,7 @@ class CachedFeatures:
     Raises
     ------
     InputError
-        An extractor without a `record()`, or a folder that cannot be made.
+        An extractor without a `record()`, or a folder that cannot be made or holds something else.
     """
 
     def __init__(self, extractor: Any, folder: str | Path | None = None) -> None:
@@ -160,7 +162,7 @@ class FolderCache:
     Raises
     ------
     InputError
-        The folder cannot be made.
+        The folder cannot be made, or has something else in it than a cache.
     """
 
     def __init__(self, folder: str | Path, record: Mapping[str, Any]) -> None:
@@ -171,6 +173,7 @@ class FolderCache:
         self._damaged: set[Path] = set()
         self._open: tuple[Path, dict[str, int], dict[str, NDArray[Any]]] | None = None
         self._writable = True
+        _check_alone(Path(folder))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -243,6 +246,23 @@ def hash_record(record: Mapping[str, Any]) -> str:
     kept = {name: value for name, value in record.items() if name not in _ORIGIN}
     text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _check_alone(folder: Path) -> None:
+    """Refuse a folder that is there and is no cache: one of images, say."""
+    if not folder.is_dir():
+        return
+    strange = sorted(
+        path.name
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and not (_OF_RECORD.fullmatch(path.name) and path.is_dir())
+    )
+    if strange:
+        raise InputError(
+            f"{folder}: holds something else than a cache of features ({strange[0]}"
+            f"{f' and {len(strange) - 1} more' if strange[1:] else ''}): give a folder that is "
+            "empty, or is to be made"
+        )
 
 
 def _cache_in(folder: str | Path, extractor: Any) -> FolderCache:

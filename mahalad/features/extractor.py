@@ -52,17 +52,19 @@ class BackboneFeatures(BaseEstimator):
         None: from the package that belongs to the backbone, or else from timm's hub.
         ``"hub"``: from timm's hub. A path: a .safetensors or .pth file with timm's keys.
     levels : str, int, sequence of these, or None, default=None
-        Levels to pool: names or indices; None or ``"all"`` for all of them, ``()`` for none.
+        Levels to pool: names or indices; None or ``"all"`` for all of them, ``()`` for none,
+        ``"highest"`` for the highest one whose weights are there.
     maps : str, int, sequence of these, or None, default=()
         Levels to keep as maps of local features; None or ``"auto"`` for those of strides 4, 8
-        and 16.
+        and 16 (of a ViT the blocks half and three quarters deep).
     roi : str, Path, array or None, default=None
         Region of interest: a picture (white = inspect), laid over the images. Nothing else counts:
         pixels outside are overwritten with the colour that the network takes as 0, before it sees
         them and before resizing, which would mix them in (`mahalad.images.region` says which
         pixels these are). Pooling and maps look inside only.
     input_size : int or None, default=None
-        Side of the network's square; None for its native size.
+        Side of the network's square; None for its native size. Networks of patches, as ViTs are,
+        take the nearest multiple of a patch's side, with a warning if it is another.
     resize : {"squash", "pad"}, default="squash"
         How an image becomes that square (no crop): stretched; or with its aspect kept, in the
         middle, its edge repeated around it. Pooling leaves out what is around the picture.

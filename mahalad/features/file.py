@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.arrays import below
-from mahalad.errors import ModelFileError
+from mahalad.choices import HIGHEST
+from mahalad.errors import InputSizeWarning, ModelFileError
 from mahalad.features.weights import PACKAGES
 
 _MUST_AGREE = (
@@ -24,6 +26,7 @@ class RecordedFeatures(Protocol):
 
     backbone: str
     weights: str | Path | None
+    levels: Any
     backbone_: Any
     region_: NDArray[np.bool_] | None
 
@@ -104,7 +107,11 @@ def restore_features(
         extractor.set_params(weights=weights)
     may_fetch = not embedded and weights == "hub"
     region, outside = region_in(arrays), record.get("outside")
-    extractor.build(state=embedded or None, region=region, outside=outside, hub=may_fetch)
+    if isinstance(extractor.levels, str) and extractor.levels == HIGHEST:
+        extractor.set_params(levels=list(record["levels"]))  # a file given now may have more
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputSizeWarning)  # the fit has said so
+        extractor.build(state=embedded or None, region=region, outside=outside, hub=may_fetch)
     _check_region(extractor)
     now = extractor.record()
     differs = [key for key in _MUST_AGREE if key in record and now.get(key) != record[key]]

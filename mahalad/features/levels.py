@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
+from mahalad.choices import HIGHEST
 from mahalad.errors import BackboneError
 
 Levels = str | int | Sequence[str | int] | None
@@ -51,7 +52,7 @@ def intermediate_names(network: nn.Module, backbone: str) -> list[str]:
     Raises
     ------
     BackboneError
-        timm gives none.
+        timm gives none, or several under one name.
     """
     info: Any = getattr(network, "feature_info", None)
     if not hasattr(network, "forward_intermediates") or not info:
@@ -59,11 +60,19 @@ def intermediate_names(network: nn.Module, backbone: str) -> list[str]:
             f"{backbone}: timm offers no intermediate features of this network; choose one with "
             "forward_intermediates (EfficientNet, ResNet, ConvNeXt, ViT, Swin, ...)"
         )
-    return [entry["module"] for entry in info]
+    names = [entry["module"] for entry in info]
+    if len(set(names)) < len(names):
+        raise BackboneError(
+            f"{backbone}: timm gives several intermediate features of this network one name "
+            f"({', '.join(names)}); choose another network"
+        )
+    return names
 
 
 def choose_levels(names: list[str], levels: Levels, backbone: str) -> list[int]:
     """Find the indices of the wanted levels, ascending and without repeats.
+
+    `HIGHEST` is the last one here; `n_levels_held` says which one it is with a file of weights.
 
     Raises
     ------
@@ -72,6 +81,8 @@ def choose_levels(names: list[str], levels: Levels, backbone: str) -> list[int]:
     """
     if levels is None or (isinstance(levels, str) and levels == "all"):
         return list(range(len(names)))
+    if isinstance(levels, str) and levels == HIGHEST:
+        return [len(names) - 1]
     wanted = [levels] if isinstance(levels, (str, int)) else list(levels)
     chosen = set()
     for level in wanted:
@@ -97,6 +108,9 @@ def choose_maps(
 ) -> list[int]:
     """Find the indices of the levels to keep as maps, ascending.
 
+    By default these are at most two of each of the strides 4, 8 and 16, or of whatever strides a
+    network has that has none of these, as a ViT of patches of 14 pixels.
+
     Raises
     ------
     BackboneError
@@ -104,22 +118,70 @@ def choose_maps(
     """
     if maps is not None and not (isinstance(maps, str) and maps == "auto"):
         return choose_levels(names, maps, backbone)
-    strides = _strides(network, stages, names)
+    strides = _strides(network, stages)
+    usual = [stride for stride in MAP_STRIDES if stride in strides]
     chosen: list[int] = []
-    for stride in MAP_STRIDES:
+    for stride in usual or sorted(set(strides)):
         same = [i for i, s in enumerate(strides) if s == stride]
         if len(same) > 2:  # a ViT: all blocks have one stride; half and three quarters deep
             same = [same[len(same) // 2], same[3 * len(same) // 4]]
         chosen += same
-    if not chosen or size // max(strides[i] for i in chosen) < 2:
+    coarsest = max(strides[i] for i in chosen)
+    if size // coarsest < 2:
         raise BackboneError(
-            f"{backbone} at {size} px has no feature map of at least 2 x 2 positions at the "
-            f"strides {', '.join(map(str, MAP_STRIDES))}: give a larger input_size, or levels"
+            f"{backbone} at {size} px has no feature map of at least 2 x 2 positions at its stride "
+            f"of {coarsest}: give an input_size of {2 * coarsest} or more, or other levels"
         )
     return sorted(chosen)
 
 
-def _strides(network: nn.Module, stages: list[Stage], names: list[str]) -> list[int]:
+def patch_side(network: nn.Module, stages: list[Stage]) -> int:
+    """Pixels along a patch, of which the input has a whole number; 1 if all sizes will do.
+
+    That is so of networks all of whose levels have one stride, such as ViTs. They would not see
+    what a size leaves over beyond the last patch.
+    """
+    strides = {1} if stages else set(_strides(network, stages))
+    return strides.pop() if len(strides) == 1 else 1
+
+
+def n_levels_held(network: nn.Module, modules: Sequence[str], held: Collection[str]) -> int:
+    """Count the levels, from the lowest, up to the highest of which there are weights.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    modules : sequence of str
+        The last module of each level.
+    held : collection of str
+        Names of the weights that are there.
+
+    Returns
+    -------
+    int
+        All of them, too, where there are weights of none: those belong to another network.
+    """
+    below: list[set[str]] = [set(), *(set(keys_up_to(network, module)) for module in modules)]
+    n = len(modules)
+    for i in reversed(range(len(modules))):
+        own = below[i + 1] - below[i]
+        if not own.isdisjoint(held):
+            return n
+        if own:
+            n = i
+    return len(modules)
+
+
+def describe_reach(names: Sequence[str], n_held: int) -> str:
+    """Say that weights end below the last level, and which levels are there."""
+    held = ",".join(names[:n_held])
+    return (
+        f"; or does the file end at level {names[n_held - 1]}? Then give levels of {held} "
+        f"(levels={list(names[:n_held])}, --levels {held})"
+    )
+
+
+def _strides(network: nn.Module, stages: list[Stage]) -> list[int]:
     """Compute the stride of each level: pixels per position."""
     if not stages:
         info: Any = network.feature_info

@@ -180,7 +180,11 @@ def _unwrap(state: Any, path: Path) -> dict[str, Tensor]:
 
 
 def apply_weights(
-    network: nn.Module, weights: Mapping[str, Tensor], required: list[str], origin: str
+    network: nn.Module,
+    weights: Mapping[str, Tensor],
+    required: list[str],
+    origin: str,
+    advice: str = "",
 ) -> None:
     """Copy `weights` into `network`, after checking every name and shape.
 
@@ -193,6 +197,8 @@ def apply_weights(
         classifier) may be missing or of another shape, and are then left out.
     origin : str
         Named in errors.
+    advice : str, default=""
+        Said at the end of errors.
 
     Raises
     ------
@@ -218,7 +224,7 @@ def apply_weights(
         raise WeightsError(
             f"{origin}: these are not weights of {type(network).__name__} as timm names them: "
             + "; ".join(found)
-            + ". Check that backbone and weights belong together"
+            + f". Check that backbone and weights belong together{advice}"
         )
     fitting = {k: v for k, v in weights.items() if v.shape == ours[k].shape}
     network.load_state_dict(fitting, strict=False)

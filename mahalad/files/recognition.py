@@ -31,6 +31,7 @@ _ROWS = re.compile(
     r"| +score +threshold +p-value +verdict|label +probability +novelty-p"
 )
 _PARQUET = b"PAR1"
+_TABLE = re.compile(r"row,category,n_fits,metric,value|% mahalad bench mvtec: ")
 _FIGURES = re.compile(r'\{\s*"benchmark": ')
 _PAGE = re.compile(r"\s*<!doctype html|\s*<html", re.IGNORECASE)
 _DRAWING = re.compile(r"\s*(<\?xml.*?\?>|<!--.*?-->|<!DOCTYPE svg[^>]*>|\s)*<svg", re.DOTALL)
@@ -47,7 +48,8 @@ class Content:
     product : str or None
         Which of the library's files it is: ``"detector"``, ``"classifier"``, ``"autoencoder"``,
         ``"checkpoint"``, ``"weights"``, ``"rows"``, ``"workbook"``, ``"parquet"``, ``"page"``,
-        ``"figures"``, ``"maps"`` or ``"picture"``; None for a file that the library did not write.
+        ``"figures"``, ``"table"``, ``"maps"`` or ``"picture"``; None for a file that the library
+        did not write.
     """
 
     form: str
@@ -126,6 +128,8 @@ def _of_text(head: str) -> Content:
         return Content("JSON", "maps")
     if _ROWS.match(head):
         return Content("text", "rows")
+    if _TABLE.match(head):
+        return Content("text", "table")
     if _PAGE.match(head):
         return Content(
             "page", "page" if '<meta name="generator" content="mahalad">' in head else None
