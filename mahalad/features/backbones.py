@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mahalad.checks import INPUT_SIZE, TILES, check_parameters
-from mahalad.errors import BackboneError
-from mahalad.features.devices import no_tf32, resolve_device
+from mahalad.errors import BackboneError, MahaladError
+from mahalad.features.devices import no_tf32
+from mahalad.features.engines.frozen import Frozen, Run
+from mahalad.features.engines.opening import check_engine, open_engine
 from mahalad.features.folding import fold_batch_norms
 from mahalad.features.levels import (
     Levels,
@@ -63,12 +65,15 @@ class Backbone:
     interpolation: str
     licence: str | None
     weights: WeightsRecord
-    device: torch.device
     modules: tuple[str, ...]  # the last one of each level up to the highest used
     stages: tuple[Stage, ...] = field(repr=False)  # these levels; empty where timm runs them
-    run: Callable[[Tensor], dict[str, Tensor]] = field(repr=False)
+    engine: str  # that `run` is of, and `device` where it takes tensors
+    device: torch.device
+    run: Run = field(repr=False)
+    _frozen: Frozen = field(repr=False)
     _state: dict[str, Tensor] = field(repr=False)
     _projections: dict[str, Tensor] = field(repr=False)
+    _asked: tuple[str, str] = ("cpu", "torch")
 
     def extract(
         self, images: NDArray[Any], roi: NDArray[np.bool_] | None = None
@@ -146,14 +151,25 @@ class Backbone:
         x = x.permute(0, 2, 3, 1)
         return x @ self._projections[name] if name in self._projections else x
 
-    def move_to(self, name: str) -> None:
-        """Compute on the device with that name from now on."""
-        device = resolve_device(name)
-        if device == self.device:
+    def place(self, device: str, engine: str = "torch") -> None:
+        """Compute on the device with that name, by that engine, from now on.
+
+        Raises
+        ------
+        InputError, MissingExtraError, BackboneError
+            As `open_engine`; nothing has changed then.
+        """
+        if (device, engine) == self._asked:
             return
-        self.network.to(device)  # in place: `run` and `stages` have its modules
-        self._projections = {name: basis.to(device) for name, basis in self._projections.items()}
-        self.device = device
+        try:
+            opened = open_engine(engine, device, self._frozen)
+        except MahaladError:
+            if self.engine == "torch":
+                self.network.to(self.device)  # an export takes place on the CPU
+            raise
+        self.engine, self.device, self.run = opened.name, opened.device, opened.run
+        self._projections = {n: x.to(opened.device) for n, x in self._projections.items()}
+        self._asked = device, engine
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Give the weights used, name to array, as a model file embeds them."""
@@ -169,6 +185,7 @@ def build_backbone(
     input_size: int | None = None,
     tiles: int = 1,
     device: str = "auto",
+    engine: str = "torch",
     fold: bool = True,
     hub: bool = True,
 ) -> Backbone:
@@ -195,6 +212,8 @@ def build_backbone(
         Such squares along each side of an image.
     device : str
         ``"auto"`` (CUDA if there is one, else the CPU) or any torch device.
+    engine : {"torch", "onnx", "openvino", "auto"}
+        What computes the network; see `open_engine`.
     fold : bool
         Fold batch normalisations into convolutions. False keeps the weights as timm names them,
         for training.
@@ -204,11 +223,11 @@ def build_backbone(
     Raises
     ------
     BackboneError
-        Unknown network, level, size or device.
+        Unknown network, level, size or device; an engine that cannot compute the network.
     WeightsError, MissingExtraError
-        Weights that cannot be found, read or matched.
+        Weights that cannot be found, read or matched; an engine that is not installed.
     """
-    target = resolve_device(device)
+    check_engine(engine, device)
     network = _create(backbone).eval()
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     native = int((config.get("test_input_size") or config["input_size"])[-1])
@@ -230,16 +249,11 @@ def build_backbone(
     record = WeightsRecord(source, origin, hash_weights(kept), stored)
     if stages and fold:
         fold_batch_norms(network)
-    network = network.float().requires_grad_(False).to(target)
+    network = network.float().requires_grad_(False)
     network = network.to(memory_format=torch.channels_last)
     run = runner(network, stages, names, chosen)
     map_names = tuple(names[i] for i in mapped)
-    _log.info(
-        "network %s, weights from %s (%s); pooled levels %s, maps %s; %d px, %d tiles; on %s",
-        backbone, source, origin, [names[i] for i in pooled], list(map_names), size, tiles**2,
-        target,
-    )  # fmt: skip
-    return Backbone(
+    made = Backbone(
         name=backbone,
         network=network,
         level_names=tuple(names[i] for i in pooled),
@@ -251,13 +265,22 @@ def build_backbone(
         interpolation=config["interpolation"],
         licence=config.get("license"),
         weights=record,
-        device=target,
         modules=tuple(modules[: chosen[-1] + 1]),
         stages=tuple(stages[: chosen[-1] + 1]),
+        engine="torch",
+        device=torch.device("cpu"),
         run=run,
+        _frozen=Frozen(backbone, network, run, tuple(names[i] for i in chosen), int(size)),
         _state=kept,
-        _projections=_projections(run, map_names, size, target) if map_names else {},
+        _projections=_projections(run, map_names, size) if map_names else {},
     )
+    made.place(device, engine)
+    _log.info(
+        "network %s, weights from %s (%s); pooled levels %s, maps %s; %d px, %d tiles; on %s by %s",
+        backbone, source, origin, [names[i] for i in pooled], list(map_names), size, tiles**2,
+        made.device, made.engine,
+    )  # fmt: skip
+    return made
 
 
 def _create(backbone: str) -> nn.Module:
@@ -296,25 +319,20 @@ def _load_weights(
     return {key: loaded[key].detach().clone() for key in used}
 
 
-def _projections(
-    run: Callable[[Tensor], dict[str, Tensor]],
-    names: Sequence[str],
-    size: int,
-    device: torch.device,
-) -> dict[str, Tensor]:
+def _projections(run: Run, names: Sequence[str], size: int) -> dict[str, Tensor]:
     """Make a fixed matrix with orthonormal columns for every map with more than 128 channels.
 
     It depends on nothing but the number of channels, so fits with it merge exactly.
     """
     with torch.inference_mode():
-        maps = run(torch.zeros(1, 3, size, size, device=device))
+        maps = run(torch.zeros(1, 3, size, size))
     found = {}
     for name in names:
         n_channels = maps[name].shape[1]
         if n_channels > MAX_MAP_FEATURES:
             noise = np.random.default_rng(0).normal(size=(n_channels, MAX_MAP_FEATURES))
             basis = np.linalg.qr(noise)[0].astype(np.float32)
-            found[name] = torch.from_numpy(basis).to(device)
+            found[name] = torch.from_numpy(basis)
     return found
 
 
