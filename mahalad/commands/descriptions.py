@@ -22,6 +22,7 @@ def describe_detector(header: dict[str, Any]) -> dict[str, Any]:
         f"{'embedded' if features.get('weights_embedded') else 'not embedded'})",
         "input": features
         and f"{features['input_size']} px, {features['resize']}{_tiles(features)}",
+        "engine": _engine(features),
         "region": _region(features, header["params"].get("roi")),
         "pixels": _pixels(header["fit"], header["params"], header["params"].get("features")),
         "autoencoder": _autoencoder(header.get("autoencoder")),
@@ -83,6 +84,13 @@ def _tiles(features: dict[str, Any]) -> str:
     return f", {k} x {k} tiles" if k > 1 else ""
 
 
+def _engine(record: dict[str, Any]) -> str | None:
+    """Say what computed the network, and how; headers of torch do not name it."""
+    if "precision" not in record:
+        return None
+    return f"{record.get('engine', 'torch')}, {record['precision']}"
+
+
 def _region(features: dict[str, Any], roi: Any) -> str | None:
     """Say where the region of interest came from, and what the network sees outside it."""
     if not features.get("region"):
@@ -131,6 +139,7 @@ def describe_classifier(header: dict[str, Any]) -> dict[str, Any]:
         "positive": header["params"]["positive"],
         "encoder": record.get("backbone") or encoder.get("class"),
         "input": record.get("input_size") and describe_input(record),
+        "engine": _engine(record),
         "region": _region(record, encoder.get("spec", {}).get("params", {}).get("roi")),
         "pixels": _pixels(header, encoder, encoder.get("spec")),
         "levels": ", ".join(f"{n} ({size})" for n, size in header["levels"].items()),
