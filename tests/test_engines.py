@@ -382,6 +382,20 @@ def test_an_engine_is_loaded_only_where_it_is_asked_for():
     assert done.stdout.strip() == "[]"
 
 
+def test_openvino_sends_nothing():
+    pytest.importorskip("openvino", reason='no openvino (pip install "mahalad[openvino]")')
+    code = (
+        "import sys\n"
+        "from mahalad.features.engines.packages import import_packages\n"
+        "import_packages('openvino').Core()\n"
+        "import openvino.tools.ovc\n"
+        "print(sorted(m for m in sys.modules if m.startswith('openvino_telemetry')))\n"
+        "import openvino_telemetry"  # still there for others
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 class _Libc:
     def __init__(self, said: int) -> None:
         self.said, self.calls = said, []

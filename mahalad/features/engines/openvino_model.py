@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from openvino import Core
 from torch import Tensor
 
 
@@ -16,13 +16,13 @@ class OpenvinoModel:
 
     Parameters
     ----------
+    core : openvino.Core
     content : bytes
         As `export_onnx` writes it.
     levels : sequence of str
     """
 
-    def __init__(self, content: bytes, levels: Sequence[str]) -> None:
-        core = Core()
+    def __init__(self, core: Any, content: bytes, levels: Sequence[str]) -> None:
         hints = {
             # By itself it computes in bfloat16 on CPUs that can, which a model fitted in float32
             # does not survive.
