@@ -11,6 +11,7 @@ def describe_detector(header: dict[str, Any]) -> dict[str, Any]:
     return {
         "file": f"{header['path']} ({header['size'] / 1e6:.2f} MB, "
         f"format {header['format_version']})",
+        "parts": _parts(header.get("parts", {})),
         "detector": header["class"],
         "images": f"{header['fit']['n_images']} (features of {header['fit']['n_stored']} kept)",
         "fitted": header["fit"].get("date", "unknown"),
@@ -84,6 +85,12 @@ def _tiles(features: dict[str, Any]) -> str:
     return f", {k} x {k} tiles" if k > 1 else ""
 
 
+def _parts(sizes: dict[str, int]) -> str:
+    """Say how large the parts of a file are, under the names that their arrays have."""
+    said = [f"{name} {size / 1e6:.2f} MB" for name, size in sizes.items() if size >= 5_000]
+    return ", ".join(said)
+
+
 def _engine(record: dict[str, Any]) -> str | None:
     """Say what computed the network, and how; headers of torch do not name it."""
     if "precision" not in record:
@@ -133,6 +140,7 @@ def describe_classifier(header: dict[str, Any]) -> dict[str, Any]:
     return {
         "file": f"{header['path']} ({header['size'] / 1e6:.2f} MB, "
         f"format {header['format_version']})",
+        "parts": _parts(header.get("parts", {})),
         "classifier": header["class"],
         "fitted": header.get("date", "unknown"),
         "labels": ", ".join(map(str, header["classes"])),

@@ -29,7 +29,8 @@ class OnnxSession:
     def __init__(self, content: bytes, levels: Sequence[str], device: torch.device) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        # Threads that wait actively for the next batch take the cores that statistics need.
+        # Threads that wait actively for the next batch take the cores that pooling and statistics
+        # need: by that, a batch took 1.25 times what the bare session takes, without it 1.1.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         self.levels = tuple(levels)
