@@ -126,8 +126,8 @@ def read(
     *,
     weights: str | Path | None,
     device: str | None,
-    engine: str | None,
     index: str | None,
+    engine: str | None = None,
 ) -> Saved:
     """Read a model file, check its golden embeddings, and open its index.
 
