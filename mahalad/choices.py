@@ -20,6 +20,9 @@ RESIZE = ("squash", "pad")
 CHANNELS = ("rgb", "bgr")
 """Order of the colours in arrays; OpenCV's is the second."""
 
+ENGINES = ("auto", "torch", "onnx", "openvino")
+"""What computes a frozen network; those below torch are extras of that name."""
+
 CHANGES = ("light", "noise", "compression", "shift", "focus")
 """Kinds of harmless changes of pictures; `mahalad.images.changes.CHANGES` has them."""
 

@@ -23,6 +23,7 @@ from mahalad.commands.fit import fit
 from mahalad.commands.index import index
 from mahalad.commands.info import info
 from mahalad.commands.logs import verbose_option
+from mahalad.commands.memory import give_back_option
 from mahalad.commands.plan import plan
 from mahalad.commands.pretrain import pretrain
 from mahalad.commands.report import report
@@ -61,6 +62,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mahalad")
 @verbose_option
+@give_back_option
 def main() -> None:
     """Find anomalies in images from good images alone.
 

@@ -15,6 +15,7 @@ def load(
     *,
     weights: str | Path | None = None,
     device: str | None = None,
+    engine: str | None = None,
     features: Any = None,
     scorer: Any = None,
     threshold: Any = None,
@@ -29,6 +30,8 @@ def load(
         Nothing is fetched unless you say so.
     device : str, optional
         Device to compute on; None for the one that was asked for at fit.
+    engine : {"auto", "torch", "onnx", "openvino"}, optional
+        What computes the network; None for the engine that was asked for at fit.
     features, scorer, threshold : optional
         The unfitted parts, for a detector that was made with parts from outside this library
         (a file holds no code).
@@ -42,15 +45,23 @@ def load(
     ------
     ModelFileError
         Not a model, damaged, from a newer version, other weights than at fit, or golden inputs
-        whose scores do not come back.
+        whose scores do not come back (with this engine, say).
+    MissingExtraError
+        The engine is not installed.
     """
     kind = read_header(path).get("kind")
     if kind == KIND:
         from mahalad.metric.classifier import MetricKNNClassifier
 
-        return MetricKNNClassifier.load(path, weights=weights, device=device)
+        return MetricKNNClassifier.load(path, weights=weights, device=device, engine=engine)
     return AnomalyDetector.load(
-        path, weights=weights, device=device, features=features, scorer=scorer, threshold=threshold
+        path,
+        weights=weights,
+        device=device,
+        engine=engine,
+        features=features,
+        scorer=scorer,
+        threshold=threshold,
     )
 
 

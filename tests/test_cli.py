@@ -223,8 +223,12 @@ def test_info(run, model, pooled):
         "scope        positions (top fraction 0.03, image weight 0.2)",
         "leave-one-out, 40 scores",
         "64 px",
+        "engine       torch, float32",
     ):
         assert words in text
+    parts = json.loads(run("info", model, "--json").stdout)["parts"]
+    largest = next(iter(parts))
+    assert f"parts        {largest} {parts[largest] / 1e6:.2f} MB, " in text
     text = run("info", pooled).stdout
     assert "stem (32), blocks.0 (16)" in text
     assert "scope        image\n" in text

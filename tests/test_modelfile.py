@@ -506,6 +506,14 @@ def test_info(detector, tmp_path):
     about = info(tmp_path / "m")
     assert about["fit"]["n_images"] == 40
     assert about["size"] == (tmp_path / "m").stat().st_size
+    sizes: dict[str, int] = {}
+    for name, array in read_model(tmp_path / "m")[1].items():
+        part = name.split("/")[0]
+        sizes[part] = sizes.get(part, 0) + array.nbytes
+    assert about["parts"] == sizes
+    assert list(sizes.values()) != [0] and list(about["parts"].values()) == sorted(
+        sizes.values(), reverse=True
+    )
     assert about["calibration"] == {
         "method": "leave-one-out", "n": 40, "n_keys": 40, "n_independent": 40, "counts_parts": True,
     }  # fmt: skip

@@ -182,7 +182,7 @@ def test_a_network_moves_with_its_projections(small_weights):
     features = BackboneFeatures("test_efficientnet", weights=small_weights, maps=["head"]).build()
     backbone = features.backbone_
     assert backbone._projections
-    backbone.move_to("meta")
+    backbone.place("meta")
     tensors = [*backbone.network.parameters(), *backbone._projections.values()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 

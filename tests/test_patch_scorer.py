@@ -365,7 +365,10 @@ def test_positions_that_never_vary_are_not_counted():
     X = np.zeros((30, 8, 8, 3))
     X[:, 2:5, 2:6] = rng.normal(size=(30, 3, 4, 3))
     inside = {"m": X[:, 2:6, 2:6].copy()}  # 4 x 4, of which 12 vary
-    scorer, alone = PatchScorer(top_fraction=0.25, neighbourhood=0).fit({"m": X}), PatchScorer(neighbourhood=0).fit(inside)
+    scorer, alone = (
+        PatchScorer(top_fraction=0.25, neighbourhood=0).fit({"m": X}),
+        PatchScorer(neighbourhood=0).fit(inside),
+    )
     assert (scorer.n_active_, alone.n_active_) == (12, 12)
     d, growth = scorer.patch_gaussians_["m"].leave_one_out(X.reshape(30, 64, 3))
     z = np.empty((30, 64))
@@ -520,6 +523,9 @@ def test_other_levels_than_fitted_are_refused():
         PatchScorer().fit({"fine": X["fine"]}).merge(PatchScorer().fit(fewer))
 
 
+STEPS = "neighbourhood must be 'nearest', 0 to 5 positions or 'all'"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -529,8 +535,11 @@ def test_other_levels_than_fitted_are_refused():
         ({"image_weight": -1.0}, "image_weight must be a number >= 0, got -1.0"),
         ({"image_weight": np.inf}, "image_weight must be a number >= 0, got inf"),
         ({"smoothing": -1}, "smoothing must be a number >= 0, got -1"),
-        ({"neighbourhood": 6}, "neighbourhood must be 'nearest', 0 to 5 positions or 'all', got 6"),
-        ({"neighbourhood": "some"}, "neighbourhood must be 'nearest', 0 to 5 positions or 'all', got 'some'"),
+        ({"neighbourhood": 6}, f"{STEPS}, got 6"),
+        (
+            {"neighbourhood": "some"},
+            f"{STEPS}, got 'some'",
+        ),
         ({"floor": np.nan}, "floor must be a number >= 0, got nan"),
     ],
 )
@@ -576,7 +585,9 @@ def test_where_good_images_have_dust_a_place_must_be_odder_to_stand_out():
     X = rng.normal(size=(200, 8, 8, 3))
     for i in range(0, 200, 4):  # a speck somewhere on the left, in a quarter of the images
         X[i, rng.integers(8), rng.integers(3)] += 12
-    scorer = without_context(PatchScorer(neighbourhood=0).fit({"m": X}))  # it is of the grid that this is about
+    scorer = without_context(
+        PatchScorer(neighbourhood=0).fit({"m": X})
+    )  # it is of the grid that this is about
     deviation = scorer.map_standards_["m"][2].reshape(8, 8)
     assert deviation[:, :3].mean() > 1.1 * deviation[:, 6:].mean()
     at = [

@@ -38,6 +38,7 @@ class FeatureOptions:
     resize: str
     tiles: int
     device: str
+    engine: str
     batch_size: int
 
     def extractor(self) -> Any:

@@ -51,6 +51,7 @@ def run(
     resize: str = "squash",
     tiles: int = 1,
     device: str = "auto",
+    engine: str = "torch",
     batch_size: int = 32,
     neighbourhood: int | str = "nearest",
     tolerate: str | Sequence[str] = "auto",
@@ -74,8 +75,8 @@ def run(
     cache : path, optional
         Folder where features are kept: another run over the same images, with another scorer
         say, computes none of them again.
-    backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood,
-    tolerate
+    backbone, weights, scope, levels, input_size, resize, tiles, device, engine, batch_size,
+    neighbourhood, tolerate
         See `MahalanobisDetector`.
     reduction, scorer
         See `make_scorer`; for ``scope="image"``.
@@ -92,7 +93,7 @@ def run(
         Wraps an iterable of images and their number.
     """
     options = FeatureOptions(
-        backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size
+        backbone, weights, scope, levels, input_size, resize, tiles, device, engine, batch_size
     )
     parameters: dict[str, Any] = {
         "roots": roots,

@@ -83,6 +83,7 @@ def run(
     resize: str = "squash",
     tiles: int = 1,
     device: str = "auto",
+    engine: str = "torch",
     batch_size: int = 32,
     neighbourhood: int | str = "nearest",
     tolerate: str | Sequence[str] = "auto",
@@ -111,8 +112,8 @@ def run(
     cache : path, optional
         Folder where features are kept: another run over the same images, with another scorer
         say, computes none of them again.
-    backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood,
-    tolerate
+    backbone, weights, scope, levels, input_size, resize, tiles, device, engine, batch_size,
+    neighbourhood, tolerate
         See `MahalanobisDetector`. With ``scope="positions"``, the anomaly maps of categories
         with masks are measured too (not for ``table="thresholds"``).
     reduction, scorer
@@ -140,7 +141,7 @@ def run(
         Wraps an iterable of images and their number.
     """
     options = FeatureOptions(
-        backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size
+        backbone, weights, scope, levels, input_size, resize, tiles, device, engine, batch_size
     )
     parameters: dict[str, Any] = {
         "roots": roots,

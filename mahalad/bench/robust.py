@@ -62,6 +62,7 @@ def run(
     resize: str = "squash",
     tiles: int = 1,
     device: str = "auto",
+    engine: str = "torch",
     batch_size: int = 32,
     neighbourhood: int | str = "nearest",
     tolerate: str | Sequence[str] = "auto",
@@ -81,8 +82,8 @@ def run(
         See `mahalad.images.mvtec.find_categories`.
     json_file, plot_file : path, optional
         Files to write: everything that is needed to redraw, and the plot.
-    backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size, neighbourhood,
-    tolerate
+    backbone, weights, scope, levels, input_size, resize, tiles, device, engine, batch_size,
+    neighbourhood, tolerate
         See `MahalanobisDetector`.
     reduction, scorer
         See `make_scorer`; for ``scope="image"``.
@@ -101,7 +102,7 @@ def run(
         that cannot be read: before the work.
     """
     options = FeatureOptions(
-        backbone, weights, scope, levels, input_size, resize, tiles, device, batch_size
+        backbone, weights, scope, levels, input_size, resize, tiles, device, engine, batch_size
     )
     parameters: dict[str, Any] = {
         "roots": roots,

@@ -11,6 +11,7 @@ def describe_detector(header: dict[str, Any]) -> dict[str, Any]:
     return {
         "file": f"{header['path']} ({header['size'] / 1e6:.2f} MB, "
         f"format {header['format_version']})",
+        "parts": _parts(header.get("parts", {})),
         "detector": header["class"],
         "images": f"{header['fit']['n_images']} (features of {header['fit']['n_stored']} kept)",
         "fitted": header["fit"].get("date", "unknown"),
@@ -22,6 +23,7 @@ def describe_detector(header: dict[str, Any]) -> dict[str, Any]:
         f"{'embedded' if features.get('weights_embedded') else 'not embedded'})",
         "input": features
         and f"{features['input_size']} px, {features['resize']}{_tiles(features)}",
+        "engine": _engine(features),
         "region": _region(features, header["params"].get("roi")),
         "pixels": _pixels(header["fit"], header["params"], header["params"].get("features")),
         "autoencoder": _autoencoder(header.get("autoencoder")),
@@ -83,6 +85,19 @@ def _tiles(features: dict[str, Any]) -> str:
     return f", {k} x {k} tiles" if k > 1 else ""
 
 
+def _parts(sizes: dict[str, int]) -> str:
+    """Say how large the parts of a file are, under the names that their arrays have."""
+    said = [f"{name} {size / 1e6:.2f} MB" for name, size in sizes.items() if size >= 5_000]
+    return ", ".join(said)
+
+
+def _engine(record: dict[str, Any]) -> str | None:
+    """Say what computed the network, and how; headers of torch do not name it."""
+    if "precision" not in record:
+        return None
+    return f"{record.get('engine', 'torch')}, {record['precision']}"
+
+
 def _region(features: dict[str, Any], roi: Any) -> str | None:
     """Say where the region of interest came from, and what the network sees outside it."""
     if not features.get("region"):
@@ -125,12 +140,14 @@ def describe_classifier(header: dict[str, Any]) -> dict[str, Any]:
     return {
         "file": f"{header['path']} ({header['size'] / 1e6:.2f} MB, "
         f"format {header['format_version']})",
+        "parts": _parts(header.get("parts", {})),
         "classifier": header["class"],
         "fitted": header.get("date", "unknown"),
         "labels": ", ".join(map(str, header["classes"])),
         "positive": header["params"]["positive"],
         "encoder": record.get("backbone") or encoder.get("class"),
         "input": record.get("input_size") and describe_input(record),
+        "engine": _engine(record),
         "region": _region(record, encoder.get("spec", {}).get("params", {}).get("roi")),
         "pixels": _pixels(header, encoder, encoder.get("spec")),
         "levels": ", ".join(f"{n} ({size})" for n, size in header["levels"].items()),

@@ -48,9 +48,7 @@ def change_detector(
     path: str,
     change: Callable[[AnomalyDetector], object],
     images: Sequence[str],
-    *,
-    weights: str | None = None,
-    device: str | None = None,
+    **reading: str | None,
 ) -> tuple[AnomalyDetector, str]:
     """Change a detector's file, and keep the old one beside it.
 
@@ -61,8 +59,8 @@ def change_detector(
         Adds images to the detector, or removes some.
     images : sequence of str
         Files that are read, which the backup must not replace.
-    weights, device : str, optional
-        As for `mahalad.load`.
+    **reading
+        `weights`, `device` and `engine`, as for `mahalad.load`.
 
     Returns
     -------
@@ -91,7 +89,7 @@ def change_detector(
         before = _version(path)
         old = Path(path).read_bytes()
         embedded = (read_header(path).get("features") or {}).get("weights_embedded", False)
-        detector = load(path, weights=weights, device=device)
+        detector = load(path, **reading)
         n, was = detector.n_images_, state_of(detector)
         n_scores = len(detector.calibration_scores_)
         change(detector)

@@ -12,12 +12,13 @@ from mahalad.commands.lists import parse_levels
 from mahalad.commands.options import (
     bits_option,
     decorate,
+    engine_option,
     is_given,
     max_pixels_option,
     whole_range,
 )
 
-_NETWORK = ("backbone", "weights", "levels", "size", "orientations")
+_NETWORK = ("backbone", "weights", "levels", "size", "orientations", "engine")
 _LEARNING = ("loss", "margin", "hidden", "self_training")
 
 output_option = click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
@@ -61,6 +62,7 @@ def encoder_options(command: Any) -> Any:
             click.option("--encoder", type=click.Path(), default=None, metavar="FILE",
                          help="Model file of `pretrain`, instead of a backbone."),
             backbone_options,
+            engine_option,
             click.option("--orientations", type=click.Choice([*map(str, ORIENTATIONS)]),
                          default="1", show_default=True,
                          help="For things that lie anyhow: means of features over the image "
@@ -107,6 +109,7 @@ def make_encoder(options: dict[str, Any]) -> Any:
         bits=options["bits"],
         batch_size=options["batch_size"],
         device=options["device"],
+        engine=options["engine"],
     )
 
 

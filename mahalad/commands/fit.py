@@ -50,7 +50,7 @@ SECTIONS = {
     ),
     "False-positive rate": ("fpr", "threshold", "calibration", "seed"),
     "Model file": ("output", "force", "without_weights", "without_features"),
-    "Computation": ("device", "batch_size"),
+    "Computation": ("device", "engine", "batch_size"),
 }  # fmt: skip
 """Headings of `mahalad fit --help`, and the options below each."""
 

@@ -39,7 +39,8 @@ def read_detector(
     `normals` are the images of `gather_normals`. With `labels`, it may be a classifier, which has
     no maps.
     """
-    weights, device, fpr = options["weights"], options["device"], options["fpr"]
+    reading = {name: options[name] for name in ("weights", "device", "engine")}
+    fpr = options["fpr"]
     if options["model"] is not None:
         from mahalad.loading import is_classifier, load
 
@@ -49,10 +50,10 @@ def read_detector(
                     f"{options['model']}: a classifier by nearest neighbours has no anomaly maps: "
                     "`mahalad score` without --maps gives its labels"
                 )
-            classifier = _read_classifier(options["model"], weights, device, fpr)
+            classifier = _read_classifier(options["model"], reading, fpr)
             _say_bits(classifier, options["bits"], "encoder")
             return classifier, 0
-        detector = load(options["model"], weights=weights, device=device)
+        detector = load(options["model"], **reading)
         _say_bits(detector, options["bits"], "features")
         if fpr is not None:
             detector.set_fpr(fpr)
@@ -60,9 +61,10 @@ def read_detector(
     from mahalad.detectors.mahalanobis import MahalanobisDetector
 
     detector = MahalanobisDetector(
-        weights=weights,
+        weights=options["weights"],
         bits=options["bits"],
-        device=device or "auto",
+        device=options["device"] or "auto",
+        engine=options["engine"] or "torch",
         fpr=0.05 if fpr is None else fpr,
     )
     detector.fit(with_progress(normals, "fit"))
@@ -95,12 +97,12 @@ def shift_of(detector: AnomalyDetector, scores: Sequence[float]) -> str:
 
 
 def _read_classifier(
-    path: str, weights: str | None, device: str | None, fpr: float | None
+    path: str, reading: dict[str, str | None], fpr: float | None
 ) -> MetricKNNClassifier:
     """Read the classifier that `mahalad score` uses."""
     from mahalad.metric.classifier import MetricKNNClassifier
 
-    classifier = MetricKNNClassifier.load(path, weights=weights, device=device)
+    classifier = MetricKNNClassifier.load(path, **reading)
     click.get_current_context().call_on_close(classifier.index_.close)
     if fpr is not None:
         classifier.set_novelty_fpr(fpr)

@@ -25,6 +25,7 @@ def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector
         "roi": options["roi"],
         "bits": options["bits"],
         "device": options["device"],
+        "engine": options["engine"],
         "batch_size": options["batch_size"],
     }
     rule: dict[str, Any] = {

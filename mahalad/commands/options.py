@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from mahalad.checks import BATCH_SIZE, FPR, INPUT_SIZE, N_AUGMENT, TILES, Whole
 from mahalad.choices import (
     CHANGES,
+    ENGINES,
     NEAR_COPIES,
     NEIGHBOURHOODS,
     RESIZE,
@@ -110,6 +111,18 @@ bits_option = click.option(
 )  # fmt: skip
 
 
+engine_option = click.option(
+    "--engine", type=click.Choice(ENGINES), default="torch", show_default=True,
+    help="What computes the network: torch; onnx or openvino, faster on a CPU (pip install "
+         "'mahalad[onnx]' or 'mahalad[openvino]'); auto: the fastest that is installed.",
+)  # fmt: skip
+saved_engine_option = click.option(
+    "--engine", type=click.Choice(ENGINES), default=None,
+    help="What computes the network, as for `fit`. Default: as at fit. Another one is refused if "
+         "the model's check inputs score otherwise by it.",
+)  # fmt: skip
+
+
 def whole_range(limit: Whole) -> click.IntRange:
     """Give the range of an option from the limit of the library's parameter."""
     return click.IntRange(limit.least, limit.most)
@@ -150,6 +163,7 @@ def network_options(command: Any) -> Any:
                               "the network one by one (time, memory and file: K^2 times)."),
             click.option("--device", default="auto", show_default=True,
                          help="auto (CUDA where there is one), cpu, cuda, cuda:1, ..."),
+            engine_option,
             click.option("--batch-size", type=whole_range(BATCH_SIZE), default=32,
                          show_default=True,
                          help="Images, or tiles, per pass through the network."),
@@ -256,6 +270,7 @@ def model_options(command: Any) -> Any:
                          "fetch them."),
             click.option("--device", default=None,
                          help="Device to score on. Default: as at fit."),
+            saved_engine_option,
             bits_option,
             max_pixels_option,
             pages_option,

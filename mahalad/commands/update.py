@@ -12,7 +12,12 @@ from mahalad.commands.editing import change_detector, state_of
 from mahalad.commands.embedding_options import output_option
 from mahalad.commands.fit import group_option, grouped, say_suspects
 from mahalad.commands.gathering import gather, gather_to_fit, only_listed, pages_option, yes_option
-from mahalad.commands.options import bits_option, decorate, max_pixels_option
+from mahalad.commands.options import (
+    bits_option,
+    decorate,
+    max_pixels_option,
+    saved_engine_option,
+)
 from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import with_progress
 
@@ -28,6 +33,7 @@ def _reading_options(command: Any) -> Any:
                               "fetch them."),
             click.option("--device", default=None,
                          help="Device to compute on. Default: as at fit."),
+            saved_engine_option,
         ],
         command,
     )  # fmt: skip
@@ -49,8 +55,7 @@ def update(
     yes: bool,
     bits: int | None,
     group: str | None,
-    weights: str | None,
-    device: str | None,
+    **reading: str | None,
 ) -> None:
     """Add good IMAGES (folders, globs, files) to a MODEL of `fit`.
 
@@ -72,7 +77,7 @@ def update(
         detector.partial_fit(with_progress(sources, "update"), groups=groups)
         n_unreadable = len(detector.unreadable_) - n_before
 
-    detector, text = change_detector(model, add, names, weights=weights, device=device)
+    detector, text = change_detector(model, add, names, **reading)
     click.echo(text, err=True)
     _say_copies(detector)
     say_suspects(detector, f"mahalad remove {model} IMAGE takes one out")
@@ -86,9 +91,7 @@ def update(
 @max_pixels_option
 @pages_option
 @_reading_options
-def remove(
-    model: str, images: tuple[str, ...], pages: str, weights: str | None, device: str | None
-) -> None:
+def remove(model: str, images: tuple[str, ...], pages: str, **reading: str | None) -> None:
     """Take IMAGES (folders, globs, files) out of a MODEL of `fit`.
 
     They are known by their content, and copies of one go together. The model is then that of a fit
@@ -98,7 +101,7 @@ def remove(
     check_given(images)
     names, code = only_listed(gather(images, pages))
     detector, text = change_detector(
-        model, lambda detector: detector.remove(names), names, weights=weights, device=device
+        model, lambda detector: detector.remove(names), names, **reading
     )
     click.echo(text, err=True)
     click.echo(f"false-positive rate: {detector.guarantee_}", err=True)
@@ -110,9 +113,7 @@ def remove(
 @output_option
 @_reading_options
 @force_option
-def merge(
-    models: tuple[str, ...], output: str, weights: str | None, device: str | None, force: bool
-) -> None:
+def merge(models: tuple[str, ...], output: str, force: bool, **reading: str | None) -> None:
     """Merge MODELS of `fit` with the same features and rule into one.
 
     It is that of one fit to the images of all, at the rate of the first. The files given stay as
@@ -123,10 +124,10 @@ def merge(
 
     if len({os.path.realpath(path) for path in models}) < max(len(models), 2):
         raise click.BadParameter("give two models or more, each once", param_hint="MODELS")
-    check_output(output, "detector", [*models, weights], force=force)
+    check_output(output, "detector", [*models, reading["weights"]], force=force)
     headers = [read_header(path) for path in models]
     embedded = any((header.get("features") or {}).get("weights_embedded") for header in headers)
-    first, *others = [AnomalyDetector.load(path, weights=weights, device=device) for path in models]
+    first, *others = [AnomalyDetector.load(path, **reading) for path in models]
     counts = ", ".join(
         f"{path} {one.n_images_}" for path, one in zip(models, [first, *others], strict=True)
     )

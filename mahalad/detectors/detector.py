@@ -38,7 +38,7 @@ from mahalad.detectors.state import LEFT_OUT, Calibrated, FitRecipe, FitState, j
 from mahalad.detectors.suspects import suspected
 from mahalad.errors import CalibrationError, InputError
 from mahalad.features.copying import copy_extractor
-from mahalad.features.file import restore_features
+from mahalad.features.file import engines_of, restore_features
 from mahalad.features.parameters import (
     ask_for,
     changed_params,
@@ -660,6 +660,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         *,
         weights: str | Path | None = None,
         device: str | None = None,
+        engine: str | None = None,
         features: Any = None,
         scorer: Any = None,
         threshold: Any = None,
@@ -671,7 +672,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             saved = class_named(file.class_of(header))
             detector = saved(**file.read_params(header, arrays, given))
             if isinstance(detector, AnomalyDetector):
-                detector._restore(header, arrays, weights, device)
+                detector._restore(header, arrays, weights, {"device": device, "engine": engine})
         if not isinstance(detector, cls):
             raise InputError(
                 f"{path}: holds a {saved.__name__}, not a {cls.__name__}: use mahalad.load"
@@ -679,11 +680,13 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         return detector
 
     def _restore(
-        self, header: dict[str, Any], arrays: file.Arrays, weights: Any, device: str | None
+        self, header: dict[str, Any], arrays: file.Arrays, weights: Any, asked: dict[str, Any]
     ) -> None:
         """Become fitted as a file says, and check the golden inputs."""
-        if device is not None:
-            self._ask_for_device(device)
+        if self.unfitted_parts()[0] is not None:
+            for name, value in asked.items():
+                if value is not None:
+                    ask_for(self, name, value, ("features",))
         self._check_values()
         if header["autoencoder"] is not None:
             file.restore_learned(self.features, header["autoencoder"], arrays)
@@ -694,13 +697,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             file.build_outside(features)
         state, calibrated = file.restore(header, arrays, self._recipe(), self.unfitted_scorer)
         state = replace(state, params=self._params_of_fit())
-        file.check_golden(file.golden_scores(features, state, calibrated.scorer), header["golden"])
+        found = file.golden_scores(features, state, calibrated.scorer)
+        file.check_golden(found, header["golden"], engines_of(features, header["features"]))
         self.features_, self._state, self._calibrated = features, state, calibrated
-
-    def _ask_for_device(self, device: str) -> None:
-        """Set the parameter `device`, the detector's own or that of its features."""
-        if self.unfitted_parts()[0] is not None:
-            ask_for(self, "device", device, ("features",))
 
     # -- inside ----------------------------------------------------------------------------
 

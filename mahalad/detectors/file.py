@@ -22,7 +22,7 @@ from mahalad.detectors.state import Calibrated, FitRecipe, FitState, MakeScorer
 from mahalad.errors import ModelFileError
 from mahalad.features.extractor import BackboneFeatures
 from mahalad.features.file import describe_features, region_in
-from mahalad.features.golden import GOLDEN_RTOL, GOLDEN_SEED, golden_features
+from mahalad.features.golden import ANOTHER, GOLDEN_RTOL, GOLDEN_SEED, golden_features
 from mahalad.files.classes import is_known
 from mahalad.files.container import VERSIONED
 from mahalad.files.spec import from_spec, to_spec
@@ -36,6 +36,7 @@ Header = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
 
 GOLDEN_ATOL = 1e-9
+NO_IDENTITY = ("weights_origin", "weights_source", "engine")
 
 
 def describe(
@@ -292,11 +293,12 @@ def build_outside(features: Any) -> None:
 def identity_of(features: Any) -> Any:
     """Say as JSON what identifies features; those of another identity must not be mixed in.
 
-    For features with a record, it matters what the weights are, not where they came from.
+    For features with a record, it matters what the weights are, not where they came from; and no
+    engine is used that computes other features.
     """
     if hasattr(features, "record"):  # two with the same parameters may have other weights
         record = features.record()
-        return {k: v for k, v in record.items() if k not in ("weights_origin", "weights_source")}
+        return {k: v for k, v in record.items() if k not in NO_IDENTITY}
     return to_spec(features)
 
 
@@ -315,13 +317,16 @@ def golden_scores(features: Any, state: FitState, scorer: Any) -> Floats:
     return score(scorer, copies, tuple(state.levels))[0]
 
 
-def check_golden(found: Floats, expected: Mapping[str, Any]) -> None:
-    """Raise `ModelFileError` unless the golden inputs score as they did when saved."""
+def check_golden(found: Floats, expected: Mapping[str, Any], engines: str = "") -> None:
+    """Raise `ModelFileError` unless the golden inputs score as they did when saved.
+
+    `engines` says what computed the features then and what does now, if these differ.
+    """
     wanted = np.array(expected["scores"])
     if not np.allclose(found, wanted, rtol=expected["rtol"], atol=expected["atol"]):
         raise ModelFileError(
             f"the model does not score here as it did where it was saved: its check inputs give "
             f"{found.tolist()} instead of {wanted.tolist()} (allowed: relative "
-            f"{expected['rtol']:g}). Another precision, library version or device may be the "
-            "reason; `mahalad info` shows the versions it was saved with"
+            f"{expected['rtol']:g}). {engines or ANOTHER}; `mahalad info` shows the versions it "
+            "was saved with"
         )

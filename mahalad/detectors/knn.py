@@ -34,7 +34,9 @@ class KNNDetector(AnomalyDetector):
         Between the features of two images; see `KthNeighborDistance`.
     reduce : {"kth", "mean"}, default="kth"
         The k-th distance alone, or the mean of the first k.
-    weights, levels, input_size, resize, tiles, reduction, roi, bits, channels, batch_size, device
+    weights, levels, input_size, resize, tiles, reduction, roi, bits, channels
+        See `MahalanobisDetector` (with ``scope="image"``).
+    batch_size, device, engine
         See `MahalanobisDetector` (with ``scope="image"``).
     fpr : float, default=0.05
         Share of good images that may be flagged, if they are exchangeable with those fitted.
@@ -87,6 +89,7 @@ class KNNDetector(AnomalyDetector):
         holdout_fraction: float = 0.3,
         batch_size: int = 32,
         device: str = "auto",
+        engine: str = "torch",
         random_state: int | None = None,
         near_copies: str = "group",
     ) -> None:
@@ -110,6 +113,7 @@ class KNNDetector(AnomalyDetector):
         self.holdout_fraction = holdout_fraction
         self.batch_size = batch_size
         self.device = device
+        self.engine = engine
         self.random_state = random_state
         self.near_copies = near_copies
 
@@ -127,6 +131,7 @@ class KNNDetector(AnomalyDetector):
             channels=self.channels,
             batch_size=self.batch_size,
             device=self.device,
+            engine=self.engine,
         )
         return extractor, self.unfitted_scorer()
 

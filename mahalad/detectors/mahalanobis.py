@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mahalad.checks import BATCH_SIZE, PIXELS, Limit, OneOf, check_parameters
-from mahalad.choices import HIGHEST, SCOPES
+from mahalad.choices import ENGINES, HIGHEST, SCOPES
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.errors import InputError
 from mahalad.features.extractor import BackboneFeatures
@@ -100,6 +100,9 @@ class MahalanobisDetector(AnomalyDetector):
         Images, or tiles, per pass through the network.
     device : str, default="auto"
         ``"auto"`` for CUDA where there is one and else the CPU, or a torch device.
+    engine : {"torch", "onnx", "openvino", "auto"}, default="torch"
+        What computes the network; see `BackboneFeatures`. A fitted model may be loaded for another
+        one, if its check inputs score the same there: ``load(path, engine="onnx")``.
 
     References
     ----------
@@ -151,6 +154,7 @@ class MahalanobisDetector(AnomalyDetector):
         max_stored: int | None = None,
         batch_size: int = 32,
         device: str = "auto",
+        engine: str = "torch",
         random_state: int | None = None,
         near_copies: str = "group",
     ) -> None:
@@ -178,6 +182,7 @@ class MahalanobisDetector(AnomalyDetector):
         self.max_stored = max_stored
         self.batch_size = batch_size
         self.device = device
+        self.engine = engine
         self.random_state = random_state
         self.near_copies = near_copies
 
@@ -224,6 +229,7 @@ class MahalanobisDetector(AnomalyDetector):
             "tiles": self.tiles,
             "batch_size": self.batch_size,
             "device": self.device,
+            "engine": self.engine,
         }
         if self.scope == "image":
             extractor = BackboneFeatures(self.backbone, levels=self.levels, **network)
@@ -305,4 +311,5 @@ _LIMITS: dict[str, Limit] = {
     **PIXELS,
     "scope": OneOf(SCOPES),
     "batch_size": BATCH_SIZE,
+    "engine": OneOf(ENGINES),
 }

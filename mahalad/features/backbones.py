@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,10 @@ from torch.nn import functional
 
 from mahalad.checks import INPUT_SIZE, TILES, check_parameters
 from mahalad.choices import HIGHEST
-from mahalad.errors import BackboneError
-from mahalad.features.devices import no_tf32, resolve_device
+from mahalad.errors import BackboneError, MahaladError
+from mahalad.features.devices import no_tf32
+from mahalad.features.engines.frozen import Frozen, Run
+from mahalad.features.engines.opening import check_engine, open_engine
 from mahalad.features.folding import fold_batch_norms
 from mahalad.features.input_sizes import resize_input, try_size, whole_patches
 from mahalad.features.levels import (
@@ -69,12 +71,15 @@ class Backbone:
     interpolation: str
     licence: str | None
     weights: WeightsRecord
-    device: torch.device
     modules: tuple[str, ...]  # the last one of each level up to the highest used
     stages: tuple[Stage, ...] = field(repr=False)  # these levels; empty where timm runs them
-    run: Callable[[Tensor], dict[str, Tensor]] = field(repr=False)
+    engine: str  # that `run` is of, and `device` where it takes tensors
+    device: torch.device
+    run: Run = field(repr=False)
+    _frozen: Frozen = field(repr=False)
     _state: dict[str, Tensor] = field(repr=False)
     _projections: dict[str, Tensor] = field(repr=False)
+    _asked: tuple[str, str] = ("cpu", "torch")
 
     def extract(
         self, images: NDArray[Any], roi: NDArray[np.bool_] | None = None
@@ -167,14 +172,25 @@ class Backbone:
         x = x.permute(0, 2, 3, 1)
         return x @ self._projections[name] if name in self._projections else x
 
-    def move_to(self, name: str) -> None:
-        """Compute on the device with that name from now on."""
-        device = resolve_device(name)
-        if device == self.device:
+    def place(self, device: str, engine: str = "torch") -> None:
+        """Compute on the device with that name, by that engine, from now on.
+
+        Raises
+        ------
+        InputError, MissingExtraError, BackboneError
+            As `open_engine`; nothing has changed then.
+        """
+        if (device, engine) == self._asked:
             return
-        self.network.to(device)  # in place: `run` and `stages` have its modules
-        self._projections = {name: basis.to(device) for name, basis in self._projections.items()}
-        self.device = device
+        try:
+            opened = open_engine(engine, device, self._frozen)
+        except MahaladError:
+            if self.engine == "torch":
+                self.network.to(self.device)  # an export takes place on the CPU
+            raise
+        self.engine, self.device, self.run = opened.name, opened.device, opened.run
+        self._projections = {n: x.to(opened.device) for n, x in self._projections.items()}
+        self._asked = device, engine
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Give the weights used, name to array, as a model file embeds them."""
@@ -190,6 +206,7 @@ def build_backbone(
     input_size: int | None = None,
     tiles: int = 1,
     device: str = "auto",
+    engine: str = "torch",
     fold: bool = True,
     hub: bool = True,
 ) -> Backbone:
@@ -219,6 +236,8 @@ def build_backbone(
         Such squares along each side of an image.
     device : str
         ``"auto"`` (CUDA if there is one, else the CPU) or any torch device.
+    engine : {"torch", "onnx", "openvino", "auto"}
+        What computes the network; see `open_engine`.
     fold : bool
         Fold batch normalisations into convolutions. False keeps the weights as timm names them,
         for training.
@@ -228,16 +247,16 @@ def build_backbone(
     Raises
     ------
     BackboneError
-        Unknown network, level, size or device.
+        Unknown network, level, size or device; an engine that cannot compute the network.
     WeightsError, MissingExtraError
-        Weights that cannot be found, read or matched.
+        Weights that cannot be found, read or matched; an engine that is not installed.
 
     Warns
     -----
     InputSizeWarning
         Another size is taken than the one asked for.
     """
-    target = resolve_device(device)
+    check_engine(engine, device)
     network = _create(backbone).eval()
     config: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     native = int((config.get("test_input_size") or config["input_size"])[-1])
@@ -267,18 +286,13 @@ def build_backbone(
     record = WeightsRecord(source, origin, hash_weights(kept), stored)
     if stages and fold:
         fold_batch_norms(network)
-    network = network.float().requires_grad_(False).to(target)
+    network = network.float().requires_grad_(False)
     network = network.to(memory_format=torch.channels_last)
     run = runner(network, stages, names, chosen)
     if mapped or size != native:
-        widths = try_size(run, size, native, backbone, target)
+        widths = try_size(run, size, native, backbone, torch.device("cpu"))
     map_names = tuple(names[i] for i in mapped)
-    _log.info(
-        "network %s, weights from %s (%s); pooled levels %s, maps %s; %d px, %d tiles; on %s",
-        backbone, source, origin, [names[i] for i in pooled], list(map_names), size, tiles**2,
-        target,
-    )  # fmt: skip
-    return Backbone(
+    made = Backbone(
         name=backbone,
         network=network,
         level_names=tuple(names[i] for i in pooled),
@@ -290,13 +304,22 @@ def build_backbone(
         interpolation=config["interpolation"],
         licence=config.get("license"),
         weights=record,
-        device=target,
         modules=tuple(modules[: chosen[-1] + 1]),
         stages=tuple(stages[: chosen[-1] + 1]),
+        engine="torch",
+        device=torch.device("cpu"),
         run=run,
+        _frozen=Frozen(backbone, network, run, tuple(names[i] for i in chosen), int(size)),
         _state=kept,
-        _projections=_projections({name: widths[name] for name in map_names}, target),
+        _projections=_projections({name: widths[name] for name in map_names}),
     )
+    made.place(device, engine)
+    _log.info(
+        "network %s, weights from %s (%s); pooled levels %s, maps %s; %d px, %d tiles; on %s by %s",
+        backbone, source, origin, [names[i] for i in pooled], list(map_names), size, tiles**2,
+        made.device, made.engine,
+    )  # fmt: skip
+    return made
 
 
 def _create(backbone: str) -> nn.Module:
@@ -336,7 +359,7 @@ def _load_weights(
     return {key: loaded[key].detach().clone() for key in used}
 
 
-def _projections(widths: Mapping[str, int], device: torch.device) -> dict[str, Tensor]:
+def _projections(widths: Mapping[str, int]) -> dict[str, Tensor]:
     """Make a fixed matrix with orthonormal columns for every map with more than 128 channels.
 
     It depends on nothing but the number of channels, so fits with it merge exactly.
@@ -346,5 +369,5 @@ def _projections(widths: Mapping[str, int], device: torch.device) -> dict[str, T
         if n_channels > MAX_MAP_FEATURES:
             noise = np.random.default_rng(0).normal(size=(n_channels, MAX_MAP_FEATURES))
             basis = np.linalg.qr(noise)[0].astype(np.float32)
-            found[name] = torch.from_numpy(basis).to(device)
+            found[name] = torch.from_numpy(basis)
     return found

@@ -17,7 +17,7 @@ from mahalad.features.weights import PACKAGES
 
 _MUST_AGREE = (
     "levels", "maps", "region", "outside", "input_size", "tiles", "orientations", "mean", "std",
-    "interpolation", "resize", "weights_sha256",
+    "interpolation", "resize", "precision", "weights_sha256",
 )  # fmt: skip
 
 
@@ -128,6 +128,19 @@ def restore_features(
             record["weights_sha256"],
             record["weights_dtype"],
         )
+
+
+def engines_of(extractor: Any, record: Mapping[str, Any] | None) -> str:
+    """Say by which engine features were computed and by which they are, if these differ."""
+    if record is None or "backbone_" not in vars(extractor):
+        return ""
+    before, now = record.get("engine", "torch"), extractor.backbone_.engine
+    if before == now:
+        return ""
+    return (
+        f"It was saved with engine={before!r}, and engine={now!r} does not compute the same: load "
+        f"it with engine={before!r} (--engine {before})"
+    )
 
 
 def _check_is_here(

@@ -27,6 +27,7 @@ def record_of(features: Any, region: str | None) -> dict[str, Any]:
         "resize": RECORDED[features.resize],
         **several,
         "precision": "float32",
+        **({} if b.engine == "torch" else {"engine": b.engine}),  # as it was before engines
         "licence": b.licence,
         "weights_source": b.weights.source,
         "weights_origin": b.weights.origin,

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,19 @@ VERSIONED = ("torch", "timm", "numpy", "scipy", "scikit-learn", "pillow", "safet
 
 
 def info(path: str | Path) -> dict[str, Any]:
-    """The header of a model file, with the file's size in bytes as ``size``."""
+    """The header of a model file, with bytes of the file as ``size`` and of its ``parts``."""
     header = read_header(path)
-    return {"path": str(path), "size": Path(path).stat().st_size, **header}
+    own = {"path": str(path), "size": Path(path).stat().st_size, "parts": _sizes(path)}
+    return {**own, **header}
+
+
+def _sizes(path: str | Path) -> dict[str, int]:
+    """Bytes of the arrays by the first word of their names, largest first."""
+    with Path(path).open("rb") as file:
+        index = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    sizes: Counter[str] = Counter()
+    for name, entry in index.items():
+        if name not in ("__metadata__", CHECKSUM):
+            start, end = entry["data_offsets"]
+            sizes[name.split("/")[0]] += end - start
+    return dict(sizes.most_common())

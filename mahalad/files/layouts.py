@@ -65,6 +65,7 @@ RECORD = {
     "weights_sha256": str,
     "weights_dtype": str,
     "weights_embedded": Optional(bool),
+    "engine": Optional(OneOf(("torch", "onnx", "openvino"))),
 }
 """What identifies the features of a network."""
 

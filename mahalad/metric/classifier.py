@@ -543,6 +543,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         *,
         weights: str | Path | None = None,
         device: str | None = None,
+        engine: str | None = None,
         index: str | None = None,
     ) -> Self:
         """Read a classifier that `save` wrote, and check that it still embeds as it did.
@@ -554,6 +555,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
             Weights file, for a model saved without them; ``"hub"`` to fetch them.
         device : str, optional
             Device to compute on; None for the one that was asked for at fit.
+        engine : str, optional
+            What computes the network; None for the engine that was asked for at fit.
         index : str, optional
             Where the index is now, if not where it was.
 
@@ -565,7 +568,7 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         InputError
             The index holds embeddings of another model.
         """
-        saved = modelfiles.read(path, weights=weights, device=device, index=index)
+        saved = modelfiles.read(path, weights=weights, device=device, engine=engine, index=index)
         with naming(path):
             classifier = cls(**saved.params)
             classifier._fitted = replace(saved.fitted, params=classifier._params_of_fit())

@@ -20,8 +20,14 @@ from mahalad.arrays import below
 from mahalad.errors import InputError, ModelFileError
 from mahalad.features.copying import copy_extractor
 from mahalad.features.extractor import BackboneFeatures
-from mahalad.features.file import describe_features, restore_features
-from mahalad.features.golden import GOLDEN_RTOL, GOLDEN_SEED, N_GOLDEN, golden_images
+from mahalad.features.file import describe_features, engines_of, restore_features
+from mahalad.features.golden import (
+    ANOTHER,
+    GOLDEN_RTOL,
+    GOLDEN_SEED,
+    N_GOLDEN,
+    golden_images,
+)
 from mahalad.files.checksum import hash_rows
 from mahalad.files.classes import is_known
 from mahalad.files.container import VERSIONED, read_model
@@ -116,7 +122,12 @@ def describe(
 
 
 def read(
-    path: str | Path, *, weights: str | Path | None, device: str | None, index: str | None
+    path: str | Path,
+    *,
+    weights: str | Path | None,
+    device: str | None,
+    index: str | None,
+    engine: str | None = None,
 ) -> Saved:
     """Read a model file, check its golden embeddings, and open its index.
 
@@ -129,7 +140,9 @@ def read(
     with naming(path, RuntimeError):
         if index is not None and "state" in header["index"]:
             raise InputError(f"{path}: its index is in the file itself, and not in {index}")
-        return _restore(header, arrays, weights, device, index)
+        given = {"device": device, "engine": engine}
+        asked = {name: value for name, value in given.items() if value is not None}
+        return _restore(header, arrays, weights, asked, index)
 
 
 def read_index(path: str | Path) -> VectorIndex:
@@ -149,20 +162,21 @@ def _restore(
     header: dict[str, Any],
     arrays: Arrays,
     weights: str | Path | None,
-    device: str | None,
+    asked: dict[str, str],
     where: str | None,
 ) -> Saved:
     own = {name: from_spec(spec) for name, spec in header["params"].items()}
     check_classifier(own, ModelFileError)
-    encoder, built = _restore_encoder(header["encoder"], arrays, weights, device)
-    projection = _restore_projection(header["projection"], below("projection/", arrays), device)
+    encoder, built = _restore_encoder(header["encoder"], arrays, weights, asked)
+    projection = _restore_projection(header["projection"], below("projection/", arrays), asked)
     params = own | ({} if where is None else {"index": where})
     params |= {"encoder": encoder, "projection": None if projection is None else clone(projection)}
     embedding = Embedding(built, projection)
     embedding.level_sizes = {name: int(size) for name, size in header["levels"].items()}
     embedding.mean, embedding.scale = arrays["mean"], arrays["scale"]
     embedding.depths = header.get("depths")
-    _check_golden(embedding, header["golden"], arrays["golden/embeddings"])
+    engines = engines_of(embedding.encoder, (header["encoder"] or {}).get("record"))
+    _check_golden(embedding, header["golden"], arrays["golden/embeddings"], engines)
     point, search = header["operating_point"], header["search"]
     chosen = None if point is None else OperatingPoint(**point)
     calibration = header["calibration"]
@@ -251,17 +265,21 @@ def _restore_encoder(
     spec: dict[str, Any] | None,
     arrays: Arrays,
     weights: str | Path | None,
-    device: str | None,
+    asked: dict[str, str],
 ) -> tuple[Any, Any]:
     """The encoder as a parameter, and ready for use."""
     if spec is None:
         return None, None
-    on_device = {} if device is None else {"device": device}
     if spec["class"] == _AUTOENCODER:
-        encoder = from_spec({"class": _AUTOENCODER, "params": spec["params"] | on_device})
+        if "engine" in asked:
+            raise InputError(
+                f"engine={asked['engine']!r} was given, and an autoencoder has torch alone: leave "
+                "it out"
+            )
+        encoder = from_spec({"class": _AUTOENCODER, "params": spec["params"] | asked})
         encoder.restore(spec["state"], below("encoder/", arrays))
         return encoder, copy_extractor(encoder)
-    given = from_spec(spec["spec"]).set_params(**on_device)
+    given = from_spec(spec["spec"]).set_params(**asked)
     built = clone(given, safe=False)
     restore_features(built, spec["record"], arrays, weights)
     if isinstance(given.roi, str) and given.roi == EMBEDDED:
@@ -277,10 +295,10 @@ def _describe_projection(projection: Any) -> tuple[dict[str, Any] | None, Arrays
     return spec, {f"projection/{name}": values for name, values in state.items()}
 
 
-def _restore_projection(spec: dict[str, Any] | None, arrays: Arrays, device: str | None) -> Any:
+def _restore_projection(spec: dict[str, Any] | None, arrays: Arrays, asked: dict[str, str]) -> Any:
     if spec is None:
         return None
-    params = spec["params"] | ({} if device is None else {"device": device})
+    params = spec["params"] | {n: value for n, value in asked.items() if n == "device"}
     return TripletProjection(**params).restore(spec["state"], arrays)
 
 
@@ -307,7 +325,9 @@ def golden(embedding: Embedding) -> NDArray[np.float32]:
     return embedding.embed(np.hstack(columns))
 
 
-def _check_golden(embedding: Embedding, expected: dict[str, Any], wanted: NDArray[Any]) -> None:
+def _check_golden(
+    embedding: Embedding, expected: dict[str, Any], wanted: NDArray[Any], engines: str
+) -> None:
     """Raise `ModelFileError` unless the golden inputs are embedded as they were when saved."""
     found = golden(embedding)
     off = np.inf
@@ -316,7 +336,6 @@ def _check_golden(embedding: Embedding, expected: dict[str, Any], wanted: NDArra
     if not off <= expected["rtol"]:
         raise ModelFileError(
             "the model does not embed here as it did where it was saved: its check inputs "
-            f"are off by {off:.2g} of their length (allowed: {expected['rtol']:g}). Another "
-            "precision, library version or device may be the reason; `mahalad info` shows the "
-            "versions it was saved with"
+            f"are off by {off:.2g} of their length (allowed: {expected['rtol']:g}). "
+            f"{engines or ANOTHER}; `mahalad info` shows the versions it was saved with"
         )
