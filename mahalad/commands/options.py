@@ -81,7 +81,7 @@ class Neighbourhood(click.ParamType[int | str]):
         if text not in known:
             most = max(steps for steps in NEIGHBOURHOODS if isinstance(steps, int))
             self.fail(
-                f"{value!r} is neither 'nearest', a number of positions from 0 to {most} nor 'all'"
+                f"{value!r} is neither a number of positions from 0 to {most} nor 'all' nor 'nearest'"
             )
         return known[text]
 
@@ -187,7 +187,7 @@ def detector_options(command: Any, published: Sequence[str] = ()) -> Any:
                          help="positions: place by place (small defects; parts in about "
                               "the same place). image: the paper's, of features pooled over the "
                               "whole image."),
-            click.option("--neighbourhood", type=Neighbourhood(), default="nearest",
+            click.option("--neighbourhood", type=Neighbourhood(), default=0,
                          show_default=True, metavar="nearest|0..5|all",
                          help="What a place is compared with: the nearest good patch about it, "
                               "or a Gaussian of this place and of those up to so many steps away "

@@ -145,7 +145,7 @@ class MahalanobisDetector(AnomalyDetector):
         top_fraction: float = 0.03,
         image_weight: float = 0.2,
         smoothing: float = 0.0,
-        neighbourhood: int | str = "nearest",
+        neighbourhood: int | str = 0,
         fpr: float = 0.05,
         threshold: str | Threshold = "conformal",
         n_augment: int = 0,

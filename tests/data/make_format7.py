@@ -1,7 +1,7 @@
 """How the stored examples of format 7 were made; not to be run again once it is released.
 
-Images, detectors and questions are those of format 6. What lies in positions is compared with the
-nearest good patch, unless a detector says otherwise.
+Images, detectors and questions are those of format 6. Nothing in them
+is new: no detector compares patches with the nearest good one.
 """
 
 from __future__ import annotations

@@ -111,8 +111,8 @@ class Scatter:
             rest = self.n - len(own)
             if rest < 3:
                 raise DegenerateDataError(
-                    f"leaving out {len(own)} of {self.n} samples (those of a part, or of a fifth of "
-                    f"all parts) leaves {rest}: the metric of patches needs 3; give images of more "
+                    f"leaving out {len(own)} of {self.n} samples (those of a part, or a "
+                    f"fifth of all) leaves {rest}: the metric of patches needs 3; give images of more "
                     "parts"
                 )
             sums = self.sums.copy()

@@ -36,12 +36,12 @@ PAIRS = (2**9, 2**12)
 
 
 class PatchScorer(Standardized, BaseEstimator):
-    """Score patches by the nearest good one, with the image-level distance as further evidence.
+    """Score patches by Gaussians or by good ones, with the image-level distance as further evidence.
 
-    On the coarsest grid, on which the levels (n, height, width, n_features) that have it are side
-    by side, each patch is compared with the good ones at most one position away: its distance is
-    the Mahalanobis distance to the nearest of them. Levels of finer grids get one Gaussian per
-    position. The image's score is the mean of the largest distances on the coarsest grid. Mean and
+    Levels that are maps, (n, height, width, n_features), get one Gaussian per position: those on
+    the coarsest grid together, every finer one by itself. With ``neighbourhood="nearest"``, each
+    patch of the coarsest grid is compared with the good ones at most one position away: its
+    distance is the Mahalanobis distance to the nearest of them. The image's score is the mean of the largest distances on the coarsest grid. Mean and
     standard deviation of the leave-one-out distances of good images, and what harmless changes add
     to these, standardize them, position by position. The image's map is the
     weighted mean over grids of the distances' logarithms, each in standard deviations of good
@@ -60,7 +60,7 @@ class PatchScorer(Standardized, BaseEstimator):
         Standard deviation, in positions of the finest grid, of a Gaussian filter over the map.
     floor : float, default=0.01
         See `PatchGaussian`.
-    neighbourhood : "nearest", int or "all", default="nearest"
+    neighbourhood : "nearest", int or "all", default=0
         What patches of the coarsest grid are compared with: ``"nearest"``, the nearest good patch
         about their position. 0: a Gaussian per position there, too. For parts that do not lie
         still, a Gaussian of a position may be fitted to the features of all positions up to a
@@ -128,7 +128,7 @@ class PatchScorer(Standardized, BaseEstimator):
         image_weight: float = 0.2,
         smoothing: float = 0.0,
         floor: float = 0.01,
-        neighbourhood: int | str = "nearest",
+        neighbourhood: int | str = 0,
     ) -> None:
         self.top_fraction = top_fraction
         self.image_weight = image_weight
