@@ -81,7 +81,8 @@ class Neighbourhood(click.ParamType[int | str]):
         if text not in known:
             most = max(steps for steps in NEIGHBOURHOODS if isinstance(steps, int))
             self.fail(
-                f"{value!r} is neither a number of positions from 0 to {most} nor 'all' nor 'nearest'"
+                f"{value!r} is neither a number of positions from 0 to {most} nor 'all' "
+                "nor 'nearest'"
             )
         return known[text]
 

@@ -302,7 +302,7 @@ FOR_POSITIONS = {
     "top_fraction": 0.03,
     "image_weight": 0.2,
     "smoothing": 0.0,
-    "neighbourhood": "nearest",
+    "neighbourhood": 0,
 }
 """Parameters of the per-position scorer alone, with what they are unless they are given."""
 POSITIONS_SIZE = 320

@@ -112,8 +112,8 @@ class Scatter:
             if rest < 3:
                 raise DegenerateDataError(
                     f"leaving out {len(own)} of {self.n} samples (those of a part, or a "
-                    f"fifth of all) leaves {rest}: the metric of patches needs 3; give images of more "
-                    "parts"
+                    f"fifth of all) leaves {rest}: the metric of patches needs 3; give images of "
+                    "more parts"
                 )
             sums = self.sums.copy()
 

@@ -36,13 +36,13 @@ PAIRS = (2**9, 2**12)
 
 
 class PatchScorer(Standardized, BaseEstimator):
-    """Score patches by Gaussians or by good ones, with the image-level distance as further evidence.
+    """Score places by Gaussians or by good patches, with the image-level distance beside them.
 
     Levels that are maps, (n, height, width, n_features), get one Gaussian per position: those on
     the coarsest grid together, every finer one by itself. With ``neighbourhood="nearest"``, each
     patch of the coarsest grid is compared with the good ones at most one position away: its
-    distance is the Mahalanobis distance to the nearest of them. The image's score is the mean of the largest distances on the coarsest grid. Mean and
-    standard deviation of the leave-one-out distances of good images, and what harmless changes add
+    distance is the Mahalanobis distance to the nearest of them. The image's score is the mean of
+    the largest distances on the coarsest grid. Mean and standard deviation of the leave-one-out distances of good images, and what harmless changes add
     to these, standardize them, position by position. The image's map is the
     weighted mean over grids of the distances' logarithms, each in standard deviations of good
     images. A further grid, the context, has means over 4 x 4 positions of the coarsest one; it

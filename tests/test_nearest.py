@@ -1,0 +1,223 @@
+"""Patches compared with the nearest good one: by slow loops, and on parts that move."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mahalad import AnomalyDetector
+from mahalad.errors import DegenerateDataError, InputError
+from mahalad.images.geometry import BOX
+from mahalad.scorers.moments import Moments
+from mahalad.scorers.nuisance import Nuisance
+from mahalad.scorers.positions.nearest import Nearest
+from mahalad.scorers.positions.patches import N_IMAGES, Patches, hashes
+from mahalad.scorers.positions.scorer import PatchScorer
+
+SIDE, D = 9, 5  # blocks of 4 and 5 positions along an axis
+HALF = 2e-3
+"""What keeping patches as float16 does to distances, relative to a typical one."""
+
+
+def samples(n, seed=0, side=SIDE):
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(D, D)) if seed == 0 else np.random.default_rng(0).normal(size=(D, D))
+    where = np.random.default_rng(1).normal(size=(side**2, D)) * 3
+    return (where + rng.normal(size=(n, side**2, D)) @ mixing).astype(np.float32)
+
+
+def blocks_of(side):
+    edges = np.linspace(0, side, max(1, side // 4) + 1).round().astype(int)
+    grid = np.arange(side**2).reshape(side, side)
+    along = list(pairwise(edges))
+    return [grid[a:b, c:d].ravel() for a, b in along for c, d in along]
+
+
+def metrics(X, floor, differences=None, n_images=1):
+    """M of each block, straight from its definition."""
+    P = X.shape[1]
+    S = np.stack([np.cov(X[:, p].astype(float), rowvar=False) for p in range(P)])
+    T, found = S.mean(axis=0), []
+    for at in blocks_of(round(P**0.5)):
+        M = (S[at].mean(axis=0) + T) / 2
+        eye = np.eye(D)
+        M = 0.95 * M + (0.05 * np.trace(M) + floor * np.trace(T)) / D * eye
+        if differences is not None:
+            N = sum(np.outer(d, d) for p in at for d in differences[:, p].astype(float))
+            N = N / (n_images * len(at))
+            M = M + 0.3 * (0.95 * N + 0.05 * np.trace(N) / D * eye)
+        found.append(M)
+    return found
+
+
+def slow_squares(Q, bank, Ms):
+    """Squared distances (q, P, n_bank): the least over positions at most one step away."""
+    side = round(Q.shape[1] ** 0.5)
+    found = np.empty((len(Q), Q.shape[1], len(bank)))
+    for at, M in zip(blocks_of(side), Ms, strict=True):
+        inverse = np.linalg.inv(M)
+        for p in at:
+            y, x = divmod(int(p), side)
+            around = [
+                v * side + u
+                for v in range(max(0, y - 1), min(side, y + 2))
+                for u in range(max(0, x - 1), min(side, x + 2))
+            ]
+            d = Q[:, p, None, None].astype(float) - bank[:, around].astype(float)[None]
+            found[:, p] = np.einsum("qbkd,de,qbke->qbk", d, inverse, d).min(axis=-1)
+    return found
+
+
+@pytest.fixture
+def fitted():
+    X = samples(30)
+    differences = np.random.default_rng(5).normal(size=(8, SIDE**2, D)).astype(np.float16)
+    nuisance = Nuisance(differences, 4)  # 4 images, 2 ways
+    moments = Moments.from_samples(X.swapaxes(0, 1))
+    patches = Patches.of(X, np.ones((30, SIDE**2), bool))
+    return X, moments, patches, nuisance, Nearest.of(moments, patches, 0.01, nuisance)
+
+
+def test_distances_equal_the_slow_loops(fitted):
+    X, _, _, nuisance, nearest = fitted
+    new = samples(7, seed=2)
+    Ms = metrics(X, 0.01, nuisance.differences, 4)
+    wanted = np.sqrt(slow_squares(new, X, Ms).min(axis=-1))
+    found = nearest.distances(new)
+    np.testing.assert_allclose(found, wanted, atol=HALF * wanted.mean())
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_images_of_the_fit_are_left_out_of_patches_and_metric(fitted, grouped):
+    X, moments, patches, nuisance, nearest = fitted
+    labels = np.arange(30) // 3 if grouped else np.arange(30)
+    changed = np.full(30, -1)
+    changed[[2, 9, 17, 28]] = range(4)
+    out = nearest.left_out(X, labels, moments, patches, 0.01, nuisance, changed)
+    first = np.empty((30, SIDE**2))
+    squares = np.empty((30, SIDE**2, 30))
+    for fold in range(5):
+        own = labels % 5 == fold
+        kept = [i for i in range(4) if changed[own].max(initial=-1) < 0 or i not in changed[own]]
+        d = nuisance.differences.reshape(4, 2, SIDE**2, D)[kept].reshape(-1, SIDE**2, D)
+        squares[own] = slow_squares(X[own], X, metrics(X[~own], 0.01, d, len(kept)))
+    squares = np.where((labels[:, None] == labels)[:, None], np.inf, squares)
+    first = np.sqrt(squares.min(axis=-1))
+    np.testing.assert_allclose(out.distances, first, atol=HALF * first.mean())
+    for label in range(labels.max() + 1):
+        others = labels != label
+        without = np.sqrt(np.where(labels == label, np.inf, squares[others]).min(axis=-1))
+        growth = without.mean(axis=0) / first[others].mean(axis=0)
+        for row in np.flatnonzero(labels == label):
+            np.testing.assert_allclose(out.growth[row], growth, atol=HALF)
+    Ms = metrics(X, 0.01, nuisance.differences, 4)
+    more = []
+    for number, row in enumerate((2, 9, 17, 28)):
+        copies = X[row] + nuisance.differences[2 * number : 2 * number + 2].astype(np.float32)
+        bank = X[labels != labels[row]]
+        d = np.sqrt(slow_squares(np.concatenate([X[row : row + 1], copies]), bank, Ms).min(axis=-1))
+        more.append((np.maximum(d[1:] - d[0], 0) ** 2).sum(axis=0))
+    scale = np.mean(more)
+    np.testing.assert_allclose(out.tolerated, np.mean(more, axis=0), atol=3 * HALF * scale)
+    for row in range(30):
+        others = [m for m, r in zip(more, (2, 9, 17, 28), strict=True) if labels[r] != labels[row]]
+        wanted = np.mean(others, axis=0)
+        np.testing.assert_allclose(out.tolerated_by_others[row], wanted, atol=3 * HALF * scale)
+
+
+def test_patches_outside_pictures_are_nobodys_neighbours(fitted):
+    X, moments, _, _, _ = fitted
+    inside = np.ones((30, SIDE**2), bool)
+    inside[:, :SIDE] = False  # the first row lies above every picture
+    nearest = Nearest.of(moments, Patches.of(X, inside), 0.01, None)
+    new = X[:3].copy()
+    new[:, SIDE : 2 * SIDE] = X[3:6, :SIDE]  # what only the places outside have
+    there = nearest.distances(new)[:, SIDE : 2 * SIDE]
+    seen = Nearest.of(moments, Patches.of(X, np.ones_like(inside)), 0.01, None).distances(new)
+    assert (seen[:, SIDE : 2 * SIDE] < 0.1).all()
+    assert (there > 1).all()
+
+
+def test_a_fold_that_leaves_too_little_is_refused(fitted):
+    X, moments, patches, nuisance, nearest = fitted
+    with pytest.raises(DegenerateDataError, match=r"leaving out 30 of 30 .* leaves 0"):
+        nearest.left_out(X, np.zeros(30, int), moments, patches, 0.01, nuisance, None)
+
+
+def test_patches_of_one_group_alone_are_refused(fitted):
+    X, moments, _, nuisance, _ = fitted
+    few = Patches.of(X[:5], np.ones((5, SIDE**2), bool))
+    nearest = Nearest.of(moments, few, 0.01, nuisance)
+    labels = np.where(np.arange(30) < 5, 0, np.arange(30) - 4)
+    with pytest.raises(InputError, match="all 5 images whose patches are kept are of one group"):
+        nearest.left_out(X, labels, moments, few, 0.01, nuisance, None)
+
+
+def test_which_images_are_kept_does_not_depend_on_their_order():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(N_IMAGES + 150, 4, 2)).astype(np.float32)
+    inside = np.ones(X.shape[:2], bool)
+    whole = Patches.of(X, inside)
+    assert len(whole.keys) == N_IMAGES
+    order = rng.permutation(len(X))
+    parts = np.array_split(order, 7)
+    merged = Patches.of(X[parts[0]], inside[: len(parts[0])])
+    for part in parts[1:]:
+        merged = merged.merged(Patches.of(X[part], inside[: len(part)]))
+    for one in (merged, Patches.of(np.concatenate([X, X]), np.concatenate([inside, inside]))):
+        np.testing.assert_array_equal(one.keys, whole.keys)
+        np.testing.assert_array_equal(one.features, whole.features)
+    assert (np.diff(whole.keys.astype(object)) > 0).all()
+    places = whole.places(X)
+    assert ((places >= 0) == np.isin(hashes(X), whole.keys)).all()
+    np.testing.assert_array_equal(whole.features[places[places >= 0]], X[places >= 0])
+    rest = whole.without(Patches.of(X[:50], inside[:50]))
+    assert not np.isin(rest.keys, hashes(X[:50])).any()
+
+
+def moved(n, rng, side=8, defect=False):
+    """A part of 3 x 3 places in one of four forms, somewhere on a ground; (n, side, side, D)."""
+    ground, forms = np.zeros(D), np.random.default_rng(9).normal(size=(4, 3, 3, D)) * 4
+    X = np.empty((n, side, side, D))
+    for i in range(n):
+        X[i] = ground + rng.normal(size=(side, side, D)) * 0.3
+        y, x = rng.integers(1, 4, 2)
+        form = np.rot90(forms[0], rng.integers(4))  # turned freely
+        X[i, y : y + 3, x : x + 3] = form + rng.normal(size=(3, 3, D)) * 0.3
+        if defect:
+            v, u = rng.integers(0, 3, 2)
+            X[i, y + v, x + u] = forms[1, v, u]  # of another part
+    return X.astype(np.float32)
+
+
+def test_defects_of_parts_that_move_and_turn_are_found():
+    """Moved by 0 to 2 places in each direction, turned by quarters: the floor of what is found."""
+    rng = np.random.default_rng(3)
+    good, new, bad = moved(60, rng), moved(100, rng), moved(100, rng, defect=True)
+    found = {}
+    for neighbourhood in ("nearest", 0):
+        detector = AnomalyDetector(
+            None, PatchScorer(neighbourhood=neighbourhood, top_fraction=0.02), fpr=0.05
+        ).fit({"m": good})
+        s = [detector.anomaly_score({"m": X}) for X in (new, bad)]
+        area = roc_auc_score(np.repeat([0, 1], 100), np.concatenate(s))
+        flagged = [(detector.predict({"m": X}) == -1).mean() for X in (new, bad)]
+        found[neighbourhood] = (area, *flagged)
+    area, false, hit = found["nearest"]
+    assert area > 0.95 and hit > 0.7 and false < 0.12
+    assert found[0][0] < area - 0.2  # a Gaussian for each place knows no forms
+
+
+def test_padded_pictures_have_boxes():
+    X = samples(24).reshape(24, SIDE, SIDE, D)  # not one of them is a copy
+    box = np.tile([0.0, 0.25, 1.0, 0.75], (24, 1))
+    scorer = PatchScorer(neighbourhood="nearest").fit({"m": X, BOX: box})
+    assert 0 < scorer.patches_.inside.mean() < 1
+    new = samples(3, seed=4).reshape(3, SIDE, SIDE, D)
+    before = scorer.score_samples({"m": new, BOX: box[:3]})
+    inside = scorer.patches_.inside[0].reshape(SIDE, SIDE)
+    new[:, ~inside] = 1e3
+    np.testing.assert_array_equal(scorer.score_samples({"m": new, BOX: box[:3]}), before)
