@@ -102,6 +102,7 @@ class Nearest(Value):
             found[images, at] = squares.amin(dim=-1).T.numpy()
 
         self._compare(X, keep)
+        found[~np.isfinite(found)] = 0.0  # where no good picture reaches: it never counts
         return np.sqrt(found)
 
     def left_out(
@@ -143,6 +144,9 @@ class Nearest(Value):
             first[own], second[own], of_first[own] = replace(self, metric=metric)._two_nearest(
                 X[own], labels[own], owners
             )
+        unreached = ~np.isfinite(first).any(axis=0)  # by any good picture: they never count
+        if not unreached.all():
+            first[:, unreached] = second[:, unreached] = 0.0
         if not np.isfinite(first).all():
             raise InputError(
                 f"all {len(owners)} images whose patches are kept are of one group: none is left "
@@ -193,6 +197,7 @@ class Nearest(Value):
             copies = X[row] + nuisance.differences[start : start + n_ways].astype(np.float32)
             both = np.concatenate([X[row : row + 1], copies])
             d = self._two_nearest(both, np.full(len(both), labels[row]), owners)[0]
+            d[~np.isfinite(d)] = 0.0
             squares.append((np.maximum(d[1:] - d[0], 0) ** 2).sum(axis=0))
         found = np.array(squares)
         foreign = labels[:, None] != labels[rows]

@@ -42,8 +42,9 @@ class PatchScorer(Standardized, BaseEstimator):
     the coarsest grid together, every finer one by itself. With ``neighbourhood="nearest"``, each
     patch of the coarsest grid is compared with the good ones at most one position away: its
     distance is the Mahalanobis distance to the nearest of them. The image's score is the mean of
-    the largest distances on the coarsest grid. Mean and standard deviation of the leave-one-out distances of good images, and what harmless changes add
-    to these, standardize them, position by position. The image's map is the
+    the largest distances on the coarsest grid. Mean and standard deviation of the leave-one-out
+    distances of good images (and, of patches, what harmless changes add to these) standardize
+    them, position by position. The image's map is the
     weighted mean over grids of the distances' logarithms, each in standard deviations of good
     images. A further grid, the context, has means over 4 x 4 positions of the coarsest one; it
     counts the more, the less parts lie in place. Pooled levels, (n, n_features), get one Gaussian
