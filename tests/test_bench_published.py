@@ -155,7 +155,16 @@ def test_a_row_is_the_method_on_the_detector_s_maps(root, tmp_path, scorer, meth
     )
     result = json.loads(file.read_text())["rows"][0]["categories"]["cog"]
     options = FeatureOptions(
-        "tf_efficientnet_lite0", None, "positions", SMALL["levels"], 64, "squash", 1, "auto", "torch", 32
+        "tf_efficientnet_lite0",
+        None,
+        "positions",
+        SMALL["levels"],
+        64,
+        "squash",
+        1,
+        "auto",
+        "torch",
+        32,
     )
     found = find_categories([root])
     (images,) = extract_categories(found, options.extractor().build(), False, no_progress)
