@@ -56,7 +56,7 @@ def test_info_says_how_images_become_squares(root, network, model, tmp_path):
     assert "32 px, longer side to a square, edges repeated around, 2 x 2 tiles\n" in text
     assert "neighbourhood" not in text
     fit = ("fit", root / "wide/train", "-o", tmp_path / "m", *network, "--size", "64")
-    for value in ("2", "all"):
+    for value in ("2", "all", "nearest"):
         assert run(*fit, "--neighbourhood", value).exit_code == 0
         text = run("info", tmp_path / "m").stdout
         assert f"image weight 0.2, neighbourhood {value})\n" in text

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mahalad import AnomalyDetector
-from mahalad.errors import DegenerateDataError, InputError
+from mahalad import AnomalyDetector, load
+from mahalad.errors import DegenerateDataError, InputError, ModelFileError
+from mahalad.files.container import read_model, write_model
 from mahalad.images.geometry import BOX
 from mahalad.scorers.moments import Moments
 from mahalad.scorers.nuisance import Nuisance
@@ -221,3 +222,54 @@ def test_padded_pictures_have_boxes():
     inside = scorer.patches_.inside[0].reshape(SIDE, SIDE)
     new[:, ~inside] = 1e3
     np.testing.assert_array_equal(scorer.score_samples({"m": new, BOX: box[:3]}), before)
+
+
+def detector_of_patches(**options):
+    return AnomalyDetector(None, PatchScorer(neighbourhood="nearest"), fpr=0.1, **options)
+
+
+def levels_of(n, seed):
+    X = samples(n, seed).reshape(n, SIDE, SIDE, D)
+    return {"m": X, "p": X.mean(axis=(1, 2))}
+
+
+@pytest.mark.parametrize("max_stored", [1000, 20])
+def test_files_score_the_same_and_can_be_added_to(max_stored, tmp_path):
+    good, new, more = levels_of(40, 0), levels_of(6, 2), levels_of(10, 3)
+    detector = detector_of_patches(max_stored=max_stored).fit(good)
+    detector.save(tmp_path / "m")
+    detector.save(tmp_path / "slim", include_features=False)
+    for name in ("m", "slim"):
+        again = load(tmp_path / name)
+        np.testing.assert_allclose(again.anomaly_score(new), detector.anomaly_score(new), rtol=1e-5)
+        np.testing.assert_allclose(again.anomaly_map(new), detector.anomaly_map(new), rtol=1e-4)
+    again.save(tmp_path / "again", include_features=False)
+    np.testing.assert_array_equal(
+        load(tmp_path / "again").anomaly_score(new), again.anomaly_score(new)
+    )
+    wanted = detector.partial_fit(more).anomaly_score(new)
+    found = load(tmp_path / "m").partial_fit(more).anomaly_score(new)
+    np.testing.assert_allclose(found, wanted, rtol=1e-7)
+
+
+def test_parts_of_a_fit_merge_into_it_and_come_out_of_it():
+    good, new = levels_of(40, 0), levels_of(6, 2)
+    some, rest = ({k: v[rows] for k, v in good.items()} for rows in (slice(25), slice(25, None)))
+    whole = detector_of_patches().fit(good)
+    merged = detector_of_patches().fit(rest).merge(detector_of_patches().fit(some))
+    np.testing.assert_allclose(merged.anomaly_score(new), whole.anomaly_score(new), rtol=1e-6)
+    alone = detector_of_patches().fit(some).anomaly_score(new)
+    np.testing.assert_allclose(whole.remove(rest).anomaly_score(new), alone, rtol=1e-6)
+
+
+def test_damaged_patches_are_refused(tmp_path):
+    detector_of_patches().fit(levels_of(40, 0)).save(tmp_path / "m")
+    header, arrays = read_model(tmp_path / "m")
+    for name in [name for name in arrays if name.startswith("scorer/nearest/")]:
+        damaged = {key: values for key, values in arrays.items() if key != name}
+        write_model(tmp_path / "x", header, damaged)
+        with pytest.raises(ModelFileError, match=name):
+            load(tmp_path / "x")
+        write_model(tmp_path / "x", header, {**arrays, name: arrays[name][:-1]})
+        with pytest.raises(ModelFileError, match="shape"):
+            load(tmp_path / "x")

@@ -38,10 +38,10 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
         return f"{PUBLISHED_FORMS[parameters['scorer']]}; raw scores"
     if parameters["scope"] == "positions":
         steps = parameters.get("neighbourhood", 0)
-        share = f", neighbourhood {steps}" if steps not in (0, "nearest") else ""
-        return (
-            f"scope positions: a Gaussian per position{share}, one of the image{copies}; raw scores"
-        )
+        places = f"a Gaussian per position{f', neighbourhood {steps}' if steps else ''}"
+        if steps == "nearest":
+            places = "the nearest good patch, finer maps by a Gaussian per position"
+        return f"scope positions: {places}, one of the image{copies}; raw scores"
     reduction = parameters["reduction"] or "none"
     return (
         f"scope image: {scorer or parameters['scorer']}, reduction {reduction}{copies}; raw scores"

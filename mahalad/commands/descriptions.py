@@ -66,7 +66,7 @@ def _scope(header: dict[str, Any]) -> str | None:
     if scope == "positions" and "top_fraction" in params:
         own = ("top_fraction", "image_weight")
         more = [f"{name.replace('_', ' ')} {params[name]:g}" for name in own]
-        if params.get("neighbourhood", 0) not in (0, "nearest"):
+        if params.get("neighbourhood", 0) != 0:
             more.append(f"neighbourhood {params['neighbourhood']}")
         return f"{scope} ({', '.join(more)})"
     return str(scope)

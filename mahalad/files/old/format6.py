@@ -1,4 +1,4 @@
-"""Format 6: patches were compared with Gaussians alone, where a file says so by a number."""
+"""Format 6: patches were compared with Gaussians alone."""
 
 from __future__ import annotations
 
@@ -11,22 +11,11 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def upgrade(header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
-    """Make format 7 of format 6: a per-position scorer goes on to compare with Gaussians.
+    """Make format 7 of format 6: the same, since its scorers do not say `nearest`.
 
     Parameters
     ----------
     header, arrays
         As in a file of format 6.
     """
-    params = header.get("params")
-    if not isinstance(params, dict):
-        return header, arrays  # the audit comes afterwards
-    params = dict(params)
-    if header.get("class") == "MahalanobisDetector":
-        params.setdefault("neighbourhood", 0)
-    spec = params.get("scorer")
-    if isinstance(spec, dict) and spec.get("class") == "PatchScorer":
-        own = spec.get("params")
-        if isinstance(own, dict):
-            params["scorer"] = {**spec, "params": {"neighbourhood": 0, **own}}
-    return {**header, "params": params}, arrays
+    return header, arrays
