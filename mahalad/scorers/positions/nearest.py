@@ -25,6 +25,10 @@ RADIUS = 1
 N_FOLDS = 5
 """Parts of the images that the metric is learned without, to score them."""
 
+ROUNDING = 2e-6
+"""Share of the squared length of a patch that its squared distances are known to: they are
+differences of float32. What is less is the distance of equal patches, 0."""
+
 _AT_ONCE = 64  # images
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -241,7 +245,9 @@ class Nearest(Value):
             of_norms = slice(*(row_of_norms + c - all_columns.start for c in moved))
             found = torch.baddbmm(norms[of_norms, None], y[own], self._values[there].mT, alpha=-2)
             torch.minimum(best[own], found, out=best[own])
-        return best.add_((z * y).sum(dim=-1, keepdim=True)).clamp_min_(0)
+        lengths = (z * y).sum(dim=-1, keepdim=True)
+        best.add_(lengths)
+        return best.masked_fill_(best < ROUNDING * lengths, 0.0)
 
     @cached_property
     def _origin(self) -> NDArray[np.float32]:
