@@ -145,7 +145,7 @@ class MahalanobisDetector(AnomalyDetector):
         top_fraction: float = 0.03,
         image_weight: float = 0.2,
         smoothing: float = 0.0,
-        neighbourhood: int | str = 0,
+        neighbourhood: int | str = "nearest",
         fpr: float = 0.05,
         threshold: str | Threshold = "conformal",
         n_augment: int = 0,
@@ -275,7 +275,11 @@ class MahalanobisDetector(AnomalyDetector):
     def _check_parameters(self, calibration: Any, calibration_groups: Any = None) -> None:
         super()._check_parameters(calibration, calibration_groups)
         if self.scope == "image":
-            changed = [n for n, usual in FOR_POSITIONS.items() if getattr(self, n) != usual]
+            changed = [
+                name
+                for name, usual in FOR_POSITIONS.items()
+                if getattr(self, name) not in (usual, _BEFORE.get(name, usual))
+            ]
             if changed:
                 raise InputError(
                     f"{', '.join(changed)}: for scope='positions', and the scope is 'image', which "
@@ -302,9 +306,11 @@ FOR_POSITIONS = {
     "top_fraction": 0.03,
     "image_weight": 0.2,
     "smoothing": 0.0,
-    "neighbourhood": 0,
+    "neighbourhood": "nearest",
 }
 """Parameters of the per-position scorer alone, with what they are unless they are given."""
+_BEFORE = {"neighbourhood": 0}
+"""What older models of images as a whole say of these parameters."""
 POSITIONS_SIZE = 320
 
 _LIMITS: dict[str, Limit] = {

@@ -26,6 +26,9 @@ N_FOLDS = 5
 """Parts of the images that the metric is learned without, to score them."""
 
 _AT_ONCE = 64  # images
+_ROUNDING = 4e-6
+"""Squared distances below this share of those to the origin are of rounding alone: places that
+never vary have distances of 0, by every metric."""
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -241,7 +244,9 @@ class Nearest(Value):
             of_norms = slice(*(row_of_norms + c - all_columns.start for c in moved))
             found = torch.baddbmm(norms[of_norms, None], y[own], self._values[there].mT, alpha=-2)
             torch.minimum(best[own], found, out=best[own])
-        return best.add_((z * y).sum(dim=-1, keepdim=True)).clamp_min_(0)
+        own = (z * y).sum(dim=-1, keepdim=True)
+        best += own
+        return best.masked_fill_(best < _ROUNDING * own, 0)
 
     @cached_property
     def _origin(self) -> NDArray[np.float32]:

@@ -129,7 +129,7 @@ class PatchScorer(Standardized, BaseEstimator):
         image_weight: float = 0.2,
         smoothing: float = 0.0,
         floor: float = 0.01,
-        neighbourhood: int | str = 0,
+        neighbourhood: int | str = "nearest",
     ) -> None:
         self.top_fraction = top_fraction
         self.image_weight = image_weight
