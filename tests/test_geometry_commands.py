@@ -61,7 +61,9 @@ def test_info_says_how_images_become_squares(root, network, model, tmp_path):
         text = run("info", tmp_path / "m").stdout
         assert f"image weight 0.2, neighbourhood {value})\n" in text
         assert "64 px, squash to a square, no crop\n" in text
-        assert load(tmp_path / "m").scorer_.neighbourhood == ("all" if value == "all" else int(value))
+        assert load(tmp_path / "m").scorer_.neighbourhood == (
+            "all" if value == "all" else int(value)
+        )
 
 
 def test_options_change_the_fit(root, network, model, tmp_path):

@@ -1,4 +1,4 @@
-"""The ready-made detector: frozen network, a Gaussian per level, a threshold that holds."""
+"""The ready-made detector: frozen network, Mahalanobis distances, a threshold that holds."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class MahalanobisDetector(AnomalyDetector):
     """Find anomalies in images by the Mahalanobis distance of frozen ImageNet features.
 
-    Gaussians with Ledoit-Wolf shrinkage, one for each position of the network's maps and one for
-    the image as a whole, and a threshold whose false-positive rate is the one asked for, as long
+    Distances are to the nearest good patch about each position of the network's coarsest map, and
+    to Gaussians with Ledoit-Wolf shrinkage, one for each position of finer maps and one for the
+    image as a whole; there is a threshold whose false-positive rate is the one asked for, as long
     as new good images come as those of the fit came (exchangeable). Nothing is trained: a fit
     is one pass of the images through the network, and statistics.
 
@@ -36,9 +37,9 @@ class MahalanobisDetector(AnomalyDetector):
         None: the package's for the default backbone, timm's hub for others; a path: a
         .safetensors or .pth file with timm's keys; ``"hub"``: timm's hub.
     scope : {"positions", "image"}, default="positions"
-        ``"positions"``: a Gaussian per position (small defects; needs parts in about the same
-        place; at least 5 images) with the image-level distance of the last level (the highest
-        one that a file of weights has) as further evidence. ``"image"``: the paper's detector,
+        ``"positions"``: place by place (small defects; parts in about the same place; at least 5
+        images), with the image-level distance of the last level (the highest one that a file of
+        weights has) as further evidence. ``"image"``: the paper's detector,
         one Gaussian per level on features pooled over the whole image, unsquared distances
         summed over levels (`rippel2020` is its exact configuration).
     levels : str, int, sequence of these, or None, default=None
