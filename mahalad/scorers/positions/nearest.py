@@ -244,9 +244,9 @@ class Nearest(Value):
             of_norms = slice(*(row_of_norms + c - all_columns.start for c in moved))
             found = torch.baddbmm(norms[of_norms, None], y[own], self._values[there].mT, alpha=-2)
             torch.minimum(best[own], found, out=best[own])
-        own = (z * y).sum(dim=-1, keepdim=True)
-        best += own
-        return best.masked_fill_(best < _ROUNDING * own, 0)
+        length = (z * y).sum(dim=-1, keepdim=True)
+        best += length
+        return best.masked_fill_(best < _ROUNDING * length, 0)
 
     @cached_property
     def _origin(self) -> NDArray[np.float32]:
