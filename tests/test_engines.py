@@ -116,7 +116,7 @@ def test_a_model_of_torch_scores_by_another_engine_and_back(
     assert other.engine == other.features_.backbone_.engine == engine
     test = picture_folder / "test"
     scores = detector.anomaly_score(test)
-    np.testing.assert_allclose(other.anomaly_score(test), scores, rtol=RTOL)
+    np.testing.assert_allclose(other.anomaly_score(test), scores, rtol=3 * RTOL)
     np.testing.assert_array_equal(other.predict(test), detector.predict(test))
 
     detector = MahalanobisDetector(
@@ -126,7 +126,7 @@ def test_a_model_of_torch_scores_by_another_engine_and_back(
     assert load(tmp_path / engine).features_.backbone_.engine == engine
     back = load(tmp_path / engine, engine="torch")
     assert back.features_.backbone_.engine == "torch"
-    np.testing.assert_allclose(back.anomaly_score(test), scores, rtol=RTOL)
+    np.testing.assert_allclose(back.anomaly_score(test), scores, rtol=3 * RTOL)
     back.merge(load(tmp_path / "torch"))  # an engine that agrees is no other kind of features
 
 

@@ -56,12 +56,14 @@ def test_info_says_how_images_become_squares(root, network, model, tmp_path):
     assert "32 px, longer side to a square, edges repeated around, 2 x 2 tiles\n" in text
     assert "neighbourhood" not in text
     fit = ("fit", root / "wide/train", "-o", tmp_path / "m", *network, "--size", "64")
-    for value in ("2", "all", "nearest"):
+    for value in ("2", "all", "0"):
         assert run(*fit, "--neighbourhood", value).exit_code == 0
         text = run("info", tmp_path / "m").stdout
         assert f"image weight 0.2, neighbourhood {value})\n" in text
         assert "64 px, squash to a square, no crop\n" in text
-        assert load(tmp_path / "m").scorer_.neighbourhood == (2 if value == "2" else value)
+        assert load(tmp_path / "m").scorer_.neighbourhood == (
+            "all" if value == "all" else int(value)
+        )
 
 
 def test_options_change_the_fit(root, network, model, tmp_path):

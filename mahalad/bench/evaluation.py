@@ -37,7 +37,7 @@ class Recipe:
     reduction: str | None = None
     n_augment: int = 0
     seed: int = 0
-    neighbourhood: int | str = 0
+    neighbourhood: int | str = "nearest"
     tolerate: str | Sequence[str] = "auto"
 
     @property

@@ -64,7 +64,7 @@ def run(
     device: str = "auto",
     engine: str = "torch",
     batch_size: int = 32,
-    neighbourhood: int | str = 0,
+    neighbourhood: int | str = "nearest",
     tolerate: str | Sequence[str] = "auto",
     reduction: str | None = None,
     scorer: str = "gaussian",

@@ -37,10 +37,10 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
     if parameters["scorer"] in PUBLISHED_FORMS:
         return f"{PUBLISHED_FORMS[parameters['scorer']]}; raw scores"
     if parameters["scope"] == "positions":
-        steps = parameters.get("neighbourhood", 0)
+        steps = parameters["neighbourhood"]
         places = f"a Gaussian per position{f', neighbourhood {steps}' if steps else ''}"
         if steps == "nearest":
-            places = "the nearest good patch, finer maps by a Gaussian per position"
+            places = "nearest patches, Gaussians of finer maps"
         return f"scope positions: {places}, one of the image{copies}; raw scores"
     reduction = parameters["reduction"] or "none"
     return (

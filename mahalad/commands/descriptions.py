@@ -66,8 +66,9 @@ def _scope(header: dict[str, Any]) -> str | None:
     if scope == "positions" and "top_fraction" in params:
         own = ("top_fraction", "image_weight")
         more = [f"{name.replace('_', ' ')} {params[name]:g}" for name in own]
-        if params.get("neighbourhood", 0) != 0:
-            more.append(f"neighbourhood {params['neighbourhood']}")
+        steps = params.get("neighbourhood", 0)
+        if steps != "nearest":
+            more.append(f"neighbourhood {steps}")
         return f"{scope} ({', '.join(more)})"
     return str(scope)
 

@@ -188,7 +188,7 @@ def detector_options(command: Any, published: Sequence[str] = ()) -> Any:
                          help="positions: place by place (small defects; parts in about "
                               "the same place). image: the paper's, of features pooled over the "
                               "whole image."),
-            click.option("--neighbourhood", type=Neighbourhood(), default=0,
+            click.option("--neighbourhood", type=Neighbourhood(), default="nearest",
                          show_default=True, metavar="nearest|0..5|all",
                          help="What a place is compared with: the nearest good patch about it, "
                               "or a Gaussian of this place and of those up to so many steps away "

@@ -1,4 +1,4 @@
-"""The ready-made detector: frozen network, a Gaussian per level, a threshold that holds."""
+"""The ready-made detector: frozen network, Mahalanobis distances, a threshold that holds."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class MahalanobisDetector(AnomalyDetector):
     """Find anomalies in images by the Mahalanobis distance of frozen ImageNet features.
 
-    Gaussians with Ledoit-Wolf shrinkage, one for each position of the network's maps and one for
-    the image as a whole, and a threshold whose false-positive rate is the one asked for, as long
+    Distances are to the nearest good patch about each position of the network's coarsest map, and
+    to Gaussians with Ledoit-Wolf shrinkage, one for each position of finer maps and one for the
+    image as a whole; there is a threshold whose false-positive rate is the one asked for, as long
     as new good images come as those of the fit came (exchangeable). Nothing is trained: a fit
     is one pass of the images through the network, and statistics.
 
@@ -36,9 +37,9 @@ class MahalanobisDetector(AnomalyDetector):
         None: the package's for the default backbone, timm's hub for others; a path: a
         .safetensors or .pth file with timm's keys; ``"hub"``: timm's hub.
     scope : {"positions", "image"}, default="positions"
-        ``"positions"``: a Gaussian per position (small defects; needs parts in about the same
-        place; at least 5 images) with the image-level distance of the last level (the highest
-        one that a file of weights has) as further evidence. ``"image"``: the paper's detector,
+        ``"positions"``: place by place (small defects; parts in about the same place; at least 5
+        images), with the image-level distance of the last level (the highest one that a file of
+        weights has) as further evidence. ``"image"``: the paper's detector,
         one Gaussian per level on features pooled over the whole image, unsquared distances
         summed over levels (`rippel2020` is its exact configuration).
     levels : str, int, sequence of these, or None, default=None
@@ -145,7 +146,7 @@ class MahalanobisDetector(AnomalyDetector):
         top_fraction: float = 0.03,
         image_weight: float = 0.2,
         smoothing: float = 0.0,
-        neighbourhood: int | str = 0,
+        neighbourhood: int | str = "nearest",
         fpr: float = 0.05,
         threshold: str | Threshold = "conformal",
         n_augment: int = 0,
@@ -275,7 +276,11 @@ class MahalanobisDetector(AnomalyDetector):
     def _check_parameters(self, calibration: Any, calibration_groups: Any = None) -> None:
         super()._check_parameters(calibration, calibration_groups)
         if self.scope == "image":
-            changed = [n for n, usual in FOR_POSITIONS.items() if getattr(self, n) != usual]
+            changed = [
+                name
+                for name, usual in FOR_POSITIONS.items()
+                if getattr(self, name) not in (usual, _BEFORE.get(name, usual))
+            ]
             if changed:
                 raise InputError(
                     f"{', '.join(changed)}: for scope='positions', and the scope is 'image', which "
@@ -302,9 +307,11 @@ FOR_POSITIONS = {
     "top_fraction": 0.03,
     "image_weight": 0.2,
     "smoothing": 0.0,
-    "neighbourhood": 0,
+    "neighbourhood": "nearest",
 }
 """Parameters of the per-position scorer alone, with what they are unless they are given."""
+_BEFORE = {"neighbourhood": 0}
+"""What older models of images as a whole say of these parameters."""
 POSITIONS_SIZE = 320
 
 _LIMITS: dict[str, Limit] = {

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import DegenerateDataError
+from mahalad.possible import GAUSSIAN, POSITIONS, more_images
 from mahalad.protocols import Floats
 from mahalad.scorers.moments import Moments
 from mahalad.scorers.nuisance import Nuisance
@@ -109,11 +110,11 @@ class Scatter:
         for fold, nuisance in enumerate(nuisances):
             own = X[folds == fold]
             rest = self.n - len(own)
-            if rest < 3:
+            if rest < GAUSSIAN:
+                advice = more_images(self.n) if self.n < POSITIONS else "give images of more parts"
                 raise DegenerateDataError(
                     f"leaving out {len(own)} of {self.n} samples (those of a part, or a "
-                    f"fifth of all) leaves {rest}: the metric of patches needs 3; give images of "
-                    "more parts"
+                    f"fifth of all) leaves {rest}: the metric of patches needs {GAUSSIAN}; {advice}"
                 )
             sums = self.sums.copy()
 
