@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import shutil
 import subprocess
 import sys
+import venv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -430,6 +434,32 @@ def test_the_runtime_needs_numpy_pillow_and_onnxruntime_alone(model, picture_fol
         wanted = row_of(result)
         assert row.pop("score") == pytest.approx(wanted.pop("score"), rel=1e-4, abs=1e-4)
         assert row == wanted
+
+
+@pytest.mark.slow
+def test_in_an_environment_without_torch(model, picture_folder, tmp_path):
+    """As docs/export.md says: three packages, and this one without its dependencies."""
+    root = Path(__file__).parents[1]
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, tmp_path)
+    shutil.copytree(root / "mahalad", tmp_path / "mahalad")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = next((tmp_path / "venv").glob("*/python*"))
+    install = [python, "-m", "pip", "install", "--quiet"]
+    done = subprocess.run([*install, "numpy", "pillow", "onnxruntime"], capture_output=True)
+    if done.returncode:
+        pytest.skip("no package index to install the runtime from")
+    subprocess.run([*install, "--no-deps", tmp_path], capture_output=True, check=True)
+    images = str(picture_folder / "test")
+    code = _ALONE.format(forbidden=(), path=str(model[1]), images=images)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run([python, "-c", code + "\nprint(sorted(sys.modules))"], env=environment,
+                          capture_output=True, text=True, cwd=tmp_path / "venv")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer, modules = done.stdout.splitlines()
+    assert not set(_FORBIDDEN) & set(ast.literal_eval(modules))
+    wanted = load_detector(model[0]).set_fpr(0.2).predict(images).tolist()
+    assert json.loads(answer)[2] == wanted
 
 
 def test_a_threshold_that_needs_more_says_so(fitted, tmp_path):
