@@ -444,7 +444,7 @@ def test_in_an_environment_without_torch(model, picture_folder, tmp_path):
         shutil.copy(root / name, tmp_path)
     shutil.copytree(root / "mahalad", tmp_path / "mahalad")
     venv.create(tmp_path / "venv", with_pip=True)
-    python = next((tmp_path / "venv").glob("*/python*"))
+    python = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     install = [python, "-m", "pip", "install", "--quiet"]
     done = subprocess.run([*install, "numpy", "pillow", "onnxruntime"], capture_output=True)
     if done.returncode:
