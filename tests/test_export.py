@@ -22,6 +22,7 @@ from mahalad.errors import CalibrationError, InputError, MissingExtraError, Mode
 from mahalad.export import export, writing
 from mahalad.export.checking import compare
 from mahalad.files.onnx import KEY, decode, encode, is_export, sealed
+from mahalad.metric.classifier import MetricKNNClassifier
 from mahalad.report.rows import row_of
 from mahalad.runtime import OnnxDetector
 from mahalad.runtime import load as load_exported
@@ -368,6 +369,7 @@ def test_models_that_cannot_be_exported(small_weights, tmp_path):
         (AnomalyDetector(features, LevelSum(OneClassSVM()), fpr=0.1).fit(GOOD[:12]),
          "whose scorer is OneClassSVM.* cannot be exported: Gaussians can"),
         (KNNDetector("test_efficientnet", fpr=0.1, **common).fit(GOOD[:12]), "cannot be exported"),
+        (MetricKNNClassifier(), "a MetricKNNClassifier cannot be exported: .* in an index"),
         (AnomalyDetector(turned, fpr=0.1).fit(GOOD[:12]), "several orientations of padded"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=text):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mahalad.detectors.detector import AnomalyDetector
 from mahalad.errors import InputError
 from mahalad.export.distances import tensor
 from mahalad.export.network import Network
@@ -101,7 +102,12 @@ def check_exportable(detector: Any) -> None:
     ------
     InputError
     """
-    features = getattr(detector, "features_", None)
+    if not isinstance(detector, AnomalyDetector):
+        raise InputError(
+            f"a {type(detector).__name__} cannot be exported: what it compares images with is in "
+            "an index, not in a graph; a detector of `mahalad fit` can"
+        )
+    features = detector.features_
     if not isinstance(features, BackboneFeatures):
         what = "no network" if features is None else f"features of {type(features).__name__}"
         raise InputError(
