@@ -37,19 +37,18 @@ PAIRS = (2**9, 2**12)
 
 
 class PatchScorer(Standardized, BaseEstimator):
-    """Score places by Gaussians or by good patches, with the image-level distance beside them.
+    """Score places by good patches or by Gaussians, with the image-level distance beside them.
 
-    Levels that are maps, (n, height, width, n_features), are grouped by their grids. On the
-    coarsest one, each patch, the features of a position, is compared with the good ones at most
-    one position away: its distance is the Mahalanobis distance to the nearest of them. Every finer
-    grid has a Gaussian per position. The image's score is the mean of the largest distances on the
-    coarsest grid. Mean and standard deviation of the leave-one-out distances of good images (and,
-    of patches, what harmless changes add to these) standardize them, position by position. The
-    image's map is the weighted mean over grids of the distances' logarithms, each in standard
-    deviations of good images. A further grid, the context, has Gaussians of means over 4 x 4
-    positions of the coarsest one; it
-    counts the more, the less parts lie in place. Pooled levels, (n, n_features), get one Gaussian
-    each; the sum of their distances is added to the score.
+    Levels that are maps, (n, height, width, n_features), are grouped by their grids: those on the
+    coarsest one go together, finer ones each by itself. Each patch, the features of a position, is
+    compared with the good ones at most one position away: its distance is the Mahalanobis distance
+    to the nearest of them. The image's score is the mean of the largest distances on the coarsest
+    grid. Mean and standard deviation of the leave-one-out distances of good images (and what
+    harmless changes add to these) standardize them, position by position. The image's map is the
+    weighted mean over grids of the distances' logarithms, each in standard deviations of good
+    images. A further grid, the context, has Gaussians of means over 4 x 4 positions of the coarsest
+    one; it counts the more, the less parts lie in place. Pooled levels, (n, n_features), get one
+    Gaussian each; the sum of their distances is added to the score.
 
     Parameters
     ----------
@@ -63,11 +62,11 @@ class PatchScorer(Standardized, BaseEstimator):
     floor : float, default=0.01
         See `PatchGaussian`.
     neighbourhood : "nearest", int or "all", default="nearest"
-        What patches of the coarsest grid are compared with: ``"nearest"``, the nearest good patch
-        about their position. 0: a Gaussian per position there, too. For parts that do not lie
-        still, a Gaussian of a position may be fitted to the features of all positions up to a
-        number of steps away, at most 5 ((2r + 1)^2 times the work of a fit), or, ``"all"``, one
-        Gaussian to all positions of a grid; if parts do lie still, one for all costs accuracy.
+        What patches are compared with: ``"nearest"``, the nearest good patch about their position.
+        0: a Gaussian per position. A Gaussian of a position may be fitted to the features of all
+        positions up to a number of steps away, at most 5 ((2r + 1)^2 times the work of a fit), or,
+        ``"all"``, one Gaussian to all positions of a grid; if parts lie still, one for all costs
+        accuracy.
 
     Attributes
     ----------
