@@ -108,7 +108,7 @@ class PositionScores(nn.Module):
         if CONTEXT in scorer.patch_gaussians_:
             names.append(CONTEXT)
         self.names = names
-        self.parts = nn.ModuleList(_positions(name, self.coarsest, about, arrays) for name in names)
+        self.parts = nn.ModuleList(_positions(name, about, arrays) for name in names)
         weighted = bool(scorer.image_weight and scorer.image_gaussians_)
         self.pooled = list(scorer.image_gaussians_) if weighted else []
         self.image = nn.ModuleList(
@@ -194,9 +194,7 @@ class _Logarithm(nn.Module):
         return z.reshape(-1, self.side, self.side)
 
 
-def _positions(
-    name: str, coarsest: str, about: dict[str, Any], arrays: dict[str, Any]
-) -> nn.Module:
-    if name == coarsest and about.get("nearest"):
-        return NearestPatches(file.nearest_of(arrays)[0])
+def _positions(name: str, about: dict[str, Any], arrays: dict[str, Any]) -> nn.Module:
+    if name in about.get("nearest", ()):
+        return NearestPatches(file.nearest_of(name, arrays)[0])
     return PositionGaussians(**file.arrays_of_positions(name, arrays))

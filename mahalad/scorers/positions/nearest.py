@@ -93,10 +93,10 @@ class Nearest(Value):
         metric = Metric.of(scatter, floor, nuisance)
         return cls(metric, scatter.location, scale, stored, patches.inside)
 
-    def patches(self, keys: NDArray[np.uint64]) -> Patches:
-        """Give back the patches, as they are stored, with their keys."""
+    def patches(self, keys: NDArray[np.uint64], most: int) -> Patches:
+        """Give back the patches, as they are stored, with their keys; of so many images at most."""
         features = (self.stored * self.scale + self.location).astype(np.float32)
-        return Patches(keys, features, self.inside)
+        return Patches(keys, features, self.inside, most)
 
     def distances(self, X: NDArray[Any]) -> Floats:
         """Distances (n, n_positions) of features (n, n_positions, n_features), up = abnormal."""
@@ -118,6 +118,8 @@ class Nearest(Value):
         floor: float,
         nuisance: Nuisance | None,
         changed: NDArray[np.intp] | None,
+        *,
+        tolerates: bool = True,
     ) -> LeftOut:
         """Score images of the fit without them: out of the patches, and of the metric by folds.
 
@@ -130,6 +132,8 @@ class Nearest(Value):
             What this was made of.
         changed : ndarray of int of shape (n_images,), optional
             Number of the image among those of the nuisance, below 0 for others.
+        tolerates : bool, default=True
+            Whether to find what changes add to a distance; else they are said to add nothing.
         """
         places = patches.places(X)
         owners = np.full(len(patches.keys), -1)
@@ -157,7 +161,8 @@ class Nearest(Value):
                 "to compare its images with; fit fewer images of it"
             )
         growth = _growth(first, np.where(np.isfinite(second), second, first), of_first, labels)
-        tolerated, by_others = self._tolerated(X, labels, owners, nuisance, changed)
+        told = nuisance if tolerates else None
+        tolerated, by_others = self._tolerated(X, labels, owners, told, changed)
         return LeftOut(first, growth, tolerated, by_others)
 
     def _two_nearest(
