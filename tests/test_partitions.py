@@ -12,7 +12,8 @@ from PIL import Image
 
 from mahalad import AnomalyDetector, KNNDetector, MahalanobisDetector
 from mahalad.detectors.calibrating import copies_in
-from mahalad.detectors.fitting import merged_states, open_reader
+from mahalad.detectors.fitting import merged_states
+from mahalad.detectors.parts import open_reader, pack_reader
 from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
 from mahalad.detectors.state import FitRecipe
 from mahalad.scorers import make_scorer
@@ -67,7 +68,7 @@ def merged(make, X, parts, groups=None):
     """The fit to states of parts, sent as bytes and merged two at a time."""
     reader = make().reader()
     if reader.features is not None:
-        reader = open_reader(reader.packed())
+        reader = open_reader(pack_reader(reader))
     states = []
     for part in parts:
         own = None if groups is None else [groups[i] for i in part]

@@ -362,7 +362,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         Parameters
         ----------
         header, arrays : optional
-            What `FitReader.described` gave elsewhere, for features that are the same.
+            What `mahalad.detectors.parts.pack_reader` said elsewhere of the same features.
 
         Returns
         -------

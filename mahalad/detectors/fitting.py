@@ -8,21 +8,16 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mahalad.arrays import as_input_of, in_order, rows
 from mahalad.detectors.changes import Pictures
 from mahalad.detectors.copies import thumbnail
-from mahalad.detectors.file import has_learned, read_params
 from mahalad.detectors.given import column_names
 from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
 from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
 from mahalad.detectors.state_file import describe_state, restore_state
 from mahalad.errors import InputError
 from mahalad.features.extraction import extract
-from mahalad.features.extractor import BackboneFeatures
-from mahalad.features.file import describe_features
-from mahalad.files.classes import class_named
 from mahalad.files.container import packed, unpacked
 from mahalad.images.listing import warn_of_folders
 from mahalad.images.reading import depths_of, left_out
@@ -183,55 +178,6 @@ class FitReader:
     def unpack(self, content: bytes) -> FitState:
         """Read a state that was sent."""
         return restore_state(*unpacked(content, _KIND), self.recipe, self.make_scorer)
-
-    def packed(self) -> bytes:
-        """Make the reader itself ready to be sent, with its weights unless a package has them.
-
-        Raises
-        ------
-        InputError
-            The detector takes features instead of images, or has parts from outside mahalad.
-        """
-        header, arrays = self.described()
-        if self.features is None:
-            raise InputError(
-                "this detector takes features, not images: only images are read in other "
-                "processes; give it a feature extractor (BackboneFeatures)"
-            )
-        return packed(header, arrays)
-
-    def described(self, include_weights: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Describe the reader by a header and arrays, with or without weights."""
-        record = learned = None
-        arrays: dict[str, NDArray[Any]] = {}
-        if isinstance(self.features, BackboneFeatures):
-            record, arrays = describe_features(self.features, include_weights)
-        elif has_learned(self.features):
-            learned, own = self.features.state()
-            arrays = {f"autoencoder/{name}": values for name, values in own.items()}
-        header = {
-            "kind": "reader of a fit",
-            "class": self.detector,
-            "params": dict(self.params),
-            "features": record,
-            "autoencoder": learned,
-        }
-        return header, arrays
-
-
-def open_reader(content: bytes) -> FitReader:
-    """Make the reader that `FitReader.packed` was called of.
-
-    Raises
-    ------
-    ModelFileError
-        It has parts from outside mahalad, or the network here differs (other weights in an
-        installed package).
-    """
-    header, arrays = unpacked(content, "reader of a fit")
-    detector: Any = class_named(header["class"])(**read_params(header, arrays, {}))
-    reader: FitReader = detector.reader(header, arrays)
-    return reader
 
 
 def merged_states(states: Iterable[FitState]) -> FitState:
