@@ -167,6 +167,18 @@ class KeepsSums(Mergeable, Protocol):
         ...
 
 
+class Travels(KeepsSums, Protocol):
+    """A scorer whose fit to a part of the images can be sent elsewhere and merged there."""
+
+    def summed(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Give all that merging needs, as JSON and named arrays."""
+        ...
+
+    def restore_summed(self, about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Become the fit that `summed` described."""
+        ...
+
+
 class Threshold(Protocol):
     """Turn calibration scores (up = abnormal) into p-values and a critical value."""
 

@@ -129,10 +129,12 @@ def _same(kept: Kept) -> NDArray[np.intp]:
 
 def _alike(kept: Kept) -> NDArray[np.intp]:
     """Pairs of near-copies of which at least one is a group of its own."""
+    order = np.argsort(kept.keys, kind="stable")  # samples of pairs are not those of other orders
     if kept.looks.any():
-        pairs = near_copies(kept.looks)
+        pairs = near_copies(kept.looks[order])
     else:
-        pairs = near_copies_of_features(originals(kept.features))
+        pairs = near_copies_of_features(take(originals(kept.features), order))
+    pairs = order[pairs]
     own = are_own(kept.groups, kept.keys)
     return pairs[own[pairs].any(axis=1)]
 

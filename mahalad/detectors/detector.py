@@ -30,7 +30,7 @@ from mahalad.detectors import file, lots
 from mahalad.detectors.asking import Fitted
 from mahalad.detectors.calibrating import calibrate, copies_in, leaked
 from mahalad.detectors.copies import describe
-from mahalad.detectors.fitting import read
+from mahalad.detectors.fitting import FitReader, read
 from mahalad.detectors.given import check_columns, check_good
 from mahalad.detectors.maps import map_threshold
 from mahalad.detectors.removing import without
@@ -352,6 +352,53 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
                 stacklevel=2,
             )
         return self
+
+    def reader(
+        self, header: dict[str, Any] | None = None, arrays: file.Arrays | None = None
+    ) -> FitReader:
+        """Make what reads good images in parts, here or on other machines, to be fitted to.
+
+        Parameters
+        ----------
+        header, arrays : optional
+            What `mahalad.detectors.parts.pack_reader` said elsewhere of the same features.
+
+        Returns
+        -------
+        FitReader
+            It knows the parameters of now. This detector does not change.
+        """
+        self._check_parameters(None)
+        features, _ = self.unfitted_parts()
+        if header is not None:
+            file.restore_learned(features, header["autoencoder"], arrays or {})
+            if header["features"] is not None:
+                restore_features(features, header["features"], arrays or {})
+        elif features is not None:
+            features.build()
+        if features is None and self.n_augment:
+            raise InputError("n_augment changes images; it needs a feature extractor")
+        if features is None and self.tolerate != "auto" and self.tolerated():
+            raise InputError("tolerate is about images; it needs a feature extractor")
+        name, params = type(self).__name__, params_spec(self)
+        return FitReader(name, params, features, self.unfitted_scorer, self._recipe())
+
+    def fit_state(self, reader: FitReader, state: FitState) -> Self:
+        """Become the fit to the images of a state, calibrated, forgetting earlier ones.
+
+        Parameters
+        ----------
+        reader : FitReader
+            Of this detector, by `reader`; its parameters are not changed since.
+        state : FitState
+            What it read, here or elsewhere, merged by `FitState.merge`.
+
+        Raises
+        ------
+        InputError, CalibrationError, DegenerateDataError
+            As of `fit`.
+        """
+        return self._become(reader, state, stacklevel=4)
 
     def set_fpr(self, fpr: float) -> Self:
         """Ask for another false-positive rate; no images and no refit are needed.
@@ -719,27 +766,28 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         self._check_parameters(calibration, calibration_groups)
         for name in ("_state", "_calibrated", "features_"):
             self.__dict__.pop(name, None)  # a failed fit leaves no half-fitted detector
-        features, _ = self.unfitted_parts()
-        if features is not None:
-            features.build()
-        elif self.n_augment:
-            raise InputError("n_augment changes images; it needs a feature extractor")
-        elif self.tolerate != "auto" and self.tolerated():
-            raise InputError("tolerate is about images; it needs a feature extractor")
-        recipe = self._recipe()
-        state = read(X, features, self.unfitted_scorer, recipe, groups=groups, stacklevel=4)
+        reader = self.reader()
+        state = reader.read(X, groups, to_fit=True, stacklevel=4)
         if calibration is not None:
-            state = _holding_out(state, calibration, calibration_groups, features, recipe)
+            state = _holding_out(
+                state, calibration, calibration_groups, reader.features, reader.recipe
+            )
+        return self._become(reader, state, fewest, stacklevel=5)
+
+    def _become(
+        self, reader: FitReader, state: FitState, fewest: int = 2, *, stacklevel: int
+    ) -> Self:
+        """Take a state and calibrate it, unless more images are waited for."""
         state = replace(state, params=self._params_of_fit())
         calibrated = None
         if not fewest <= state.store.n_seen < 2:
-            calibrated = calibrate(state, recipe, self.unfitted_scorer)
-        self.features_, self._state, self._calibrated = features, state, calibrated
+            calibrated = calibrate(state, reader.recipe, self.unfitted_scorer)
+        self.features_, self._state, self._calibrated = reader.features, state, calibrated
         _log.info("%s: threshold %s, fpr %g", type(self).__name__, self.threshold, self.fpr)
-        self._warn_of_mixture(FitState())
+        self._warn_of_mixture(FitState(), stacklevel)
         if calibrated is not None:
-            self._warn_of_copies()
-            self._warn_if_uncalibrated()
+            self._warn_of_copies(stacklevel)
+            self._warn_if_uncalibrated(stacklevel)
         return self
 
     def unfitted_parts(self) -> tuple[Any, Any]:
@@ -849,38 +897,38 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         fitted = self._up_to_date()
         return lots.conformal_rule(fitted.scores, fitted.weights)
 
-    def _warn_of_mixture(self, before: FitState) -> None:
+    def _warn_of_mixture(self, before: FitState, stacklevel: int = 3) -> None:
         """Say that images are stored in 16 bits and otherwise, unless they were before."""
         if pixels_of(self.features_).bits is not None:
             return
         text = describe_mixture(self._state.depths or {})
         if text and not describe_mixture(before.depths or {}):
-            warnings.warn(text, stacklevel=4)
+            warnings.warn(text, stacklevel=stacklevel)
 
-    def _warn_of_copies(self) -> None:
+    def _warn_of_copies(self, stacklevel: int) -> None:
         ignored = int(leaked(self._state, self._recipe()).sum())
         if ignored:
             warnings.warn(
                 f"{ignored} of {self._state.held_out.n_kept} calibration images show parts that "
                 "are in the fit as well, and do not count",
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
         store = self._state.store
         if not self._state.held_out.is_empty and not store.is_complete:
             warnings.warn(
                 f"of {store.n_seen} images of the fit {store.n_kept} are kept (max_stored): "
                 "whether calibration images are among the others was not seen; they must not be",
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
         together = self.copies_
         if together:
-            warnings.warn(describe(together), stacklevel=4)
+            warnings.warn(describe(together), stacklevel=stacklevel)
 
-    def _warn_if_uncalibrated(self) -> None:
+    def _warn_if_uncalibrated(self, stacklevel: int) -> None:
         try:
             self._fitted_threshold().critical_value(self.fpr)
         except CalibrationError as error:
-            warnings.warn(f"images can be scored but not judged: {error}", stacklevel=4)
+            warnings.warn(f"images can be scored but not judged: {error}", stacklevel=stacklevel)
 
     def _check_values(self) -> None:
         """Refuse parameters that are out of their limits, of a file's model as well."""

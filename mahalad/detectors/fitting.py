@@ -1,8 +1,10 @@
-"""The first half of a fit: read images, batch by batch, into a state."""
+"""The first half of a fit: read images into a state, all of them or in parts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,15 @@ from mahalad.detectors.copies import thumbnail
 from mahalad.detectors.given import column_names
 from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
 from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
+from mahalad.detectors.state_file import describe_state, restore_state
 from mahalad.errors import InputError
 from mahalad.features.extraction import extract
+from mahalad.files.container import packed, unpacked
 from mahalad.images.listing import warn_of_folders
 from mahalad.images.reading import depths_of, left_out
 from mahalad.result import Result
+
+_KIND = "part of a fit"
 
 
 def read(
@@ -113,3 +119,67 @@ def read(
         depths=depths,
         changes=pictures.changes(features, kinds),
     )
+
+
+@dataclass(frozen=True)
+class FitReader:
+    """Read good images into states, as a detector would to be fitted to them.
+
+    `AnomalyDetector.reader` makes one, and `AnomalyDetector.fit_state` takes the merged state.
+
+    Attributes
+    ----------
+    detector : str
+        Class of the detector.
+    params : dict
+        Its parameters, as JSON.
+    features : built feature extractor or None
+    make_scorer : callable
+        Makes a fresh scorer.
+    recipe : FitRecipe
+    """
+
+    detector: str
+    params: Mapping[str, Any]
+    features: Any
+    make_scorer: MakeScorer
+    recipe: FitRecipe
+
+    def read(
+        self,
+        X: Any,
+        groups: Sequence[Any] | None = None,
+        *,
+        changes_below: int | None = None,
+        to_fit: bool = False,
+        stacklevel: int = 3,
+    ) -> FitState:
+        """Read a part of the images into a state of their own.
+
+        The parameters are those of `read`; with `to_fit`, folders that
+        are not called like those of good images are warned of.
+        """
+        return read(
+            X,
+            self.features,
+            self.make_scorer,
+            self.recipe,
+            groups=groups,
+            changes_below=changes_below,
+            to_fit=to_fit,
+            stacklevel=stacklevel + 1,
+        )
+
+    def pack(self, state: FitState) -> bytes:
+        """Make a state ready to be sent."""
+        header, arrays = describe_state(state)
+        return packed({"kind": _KIND, **header}, arrays)
+
+    def unpack(self, content: bytes) -> FitState:
+        """Read a state that was sent."""
+        return restore_state(*unpacked(content, _KIND), self.recipe, self.make_scorer)
+
+
+def merged_states(states: Iterable[FitState]) -> FitState:
+    """Merge states in their order; the result is that of all their images in this order."""
+    return reduce(FitState.merge, states)

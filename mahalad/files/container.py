@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from mahalad.errors import ModelFileError
 from mahalad.files.audit import audit
@@ -72,13 +72,37 @@ def write_model(path: str | Path, header: dict[str, Any], arrays: dict[str, NDAr
         JSON-able; `format_version` is added.
     arrays : dict of str to ndarray
     """
+    content = packed(header, arrays)
+    write_atomically(path, content)
+    _log.info("%s: written (%.1f MB)", path, len(content) / 1e6)
+
+
+def packed(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> bytes:
+    """Give the content of the file that `write_model` writes."""
     text = json.dumps({"format_version": FORMAT_VERSION, **header}, allow_nan=False)
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     # An array, since the order of several texts in the metadata is another each time.
     contiguous[CHECKSUM] = hash_content(text, contiguous)
-    content = save(contiguous, metadata={_KEY: text})
-    write_atomically(path, content)
-    _log.info("%s: written (%.1f MB)", path, len(content) / 1e6)
+    return save(contiguous, metadata={_KEY: text})
+
+
+def unpacked(content: bytes, name: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Read what `packed` gave, which went from one process to another; `name` is for messages.
+
+    Raises
+    ------
+    ModelFileError
+        It was changed on the way.
+    """
+    try:
+        arrays = load(content)
+        size = int.from_bytes(content[:8], "little")
+        text = str(json.loads(content[8 : 8 + size])["__metadata__"][_KEY])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(f"{name}: not what was sent, or cut short ({error})") from error
+    header = _parse(name, text)
+    _check_content(name, header["format_version"], text, arrays)
+    return header, arrays
 
 
 def read_model(path: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -15,7 +15,7 @@ import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,8 @@ from mahalad.images.layout import Layout, layout_of
 from mahalad.images.orientation import turn_of, upright_of
 from mahalad.images.pages import pages_of, turn_to
 from mahalad.images.pixels import AS_STORED, EIGHT, FLOATS, SIXTEEN, STATED, Pixels
-from mahalad.images.sources import ImageSource, describe_missing
+from mahalad.images.remote import Remote
+from mahalad.images.sources import ImageSource, describe_missing, fetched
 from mahalad.images.transparency import array_on_white, picture_on_white
 from mahalad.protocols import FloatImage
 
@@ -114,6 +115,8 @@ def decode(source: ImageSource, pixels: Pixels = AS_STORED) -> Decoded:
     try:
         if isinstance(value, Image.Image):
             return _decode_opened(value, name, pixels, keep=True)
+        if isinstance(value, Remote):
+            return _decode_content(fetched(value), name, source.page, pixels)
         return _decode_file(value, name, source.page, pixels)
     except MahaladError:
         raise
@@ -162,17 +165,21 @@ def as_opened(image: Any, pixels: Pixels = AS_STORED) -> Image.Image | FloatImag
 def _decode_file(path: Path, name: str, page: int | None, pixels: Pixels) -> Decoded:
     _check_file(path, name)
     with open(path, "rb") as file:
-        try:
-            picture = Image.open(file)
-        except UnidentifiedImageError as error:
-            file.seek(0)
-            raise ImageReadError(
-                f"{name}: not an image that Pillow can read; its first bytes are {file.read(24)!r}"
-            ) from error
-        with picture:
-            _check_size(picture, name)
-            _turn_to(picture, name, page)
-            return _decode_opened(picture, name, pixels)
+        return _decode_content(file, name, page, pixels)
+
+
+def _decode_content(file: BinaryIO, name: str, page: int | None, pixels: Pixels) -> Decoded:
+    try:
+        picture = Image.open(file)
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        start = file.read(24)
+        what = f"not an image that Pillow can read; its first bytes are {start!r}"
+        raise ImageReadError(f"{name}: {what if start else 'is empty (0 bytes)'}") from error
+    with picture:
+        _check_size(picture, name)
+        _turn_to(picture, name, page)
+        return _decode_opened(picture, name, pixels)
 
 
 def _turn_to(picture: Image.Image, name: str, page: int | None) -> None:
@@ -180,7 +187,7 @@ def _turn_to(picture: Image.Image, name: str, page: int | None) -> None:
     if page is None:
         n_pages = len(pages_of(picture))
         if n_pages > 1:
-            warnings.warn(SeveralPagesWarning(name, n_pages), stacklevel=5)
+            warnings.warn(SeveralPagesWarning(name, n_pages), stacklevel=6)
         return
     try:
         turn_to(picture, page)

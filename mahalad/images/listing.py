@@ -13,6 +13,7 @@ from mahalad.choices import PAGES
 from mahalad.errors import DoubtfulFolderWarning, InputError
 from mahalad.images.folders import common_folder, kinds_of, without_masks
 from mahalad.images.pages import page_names, split_page
+from mahalad.images.remote import is_url
 from mahalad.images.searching import SearchedFolder, most_first
 from mahalad.images.sources import ImageSource, iter_sources, source_of
 from mahalad.images.words import GOOD, meaning_of
@@ -185,7 +186,9 @@ def warn_of_folders(X: object, *, stacklevel: int = 3) -> None:
     Files that are named in full are nobody's mistake. `stacklevel` is that of the warning: 3 blames
     the caller of the function that calls this one.
     """
-    given = [path for path in _paths(X) if not os.path.isfile(split_page(path)[0])]
+    given = [
+        path for path in _paths(X) if not (is_url(path) or os.path.isfile(split_page(path)[0]))
+    ]
     if not given:
         return
     listing = find_images(given)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from mahalad.errors import ImageReadError, ImageValueError, UnreadableImageWarning
 from mahalad.images.decoding import Decoded, decode
 from mahalad.images.pixels import AS_STORED, Brightness, Pixels
+from mahalad.images.remote import Remote
 from mahalad.images.sources import ImageSource, iter_sources
 from mahalad.result import Result
 
@@ -60,8 +61,14 @@ def read_image(
     try:
         decoded = _decoded(source, pixels)
     except (ImageReadError, ImageValueError) as error:
-        return ReadImage(source, None, 0, error)
+        return _unreadable(source, error)
     return _prepare_image(source, decoded, prepare, salt)
+
+
+def _unreadable(source: ImageSource, error: ImageReadError | ImageValueError) -> ReadImage:
+    if source.origin:
+        error = type(error)(f"{source.origin}: {error}")
+    return ReadImage(source, None, 0, error)
 
 
 def _decoded(source: ImageSource, pixels: Pixels) -> Decoded:
@@ -74,7 +81,7 @@ def _prepare_image(source: ImageSource, decoded: Decoded, prepare: Prepare, salt
     try:
         prepared = _prepared(decoded.image, prepare, source.name)
     except (ImageReadError, ImageValueError) as error:
-        return ReadImage(source, None, 0, error)
+        return _unreadable(source, error)
     key = content_key(prepared, salt)
     return ReadImage(source, prepared, key, None, decoded.depth, decoded.top)
 
@@ -198,14 +205,14 @@ class _Reader:
         return drawn
 
     def _submit(self, source: ImageSource) -> Future[ReadImage]:
-        if isinstance(source.value, Path):
+        if isinstance(source.value, (Path, Remote)):
             return self._pool.submit(read_image, source, self._prepare, self._salt, self._pixels)
         self._decoded.acquire()
         try:
             decoded = _decoded(source, self._pixels)
         except (ImageReadError, ImageValueError) as error:
             self._decoded.release()
-            return _done(ReadImage(source, None, 0, error))
+            return _done(_unreadable(source, error))
         future = self._pool.submit(_prepare_image, source, decoded, self._prepare, self._salt)
         future.add_done_callback(lambda _: self._decoded.release())
         return future

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import io
 import os
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -16,9 +15,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mahalad.errors import InputError
+from mahalad.errors import ImageReadError, InputError, MissingExtraError
+from mahalad.images.hints import line_instead, looks_like_a_list
 from mahalad.images.pages import split_page
-from mahalad.images.searching import SearchedFolder, image_extensions, search_folder, search_pattern
+from mahalad.images.remote import Remote, described, is_pattern, is_url, list_files
+from mahalad.images.searching import (
+    SearchedFolder,
+    image_extensions,
+    is_hidden,
+    search_folder,
+    search_pattern,
+)
 
 _ALLOWED = (
     "allowed are a file, a folder, a glob pattern, a PIL image, a list or iterator of these and"
@@ -44,23 +51,48 @@ class ImageSource:
         The path as given or found, for a page of a file with ``#`` and its number
         (``scan.tif#2``); `X[3]` for an image in memory at position 3 of `X`.
     path : Path or None
-        The file; None for an image in memory.
-    value : Path, PIL.Image.Image or ndarray
+        The file; None for an image in memory or elsewhere.
+    value : Path, Remote, PIL.Image.Image or ndarray
         What `open_image` decodes.
     page : int or None
         Number of the page, from 1; None for the first one.
+    origin : str
+        Where a list names it (``parts.csv, row 3``), for errors; empty if it is of no list.
     """
 
     name: str
     path: Path | None
-    value: Path | Image.Image | npt.NDArray[Any]
+    value: Path | Remote | Image.Image | npt.NDArray[Any]
     page: int | None = None
+    origin: str = ""
 
 
 def source_of(name: str) -> ImageSource:
-    """Give the source of a file by its path, or of a page by its name (``scan.tif#2``)."""
+    """Give the source of a file by its path or URL, or of a page by its name (``scan.tif#2``)."""
+    if is_url(name):
+        return ImageSource(name, None, Remote(name))
     file, page = split_page(name)
     return ImageSource(name, Path(file), Path(file), page)
+
+
+def fetched(remote: Remote) -> io.BytesIO:
+    """Read a file that lies elsewhere.
+
+    Raises
+    ------
+    ImageReadError
+        There is no such file, or it cannot be read in several tries.
+    MissingExtraError
+        The package that reads such URLs is not installed.
+    """
+    try:
+        return remote.read()
+    except FileNotFoundError as error:
+        raise ImageReadError(f"{remote.url}: no such file") from error
+    except ImportError as error:
+        raise MissingExtraError(str(error)) from error
+    except Exception as error:  # each store has errors of its own
+        raise ImageReadError(f"{remote.url}: cannot be read: {described(error)}") from error
 
 
 def iter_sources(X: object, on_search: OnSearch = None) -> Iterator[ImageSource]:
@@ -69,9 +101,10 @@ def iter_sources(X: object, on_search: OnSearch = None) -> Iterator[ImageSource]
     Parameters
     ----------
     X : path, PIL image, iterable of these and of arrays, or ndarray of shape (n, H, W, 3 or 1)
-        A folder is searched with all its subfolders for `image_extensions()` (in any case),
-        sorted by the parts of the path; hidden files and folders, and those that systems and
-        storage servers make for themselves, are skipped. A glob pattern (`* ? [ **`) and a file
+        A folder, or the URL of one (`mahalad.images.remote`), is searched with all its subfolders
+        for `image_extensions()` (in any case), sorted by the parts of the path; hidden files and
+        folders, and those that systems and storage servers make for themselves, are skipped. A
+        glob pattern (`* ? [ **`) and a file
         named in full are taken with any extension; a path that exists is never read as a
         pattern. An iterator is consumed one item at a time.
     on_search : callable, optional
@@ -106,7 +139,7 @@ def iter_sources(X: object, on_search: OnSearch = None) -> Iterator[ImageSource]
         yield ImageSource("X[0]", None, X)
     elif isinstance(X, np.ndarray) and X.ndim != 1:
         yield from _batch_sources(X, "X")
-    elif isinstance(X, Iterable) and not (isinstance(X, _NOT_A_LIST) or _looks_like_a_list(X)):
+    elif isinstance(X, Iterable) and not (isinstance(X, _NOT_A_LIST) or looks_like_a_list(X)):
         if isinstance(X, (list, tuple)):
             _warn_of_one_buffer(X)
         found = False
@@ -117,7 +150,7 @@ def iter_sources(X: object, on_search: OnSearch = None) -> Iterator[ImageSource]
         if not found:
             raise InputError(f"no images: X is an empty {type(X).__name__}; {_ALLOWED}")
     else:
-        raise InputError(f"X is of type {type(X).__name__}; {_ALLOWED}{_line_instead(X)}")
+        raise InputError(f"X is of type {type(X).__name__}; {_ALLOWED}{line_instead(X)}")
 
 
 def _warn_of_one_buffer(X: Sequence[object]) -> None:
@@ -150,56 +183,17 @@ def is_stream(X: object) -> bool:
     return False
 
 
-def _looks_like_a_list(X: object) -> bool:
-    """Whether its items would be no images: channels of a tensor, a data frame's names."""
-    return _is_tensor(X) or type(X).__name__ == "DataFrame"
-
-
-def _is_tensor(value: object) -> bool:
-    torch = sys.modules.get("torch")  # without it there are no tensors
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def _line_instead(value: Any, *, is_item: bool = False) -> str:
-    """Say what to write instead of something that is no image, where that is known."""
-    if value is None:
-        return "; OpenCV gives None for a file or frame that it cannot read: give a file's path"
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return "; of a file's bytes, give PIL.Image.open(io.BytesIO(data))"
-    if isinstance(value, io.IOBase):
-        return "; of an open file, give PIL.Image.open(file)"
-    if _is_tensor(value):
-        shape = value.shape
-        is_last = len(shape) > 2 and shape[-1] in (1, 3) and shape[-3] not in (1, 3)
-        turns = {} if is_last else {4: ".permute(0, 2, 3, 1)", 3: ".permute(1, 2, 0)"}
-        array = f"{turns.get(len(shape), '')}.cpu().numpy()"
-        lines = {
-            (4, False): f"X{array}",
-            (3, False): f"[X{array}]",
-            (4, True): f"(images{array} for images in X)",
-            (3, True): f"(image{array} for image in X)",
-        }
-        line = lines.get((len(shape), is_item), "a NumPy array")
-        where = "last" if is_last else "first"
-        return f"; of tensors with channels {where}, uint8 or float in [0, 1], give {line}"
-    if type(value).__name__ == "DataFrame":
-        return "; of a data frame, give the column of paths, as X['path']"
-    if is_item and isinstance(value, (list, tuple)):
-        return "; of pairs of image and label, give (image for image, label in X)"
-    if not is_item and {"__len__", "__getitem__"} <= set(dir(value)):
-        return "; of a data set, give (X[i] for i in range(len(X)))"
-    return ""
-
-
 def _item_sources(item: object, position: str, on_search: OnSearch) -> Iterator[ImageSource]:
     if isinstance(item, (str, os.PathLike)):
         yield from _path_sources(item, position, on_search, required=False)
+    elif isinstance(item, ImageSource):
+        yield item
     elif isinstance(item, np.ndarray) and item.ndim == 4:
         yield from _batch_sources(item, position)
     elif isinstance(item, (Image.Image, np.ndarray)):
         yield ImageSource(position, None, item)
     else:
-        hint = _line_instead(item, is_item=True)
+        hint = line_instead(item, is_item=True)
         raise InputError(f"{position} is of type {type(item).__name__}; {_ALLOWED}{hint}")
 
 
@@ -235,6 +229,9 @@ def _path_sources(
     name = os.fspath(given)
     if not isinstance(name, str) or not name:
         raise InputError(f"{position} is {name!r}, which is not a path; {_ALLOWED}")
+    if is_url(name):
+        yield from map(source_of, _remote_names(name))
+        return
     if os.path.isdir(name):
         yield from _folder_sources(name, on_search, required=required)
         return
@@ -273,13 +270,42 @@ def _folder_sources(folder: str, on_search: OnSearch, *, required: bool) -> Iter
         yield ImageSource(str(path), path, path)
 
 
+def _remote_names(url: str) -> list[str]:
+    """URLs of the images below the URL of a folder, or that match it; that of a file itself."""
+    extensions = image_extensions()
+    if not is_pattern(url) and os.path.splitext(url)[1].lower() in extensions:
+        return [url]  # reading says whether it is there
+    try:
+        found = list_files(url)
+    except ImportError as error:
+        raise MissingExtraError(str(error)) from error
+    except Exception as error:  # each store has errors of its own
+        raise InputError(f"{url}: cannot be listed: {described(error)}") from error
+    if found is None:
+        return [url]
+    folder, names = found
+    if folder:
+        names = [
+            name
+            for name in names
+            if os.path.splitext(name)[1].lower() in extensions
+            and not any(map(is_hidden, name.removeprefix(folder).strip("/").split("/")))
+        ]
+    if not names:
+        raise InputError(f"{url}: no images there")
+    return names
+
+
 def _is_pattern(name: str) -> bool:
     return any(character in name for character in "*?[")
 
 
 def is_missing(name: str) -> bool:
-    """Whether a path is that of nothing, and no file matches it as a pattern."""
-    if os.path.lexists(split_page(name)[0]):
+    """Whether a path is that of nothing, and no file matches it as a pattern.
+
+    URLs are not asked for.
+    """
+    if is_url(name) or os.path.lexists(split_page(name)[0]):
         return False
     matches = glob.iglob(name, recursive=True) if _is_pattern(name) else iter(())
     return all(os.path.isdir(match) for match in matches)

@@ -36,6 +36,8 @@ class Capabilities:
         It is made from sums over samples alone (`KeepsSums`).
     tolerates : bool
         It can be given what harmless changes do to features (`Tolerates`).
+    travels : bool
+        Its sums can be sent to another process (`Travels`).
     smooth : bool
         Its scores change smoothly with the images it is fitted to: cross-fitted scores may be
         extrapolated. False for scorers that do not say so, which may be random.
@@ -50,6 +52,7 @@ class Capabilities:
     standardizes: bool
     keeps_sums: bool
     tolerates: bool
+    travels: bool
     smooth: bool
 
 
@@ -73,6 +76,7 @@ def capabilities_of(scorer: Any) -> Capabilities:
         standardizes=has("leave_one_out", "standardized_by"),
         keeps_sums=has("sums") and getattr(scorer, "keeps_sums", False) is True,
         tolerates=has("tolerating"),
+        travels=has("summed", "restore_summed"),
         smooth=getattr(scorer, "smooth", False) is True,
     )
 

@@ -203,6 +203,14 @@ class LevelSum(BaseEstimator):
         restore_sums(self.estimators_, arrays)
         return self
 
+    def summed(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All that merging needs, as JSON and arrays: the levels, and `sums` of them."""
+        return {"levels": list(self.estimators_)}, self.sums()
+
+    def restore_summed(self, about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Become the fit whose `summed` are given."""
+        return self.restore(about["levels"], arrays)
+
     def _check_keeps_sums(self) -> None:
         if not self.keeps_sums:
             raise InputError(NEEDS_FEATURES)

@@ -485,6 +485,39 @@ class PatchScorer(Standardized, BaseEstimator):
                 self.patches_[name] = replace(own, features=features)
         return self
 
+    def summed(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All that merging needs, as JSON and arrays: `sums` and patches, but no standards."""
+        check_is_fitted(self, "groups_")
+        about = {
+            "groups": [list(group) for group in self.groups_],
+            "boxed": self.boxed_,
+            "positions": list(self.patch_gaussians_),
+            "pooled": list(self.image_gaussians_),
+        }
+        arrays = self.sums()
+        if self.patches_ is not None:
+            arrays["patches/keys"] = self.patches_.keys
+            arrays["patches/inside"] = self.patches_.inside.astype(np.uint8)
+        return about, arrays
+
+    def restore_summed(self, about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Become the fit whose `summed` are given; `standardized_by` must follow before scoring."""
+        self._forget()
+        self.groups_ = tuple(tuple(group) for group in about["groups"])
+        self.boxed_ = bool(about["boxed"])
+        self.patch_gaussians_ = {name: PatchGaussian(self.floor) for name in about["positions"]}
+        self.image_gaussians_ = {name: LedoitWolfGaussian() for name in about["pooled"]}
+        restore_sums(self.patch_gaussians_, arrays)
+        restore_sums(self.image_gaussians_, arrays)
+        self.patches_ = None
+        if "patches/keys" in arrays:
+            self.patches_ = Patches(
+                arrays["patches/keys"].astype(np.uint64),
+                arrays["patches/features"].astype(np.float32),
+                arrays["patches/inside"].astype(bool),
+            )
+        return self
+
     def _grids(self, X: Features) -> dict[str, NDArray[Any]]:
         """Features of every grid and of the context, (n, P, D), by their names."""
         self._check_levels(X)
