@@ -493,11 +493,12 @@ class PatchScorer(Standardized, BaseEstimator):
             "boxed": self.boxed_,
             "positions": list(self.patch_gaussians_),
             "pooled": list(self.image_gaussians_),
+            "nearest": list(self.patches_),
         }
         arrays = self.sums()
-        if self.patches_ is not None:
-            arrays["patches/keys"] = self.patches_.keys
-            arrays["patches/inside"] = self.patches_.inside.astype(np.uint8)
+        for name, own in self.patches_.items():
+            arrays[f"patches/{name}/keys"] = own.keys
+            arrays[f"patches/{name}/inside"] = own.inside.astype(np.uint8)
         return about, arrays
 
     def restore_summed(self, about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -509,13 +510,15 @@ class PatchScorer(Standardized, BaseEstimator):
         self.image_gaussians_ = {name: LedoitWolfGaussian() for name in about["pooled"]}
         restore_sums(self.patch_gaussians_, arrays)
         restore_sums(self.image_gaussians_, arrays)
-        self.patches_ = None
-        if "patches/keys" in arrays:
-            self.patches_ = Patches(
-                arrays["patches/keys"].astype(np.uint64),
-                arrays["patches/features"].astype(np.float32),
-                arrays["patches/inside"].astype(bool),
+        self.patches_ = {
+            name: Patches(
+                arrays[f"patches/{name}/keys"].astype(np.uint64),
+                arrays[f"patches/{name}/features"].astype(np.float32),
+                arrays[f"patches/{name}/inside"].astype(bool),
+                self._most_images(name),
             )
+            for name in about["nearest"]
+        }
         return self
 
     def _grids(self, X: Features) -> dict[str, NDArray[Any]]:
