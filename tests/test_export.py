@@ -90,7 +90,7 @@ def assert_same(detector, exported, X):
         {"scope": "positions", "neighbourhood": "nearest", "tiles": 2},
         {"scope": "positions", "input_size": 72, "neighbourhood": "nearest"},
         {"scope": "positions", "input_size": 128, "neighbourhood": 0, "roi": REGION},
-        {"scope": "positions", "input_size": 128, "neighbourhood": 0, "image_weight": 0.0},
+        {"scope": "positions", "input_size": 128, "image_weight": 0.0},
         {"scope": "positions", "input_size": 100, "top_fraction": 0.0},
     ],
     ids=lambda options: " ".join(f"{k}={v}" for k, v in options.items() if k != "roi"),

@@ -132,14 +132,15 @@ class NearestPatches(nn.Module):
     """Distances (n, P) of features (n, P, D) to the nearest good patches about their positions.
 
     Not the many good patches are moved to their neighbours' places but the few features: those of
-    position p meet the patches of q = p + step at q, in one product for all steps.
+    position p meet the patches of q = p + step at q, in one product for all steps. Both come less
+    the means of their own positions, and `moves` says what these differ by (see `Nearest`).
     """
 
-    origin: Tensor
+    location: Tensor
     stored: Tensor
     scale: Tensor
-    offset: Tensor
     precisions: Tensor
+    moves: Tensor
     norms: Tensor
     members: Tensor
     place: Tensor
@@ -151,11 +152,9 @@ class NearestPatches(nn.Module):
         blocks = nearest.metric.blocks
         P, D = nearest.location.shape
         self.D, self.n_steps = D, (2 * RADIUS + 1) ** 2
-        origin = np.asarray(nearest.location.mean(axis=0), dtype=np.float32)
-        self.register_buffer("origin", tensor(origin))
+        self.register_buffer("location", tensor(nearest.location))
         self.register_buffer("stored", tensor(nearest.stored.transpose(1, 2, 0), torch.float16))
         self.register_buffer("scale", tensor(nearest.scale[:, None]))
-        self.register_buffer("offset", tensor((nearest.location - origin)[:, :, None]))
         self.register_buffer("precisions", tensor(nearest.metric.precisions, torch.float32))
         # Blocks have some 4 x 4 positions; smaller ones have one of theirs several times.
         most = max(map(len, blocks.positions))
@@ -170,7 +169,15 @@ class NearestPatches(nn.Module):
         block_of = np.empty(P, int)
         for block, at in enumerate(blocks.positions):
             block_of[at] = block
-        self.register_buffer("norms", self._norms(nearest, block_of[sources], exists))
+        s = nearest.location[sources] - nearest.location[:, None]  # (P, steps, D)
+        moves = np.empty_like(s)
+        for block, precision in enumerate(nearest.metric.precisions):
+            own = block_of[sources] == block
+            moves[own] = s[own] @ precision
+        self.register_buffer("moves", tensor(moves, torch.float32)[:, :, None])
+        norms = self._norms(nearest, block_of[sources], exists)
+        norms += torch.from_numpy((s * moves).sum(axis=2)).float()[:, :, None, None]
+        self.register_buffer("norms", norms)
 
     def _norms(self, nearest: Nearest, blocks: NDArray[Any], exists: NDArray[np.bool_]) -> Tensor:
         """Squared lengths (P, steps, 1, n_patches) of good patches by the metric of a feature."""
@@ -184,26 +191,27 @@ class NearestPatches(nn.Module):
         return norms.masked_fill(outside, torch.inf)
 
     def _values(self) -> Tensor:
-        """Good patches less the origin, (P, D, n_patches), float32."""
-        return (self.stored.double() * self.scale + self.offset).float()
+        """Good patches less the means of positions, (P, D, n_patches), float32."""
+        return (self.stored.double() * self.scale).float()
 
     def forward(self, x: Tensor) -> Tensor:
         """Give distances (n, P), float64, up = abnormal."""
-        z = (x - self.origin).float().transpose(0, 1)  # (P, n, D)
+        z = (x - self.location).float().transpose(0, 1)  # (P, n, D)
         n_blocks = self.precisions.shape[0]
         of_blocks = z[self.members].reshape(n_blocks, -1, self.D) @ self.precisions
         y = of_blocks.reshape(self.members.shape[0], -1, self.D)[self.place]
-        moved = (-2 * y)[self.sources].reshape(len(self.place), -1, self.D)  # (P, steps * n, D)
-        products = moved @ self._values()
+        moved = y[self.sources].reshape(len(self.place), self.n_steps, -1, self.D) + self.moves
+        products = (-2 * moved).reshape(len(self.place), -1, self.D) @ self._values()
         n_patches = self.norms.shape[3]
         products = products.reshape(len(self.place), self.n_steps, -1, n_patches)
         best = (products + self.norms).amin(dim=3)  # (P, steps, n), at the patches' places
+        across = z[self.sources].reshape(moved.shape) * self.moves
+        best = best + 2 * across.sum(dim=3)
         best = best.reshape(len(self.targets), -1)[self.targets]
         best = best.reshape(len(self.place), self.n_steps, -1).amin(dim=1)
-        own = (z * y).sum(dim=2)
-        squares = best + own
+        squares = best + (z * y).sum(dim=2)
         # Equal patches, but for rounding; and where no good picture reaches it never counts.
-        reached = (squares >= ROUNDING * own) & (squares < torch.inf)
+        reached = (squares >= ROUNDING) & (squares < torch.inf)
         return torch.where(reached, squares, 0.0).double().sqrt().transpose(0, 1)
 
 
