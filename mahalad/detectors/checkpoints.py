@@ -132,7 +132,7 @@ class Checkpoint:
         header = {"kind": KIND, "identity": self._identity, "images": images, "state": about}
         write_model(self._path, header, arrays)
 
-    def _check(self, header: dict[str, object]) -> None:
+    def _check(self, header: Mapping[str, Any]) -> None:
         if header.get("kind") != KIND:
             found = header.get("kind") or header.get("class") or "something else"
             raise ModelFileError(
@@ -155,7 +155,7 @@ def read_in_turns(
     read_part: ReadPart,
     every: int,
     checkpoint: Checkpoint | None = None,
-    on_done: Callable[[int], object] = lambda n: None,
+    on_resumed: Callable[[int], object] = lambda n: None,
 ) -> FitState:
     """Read images into one state, `every` of them at a time.
 
@@ -166,8 +166,8 @@ def read_in_turns(
     every : int
     checkpoint : Checkpoint, optional
         What it knows is not read again, and it is written after each turn.
-    on_done : callable
-        Is told how many further images are read.
+    on_resumed : callable
+        Is told how many images the checkpoint knows.
 
     Raises
     ------
@@ -176,15 +176,13 @@ def read_in_turns(
     """
     drawn = Drawn(entries)
     state = None if checkpoint is None else checkpoint.resume(drawn)
-    on_done(drawn.n)
+    on_resumed(drawn.n)
     while (first := next(drawn, None)) is not None:
-        before = drawn.n - 1
         found = read_part(chain([first], islice(drawn, every - 1)))
         if found is not None:
             state = found if state is None else state.merge(found)
         if checkpoint is not None and state is not None:
             checkpoint.write(state, drawn)
-        on_done(drawn.n - before)
     if state is None:
         raise InputError("no images")
     return state
@@ -238,9 +236,9 @@ def _entries(X: Any, groups: Sequence[Any] | None) -> Iterator[Entry]:
         raise InputError(f"groups has {len(groups)} entries, but X has {n} images")
 
 
-def _flat(identity: dict[str, object]) -> dict[str, object]:
-    """Names and values of an identity, without its two levels."""
-    found: dict[str, object] = {}
-    for value in identity.values():
-        found |= value if isinstance(value, dict) else {"features": value}
-    return found
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Names and values of parameters, and of what identifies features."""
+    found = dict(identity.get("params") or {})
+    features = identity.get("features")
+    own = features if isinstance(features, dict) else {"": features}
+    return found | {f"features {name}".strip(): value for name, value in own.items()}

@@ -399,7 +399,10 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             features,
             self.unfitted_scorer,
             self._recipe(),
-            {"params": self._params_of_fit(), "features": file.identity_of(features)},
+            {
+                "params": self._params_of_fit(),
+                "features": None if header is not None else file.identity_of(features),
+            },
         )
 
     def fit_state(self, reader: FitReader, state: FitState) -> Self:

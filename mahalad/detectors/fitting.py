@@ -140,7 +140,8 @@ class FitReader:
     recipe : FitRecipe
     identity : dict
         Parameters and features as JSON, in a form to be compared: what another reader must have in
-        common for its states to go together with those of this one.
+        common for its states to go together with those of this one. That of features is None
+        where they were made from a description.
     """
 
     detector: str

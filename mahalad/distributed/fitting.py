@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from mahalad.distributed.listing import (
     named_images,
     part_of,
     parts_of,
-    to_fit,
 )
 from mahalad.distributed.merging import PartRead, Tree
 from mahalad.distributed.pool import Pool
@@ -38,7 +38,7 @@ from mahalad.distributed.working import (
     with_less_memory,
 )
 from mahalad.errors import InputError, MahaladError, UnreadableImageWarning
-from mahalad.images.manifests import Entry
+from mahalad.images.manifests import Entry, to_fit
 
 WINDOW = 1_000_000
 """Images of which the driver has the paths at a time."""
@@ -86,7 +86,7 @@ def fit(
     checkpoint_every : int, default=100000
         Images after which it is written.
     progress : callable, optional
-        Is told, after each window or checkpoint, how many further images are done.
+        Is told how many further images are done.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def fit(
     )
     step = reader.features.batch_size
     part_size = -(-max(1, part_size) // step) * step
-    work = _Work(ray, sized, reader)
+    work = _Work(ray, sized, reader, progress)
     if is_dataset(dataset) and holds_images(dataset):
         if checkpoint is not None:
             raise InputError(
@@ -184,18 +184,22 @@ class ReadPart:
 class _Work:
     """Read tables of parts by a pool of processes, and merge the states."""
 
-    def __init__(self, ray: Any, pool: Pool, reader: FitReader) -> None:
-        self._ray, self._pool, self._reader = ray, pool, reader
+    def __init__(self, ray: Any, pool: Pool, reader: FitReader, progress: Progress) -> None:
+        self._ray, self._pool, self._reader, self._progress = ray, pool, reader, progress
         self._sent = ray.put(pack_reader(reader))
         self._to_merge = ray.put(pack_reader(reader, include_weights=False))
 
     def parts(self, parts: Iterable[Part]) -> FitState | None:
         """Read parts into one state; None if there are none."""
-        tables = [self._ray.put(as_table(part)) for part in parts]
-        return self.read(self._ray.data.from_arrow_refs(tables), 1) if tables else None
+        tables, sizes = [], []
+        for part in parts:
+            tables.append(self._ray.put(as_table(part)))
+            sizes.append(len(part.names))
+        return self.read(self._ray.data.from_arrow_refs(tables), 1, sizes) if tables else None
 
-    def read(self, dataset: Any, batch_size: int) -> FitState | None:
+    def read(self, dataset: Any, batch_size: int, sizes: Sequence[int] = ()) -> FitState | None:
         """Read a Ray dataset of parts, or of images, into one state, and warn as was warned."""
+        done = iter(sizes)
         tree = Tree(self._ray, self._reader, self._to_merge)
         found = quietly(dataset).map_batches(
             ReadPart,
@@ -207,6 +211,7 @@ class _Work:
         for bundle in quietly(found).iter_internal_ref_bundles():
             for table in bundle.block_refs:
                 tree.add(table)
+            self._progress(sum(islice(done, bundle.num_rows())))
         state, about = tree.result()
         give_warnings(about.warnings, stacklevel=6)
         return state

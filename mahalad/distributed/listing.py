@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from mahalad.errors import InputError
-from mahalad.images.manifests import Entry, is_manifest, open_manifest
+from mahalad.images.manifests import Entry, check_each_group, is_manifest, kept_entries
 from mahalad.images.remote import is_url
 from mahalad.images.sources import ImageSource, iter_sources, source_of
-from mahalad.images.words import GOOD, meaning_of
 
 PART_SIZE = 1024
 """Images of a part: what is read again where a worker is lost."""
@@ -69,17 +68,9 @@ def parts_of(entries: Iterable[Entry], size: int) -> Iterator[Part]:
     InputError
         Some images have a group, and others have not.
     """
-    rest = iter(entries)
-    place, grouped = 0, None
+    rest = iter(check_each_group(entries))
+    place = 0
     while own := list(islice(rest, size)):
-        for entry in own:
-            grouped = bool(entry.group) if grouped is None else grouped
-            if grouped != bool(entry.group):
-                raise InputError(
-                    f"{entry.source.origin or entry.source.name}: has "
-                    f"{'no' if grouped else 'a'} group, and images before it have "
-                    f"{'one' if grouped else 'none'}: give each image one, or none"
-                )
         yield Part(
             place,
             [entry.source.name for entry in own],
@@ -99,7 +90,7 @@ def entries_of(
 
     Parameters
     ----------
-    dataset : path, sequence of paths, or Ray dataset with the column path
+    dataset : path, sequence of paths or of `Entry`, or Ray dataset with the column path
         A folder, a glob, files, URLs of these, or a manifest (`mahalad.images.manifests`).
     keep : callable, optional
         Which rows of a manifest are wanted.
@@ -113,8 +104,10 @@ def entries_of(
     """
     if is_dataset(dataset):
         yield from _rows_of(dataset)
+    elif isinstance(dataset, list) and dataset and isinstance(dataset[0], Entry):
+        yield from dataset
     elif is_manifest(dataset):
-        yield from _rows_kept(dataset, keep, say)
+        yield from kept_entries(dataset, keep, say)
     else:
         for row, source in enumerate(iter_sources(dataset), start=1):
             if not _is_file(source):
@@ -167,25 +160,6 @@ def named_images(batch: Mapping[str, Any]) -> list[ImageSource]:
     return [ImageSource(str(name), None, np.asarray(image)) for name, image in pairs]
 
 
-def to_fit(split: str | None = None) -> Callable[[Entry], bool]:
-    """Make the rule of which rows of a manifest are fitted to.
-
-    Those of the split, "train" unless another is named, or of none, whose label is empty or a word
-    for good.
-    """
-
-    def keep(entry: Entry) -> bool:
-        is_good = not entry.label or meaning_of(entry.label) == GOOD
-        return is_good and entry.split in ("", split or "train")
-
-    return keep
-
-
-def of_split(split: str | None) -> Callable[[Entry], bool] | None:
-    """Make the rule of which rows of a manifest are scored: those of a split, or None for all."""
-    return None if split is None else lambda entry: entry.split == split
-
-
 def _is_file(source: ImageSource) -> bool:
     return source.path is not None or is_url(source.name)
 
@@ -199,21 +173,3 @@ def _rows_of(dataset: Any) -> Iterator[Entry]:
         for path, group in zip(batch["path"], groups, strict=True):
             row += 1
             yield Entry(source_of(str(path)), row, "" if group is None else str(group))
-
-
-def _rows_kept(path: Any, keep: Callable[[Entry], bool] | None, say: Say) -> Iterator[Entry]:
-    empty: list[int] = []
-    n_other = n_kept = 0
-    for entry in open_manifest(path).entries(empty.append):
-        if keep is None or keep(entry):
-            n_kept += 1
-            yield entry
-        else:
-            n_other += 1
-    if empty:
-        shown = ", ".join(map(str, empty[:8])) + (", ..." if len(empty) > 8 else "")
-        say(f"{path}: {len(empty)} rows have no path and are left out: {shown}")
-    if n_other:
-        say(f"{path}: {n_other:,} rows left out, of another split or label; {n_kept:,} taken")
-    if not n_kept:
-        raise InputError(f"{path}: no row is left")

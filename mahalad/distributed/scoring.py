@@ -24,7 +24,6 @@ from mahalad.distributed.listing import (
     holds_images,
     is_dataset,
     named_images,
-    of_split,
     part_of,
     parts_of,
 )
@@ -41,6 +40,7 @@ from mahalad.distributed.working import (
     with_less_memory,
 )
 from mahalad.errors import InputError, MahaladError, ModelFileError
+from mahalad.images.manifests import of_split
 from mahalad.loading import load
 from mahalad.report.parquet import check_parquet, parquet
 from mahalad.report.rows import Counted, lines, row_of

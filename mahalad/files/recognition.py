@@ -20,6 +20,7 @@ _MODELS = {
     "metric-knn": "classifier",
     "autoencoder": "autoencoder",
     "autoencoder checkpoint": "checkpoint",
+    "fit checkpoint": "fit checkpoint",
 }
 """Kind in a model's header to product."""
 _PICTURES = (
@@ -47,7 +48,7 @@ class Content:
     form : {"model", "weights", "text", "workbook", "parquet", "page", "JSON", "picture", "unknown"}
     product : str or None
         Which of the library's files it is: ``"detector"``, ``"classifier"``, ``"autoencoder"``,
-        ``"checkpoint"``, ``"weights"``, ``"rows"``, ``"workbook"``, ``"parquet"``, ``"page"``,
+        ``"checkpoint"``, ``"fit checkpoint"``, ``"weights"``, ``"rows"``, ``"workbook"``, ``"parquet"``, ``"page"``,
         ``"figures"``, ``"table"``, ``"maps"`` or ``"picture"``; None for a file that the library
         did not write.
     """
