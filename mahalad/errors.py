@@ -13,6 +13,7 @@ Every error is a `MahaladError` and also the builtin that a caller would expect:
     ├── DegenerateDataError (ValueError) images that leave nothing to estimate
     ├── ModelFileError (OSError)         a model file that cannot be written, read or trusted
     ├── CollapseError (RuntimeError)     training failed: embeddings in one point, no finite loss
+    ├── ClusterError (ConnectionError)   machines that cannot be reached, or that differ
     ├── IndexUnavailableError (ConnectionError, in `mahalad.index.contract`)  a store out of reach
     ├── NotFittedError (sklearn's, in `mahalad.unfitted`)  a question asked before `fit`
     └── MissingExtraError (ImportError)  an optional dependency that is not installed
@@ -68,6 +69,10 @@ class ModelFileError(MahaladError, OSError):
 
 class CollapseError(MahaladError, RuntimeError):
     """Training has failed: all embeddings fell into one point, or the loss is not finite."""
+
+
+class ClusterError(MahaladError, ConnectionError):
+    """A cluster of machines cannot be reached, lacks something, or its machines differ."""
 
 
 class MissingExtraError(MahaladError, ImportError):

@@ -21,6 +21,7 @@ _PRODUCTS = {
     "classifier": ("model", "a model of `tune`"),
     "autoencoder": ("model", "a model of `pretrain`"),
     "checkpoint": ("model", "a checkpoint of `pretrain`"),
+    "fit checkpoint": ("model", "a checkpoint of `fit`"),
     "weights": ("weights", "weights of `finetune`"),
     "rows": ("text", "rows of `score`"),
     "workbook": ("workbook", "a workbook of `score`"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from mahalad.commands.paths import names_of
 from mahalad.progress import Progress
 
 
@@ -28,5 +28,16 @@ def with_progress(X: Any, label: str) -> Any:
     """Iterate over the sources in `X` under a progress bar."""
     if not sys.stderr.isatty():
         return X
-    names = names_of(X)
-    return progress_bar(label)(names, len(names))  # it has a length: it is read in batches
+    from mahalad.images.sources import iter_sources
+
+    sources = list(iter_sources(X))
+    return progress_bar(label)(sources, len(sources))  # it has a length: it is read in batches
+
+
+@contextmanager
+def counted_progress(label: str, total: int | None) -> Iterator[Callable[[int], object]]:
+    """Show a progress bar that is told how many images are done; `total` may not be known."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=label, unit="img", disable=not sys.stderr.isatty()) as bar:
+        yield bar.update

@@ -29,6 +29,7 @@ from mahalad.choices import CHANGES, NEAR_COPIES
 from mahalad.detectors import file, lots
 from mahalad.detectors.asking import Fitted
 from mahalad.detectors.calibrating import calibrate, copies_in, leaked
+from mahalad.detectors.checkpoints import Checkpoint, read_with_checkpoint
 from mahalad.detectors.copies import describe
 from mahalad.detectors.fitting import FitReader, read
 from mahalad.detectors.given import check_columns, check_good
@@ -206,6 +207,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         groups: Sequence[Any] | None = None,
         calibration: Any = None,
         calibration_groups: Sequence[Any] | None = None,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 1000,
     ) -> Self:
         """Fit to good images, forgetting earlier ones.
 
@@ -225,6 +228,11 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             ``"tolerance"`` sets the threshold.
         calibration_groups : sequence of length n_calibration_images, optional
             What each of these shows.
+        checkpoint : str or Path, optional
+            File that keeps what is read so far: where it is there, the fit goes on from it, and is
+            that of a run that was not broken off. It may be deleted afterwards.
+        checkpoint_every : int, default=1000
+            Images after which it is written, rounded up to whole batches.
 
         Returns
         -------
@@ -241,12 +249,15 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         Raises
         ------
         InputError
-            No images, only one, or parameters out of range.
+            No images, only one, or parameters out of range; the checkpoint of another fit.
         DegenerateDataError
             All images are the same.
+        ModelFileError
+            The checkpoint cannot be written or read.
         """
         check_good(y)
-        return self._begin(X, groups, calibration, calibration_groups)
+        keep = None if checkpoint is None else (checkpoint, checkpoint_every)
+        return self._begin(X, groups, calibration, calibration_groups, keep=keep)
 
     def fit_predict(
         self, X: Any, y: Any = None, *, groups: Sequence[Any] | None = None
@@ -371,7 +382,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         self._check_parameters(None)
         features, _ = self.unfitted_parts()
         if header is not None:
-            file.restore_learned(features, header["autoencoder"], arrays or {})
+            if header["autoencoder"] is not None:
+                file.restore_learned(features, header["autoencoder"], arrays or {})
             if header["features"] is not None:
                 restore_features(features, header["features"], arrays or {})
         elif features is not None:
@@ -380,8 +392,17 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             raise InputError("n_augment changes images; it needs a feature extractor")
         if features is None and self.tolerate != "auto" and self.tolerated():
             raise InputError("tolerate is about images; it needs a feature extractor")
-        name, params = type(self).__name__, params_spec(self)
-        return FitReader(name, params, features, self.unfitted_scorer, self._recipe())
+        return FitReader(
+            type(self).__name__,
+            params_spec(self),
+            features,
+            self.unfitted_scorer,
+            self._recipe(),
+            {
+                "params": self._params_of_fit(),
+                "features": None if header is not None else file.identity_of(features),
+            },
+        )
 
     def fit_state(self, reader: FitReader, state: FitState) -> Self:
         """Become the fit to the images of a state, calibrated, forgetting earlier ones.
@@ -761,13 +782,20 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         calibration_groups: Any = None,
         *,
         fewest: int = 2,
+        keep: tuple[str | Path, int] | None = None,
     ) -> Self:
         """Fit to good images; of fewer than two, if so few will do, wait for the next ones."""
         self._check_parameters(calibration, calibration_groups)
         for name in ("_state", "_calibrated", "features_"):
             self.__dict__.pop(name, None)  # a failed fit leaves no half-fitted detector
         reader = self.reader()
-        state = reader.read(X, groups, to_fit=True, stacklevel=4)
+        if keep is None:
+            state = reader.read(X, groups, to_fit=True, stacklevel=4)
+        else:
+            path, every = keep
+            every = reader.whole_batches(every)
+            kept = Checkpoint(path, reader.recipe, reader.make_scorer, reader.identity)
+            state = read_with_checkpoint(reader.read, X, groups, every, kept, stacklevel=4)
         if calibration is not None:
             state = _holding_out(
                 state, calibration, calibration_groups, reader.features, reader.recipe

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mahalad.arrays import as_input_of, in_order, rows
+from mahalad.checks import Whole, check_parameters
 from mahalad.detectors.changes import Pictures
 from mahalad.detectors.copies import thumbnail
 from mahalad.detectors.given import column_names
@@ -137,6 +138,10 @@ class FitReader:
     make_scorer : callable
         Makes a fresh scorer.
     recipe : FitRecipe
+    identity : dict
+        Parameters and features as JSON, in a form to be compared: what another reader must have in
+        common for its states to go together with those of this one. That of features is None
+        where they were made from a description.
     """
 
     detector: str
@@ -144,6 +149,7 @@ class FitReader:
     features: Any
     make_scorer: MakeScorer
     recipe: FitRecipe
+    identity: Mapping[str, Any]
 
     def read(
         self,
@@ -169,6 +175,20 @@ class FitReader:
             to_fit=to_fit,
             stacklevel=stacklevel + 1,
         )
+
+    def whole_batches(self, n_images: int) -> int:
+        """Round a number of images up to whole batches, so that parts have those of the whole.
+
+        Raises
+        ------
+        InputError
+            It is less than 1, or features are given instead of images.
+        """
+        check_parameters({"images of a part": Whole(1)}, {"images of a part": n_images})
+        if self.features is None:
+            raise InputError("only images are read in parts: features are there already")
+        size: int = self.features.batch_size
+        return -(-n_images // size) * size
 
     def pack(self, state: FitState) -> bytes:
         """Make a state ready to be sent."""

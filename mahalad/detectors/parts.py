@@ -17,8 +17,10 @@ from mahalad.files.container import packed, unpacked
 _KIND = "reader of a fit"
 
 
-def pack_reader(reader: FitReader) -> bytes:
+def pack_reader(reader: FitReader, *, include_weights: bool = True) -> bytes:
     """Make a reader ready to be sent, with its weights unless an installed package has them.
+
+    Without weights, it is for `open_reader` with ``build=False``.
 
     Raises
     ------
@@ -33,10 +35,11 @@ def pack_reader(reader: FitReader) -> bytes:
     record = learned = None
     arrays: dict[str, NDArray[Any]] = {}
     if isinstance(reader.features, BackboneFeatures):
-        record, arrays = describe_features(reader.features, include_weights=True)
+        record, arrays = describe_features(reader.features, include_weights)
     elif has_learned(reader.features):
         learned, own = reader.features.state()
-        arrays = {f"autoencoder/{name}": values for name, values in own.items()}
+        if include_weights:
+            arrays = {f"autoencoder/{name}": values for name, values in own.items()}
     header = {
         "kind": _KIND,
         "class": reader.detector,
@@ -47,8 +50,10 @@ def pack_reader(reader: FitReader) -> bytes:
     return packed(header, arrays)
 
 
-def open_reader(content: bytes) -> FitReader:
+def open_reader(content: bytes, *, build: bool = True) -> FitReader:
     """Make the reader of what `pack_reader` gave.
+
+    Without `build` it has no network: it can pack and unpack states, but read none.
 
     Raises
     ------
@@ -58,5 +63,7 @@ def open_reader(content: bytes) -> FitReader:
     """
     header, arrays = unpacked(content, _KIND)
     detector: Any = class_named(header["class"])(**read_params(header, arrays, {}))
+    if not build:
+        header = {**header, "features": None, "autoencoder": None}
     reader: FitReader = detector.reader(header, arrays)
     return reader

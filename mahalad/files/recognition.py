@@ -22,6 +22,7 @@ _MODELS = {
     "metric-knn": "classifier",
     "autoencoder": "autoencoder",
     "autoencoder checkpoint": "checkpoint",
+    "fit checkpoint": "fit checkpoint",
 }
 """Kind in a model's header to product."""
 _PICTURES = (
@@ -50,9 +51,9 @@ class Content:
         "unknown"}
     product : str or None
         Which of the library's files it is: ``"detector"``, ``"classifier"``, ``"autoencoder"``,
-        ``"checkpoint"``, ``"weights"``, ``"rows"``, ``"workbook"``, ``"parquet"``, ``"page"``,
-        ``"figures"``, ``"table"``, ``"maps"``, ``"picture"`` or ``"export"``; None for a file that
-        the library did not write.
+        ``"checkpoint"``, ``"fit checkpoint"``, ``"weights"``, ``"rows"``, ``"workbook"``,
+        ``"parquet"``, ``"page"``, ``"figures"``, ``"table"``, ``"maps"``, ``"picture"`` or
+        ``"export"``; None for a file that the library did not write.
     """
 
     form: str

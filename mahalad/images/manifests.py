@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from mahalad.errors import InputError, MissingExtraError
 from mahalad.images.remote import file_system, is_url
 from mahalad.images.sources import ImageSource, source_of
+from mahalad.images.words import GOOD, meaning_of
 
 COLUMNS = ("path", "group", "label", "split")
 """Columns that a manifest may have; path is needed, and no other name is known."""
@@ -116,11 +117,78 @@ def open_manifest(path: str | Path) -> Manifest:
     return Manifest(name, tuple(column for column in COLUMNS if column in columns))
 
 
+def to_fit(split: str | None = None) -> Callable[[Entry], bool]:
+    """Make the rule of which rows of a manifest are fitted to.
+
+    Those of the split, "train" unless another is named, or of none, whose label is empty or a word
+    for good.
+    """
+
+    def keep(entry: Entry) -> bool:
+        is_good = not entry.label or meaning_of(entry.label) == GOOD
+        return is_good and entry.split in ("", split or "train")
+
+    return keep
+
+
+def of_split(split: str | None) -> Callable[[Entry], bool] | None:
+    """Make the rule of which rows of a manifest are scored: those of a split, or None for all."""
+    return None if split is None else lambda entry: entry.split == split
+
+
+def kept_entries(
+    path: str | Path, keep: Callable[[Entry], bool] | None, say: Callable[[str], object]
+) -> Iterator[Entry]:
+    """Yield the rows of a manifest that are wanted; say at the end which were left out.
+
+    Raises
+    ------
+    InputError
+        No row is left; what `open_manifest` refuses.
+    """
+    empty: list[int] = []
+    n_other = n_kept = 0
+    for entry in open_manifest(path).entries(empty.append):
+        if keep is None or keep(entry):
+            n_kept += 1
+            yield entry
+        else:
+            n_other += 1
+    if empty:
+        shown = ", ".join(map(str, empty[:8])) + (", ..." if len(empty) > 8 else "")
+        say(f"{path}: {len(empty)} rows have no path and are left out: {shown}")
+    if n_other:
+        say(f"{path}: {n_other:,} rows left out, of another split or label; {n_kept:,} taken")
+    if not n_kept:
+        raise InputError(f"{path}: no row is left")
+
+
+def check_each_group(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Yield images that all have a group, or none of them.
+
+    Raises
+    ------
+    InputError
+        Some have one, and others have not.
+    """
+    grouped = None
+    for entry in entries:
+        grouped = bool(entry.group) if grouped is None else grouped
+        if grouped != bool(entry.group):
+            raise InputError(
+                f"{entry.source.origin or entry.source.name}: has "
+                f"{'no' if grouped else 'a'} group, and images before it have "
+                f"{'one' if grouped else 'none'}: give each image one, or none"
+            )
+        yield entry
+
+
 def _columns(name: str) -> list[str]:
     with _opened(name) as file:
         if _is_parquet(name):
             return list(_parquet_file(file).schema_arrow.names)
-        return list(next(csv.reader(_as_text(file)), []))
+        with _as_text(file) as text:
+            return list(next(csv.reader(text), []))
 
 
 def _rows(name: str) -> Iterator[Mapping[str, Any]]:
@@ -129,7 +197,8 @@ def _rows(name: str) -> Iterator[Mapping[str, Any]]:
             for batch in _parquet_file(file).iter_batches():
                 yield from batch.to_pylist()
         else:
-            yield from csv.DictReader(_as_text(file))
+            with _as_text(file) as text:
+                yield from csv.DictReader(text)
 
 
 @contextmanager

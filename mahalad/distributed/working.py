@@ -1,0 +1,99 @@
+"""What happens in other processes: failures as values, memory that is short, warnings."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from mahalad import errors
+from mahalad.errors import MahaladError, UnreadableImageWarning
+
+MOST_WARNINGS = 50
+"""Different warnings that are kept."""
+
+Answer = TypeVar("Answer")
+
+
+def failure_of(error: MahaladError) -> str:
+    """Describe an error as text, for `raise_failure` in another process."""
+    return json.dumps([type(error).__name__, str(error)])
+
+
+def raise_failure(failure: str) -> None:
+    """Raise the error that was described, unless the text is empty."""
+    if failure:
+        name, text = json.loads(failure)
+        raise getattr(errors, name, MahaladError)(text)
+
+
+def with_less_memory(work: Callable[[int], Answer], batch_size: int) -> Answer:
+    """Do work with images in batches; where memory is short, in batches of half the size.
+
+    Raises
+    ------
+    MemoryError, RuntimeError
+        There is not enough for a single image.
+    """
+    while True:
+        try:
+            return work(batch_size)
+        except (MemoryError, RuntimeError) as error:
+            if batch_size == 1 or not is_out_of_memory(error):
+                raise
+        batch_size = batch_size // 2
+        warnings.warn(
+            f"memory was short: images were read in batches of {batch_size}, which changes the "
+            "last digits of their features",
+            stacklevel=2,
+        )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was short, of the machine or of a GPU."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
+
+
+@contextmanager
+def warnings_as(texts: Counter[str]) -> Iterator[None]:
+    """Count the warnings within by their texts; those of single unreadable images are left out."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for one in caught:
+        if issubclass(one.category, UserWarning) and not issubclass(
+            one.category, UnreadableImageWarning
+        ):
+            texts[str(one.message)] += 1
+
+
+def joined_warnings(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Add up counts of warnings; of many different ones, the most frequent are kept."""
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total.most_common(MOST_WARNINGS))
+
+
+def give_warnings(counts: Mapping[str, int], stacklevel: int = 3) -> None:
+    """Warn here of what was warned of elsewhere."""
+    for text, n in counts.items():
+        again = f" ({n} times)" if n > 1 else ""
+        warnings.warn(f"{text}{again}", stacklevel=stacklevel)
+
+
+def warn(text: str) -> None:
+    """Warn of what a manifest says."""
+    warnings.warn(text, stacklevel=4)
+
+
+def quietly(dataset: Any) -> Any:
+    """Make a Ray dataset that keeps its order and writes no bars of progress."""
+    dataset.context.enable_progress_bars = False
+    dataset.context.execution_options.preserve_order = True
+    dataset.context.execution_options.verbose_progress = False
+    return dataset
