@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 split_option = click.option(
     "--split", metavar="NAME", default=None,
-    help="Of a list of images with a column split: the rows that are used. Default: for a fit those "
-         "of the split train, else all.",
+    help="Of a list of images with a column split: the rows that are used. Default: for a fit "
+         "those of the split train, else all.",
 )  # fmt: skip
 
 

@@ -48,9 +48,9 @@ class Content:
     form : {"model", "weights", "text", "workbook", "parquet", "page", "JSON", "picture", "unknown"}
     product : str or None
         Which of the library's files it is: ``"detector"``, ``"classifier"``, ``"autoencoder"``,
-        ``"checkpoint"``, ``"fit checkpoint"``, ``"weights"``, ``"rows"``, ``"workbook"``, ``"parquet"``, ``"page"``,
-        ``"figures"``, ``"table"``, ``"maps"`` or ``"picture"``; None for a file that the library
-        did not write.
+        ``"checkpoint"``, ``"fit checkpoint"``, ``"weights"``, ``"rows"``, ``"workbook"``,
+        ``"parquet"``, ``"page"``, ``"figures"``, ``"table"``, ``"maps"`` or ``"picture"``; None for
+        a file that the library did not write.
     """
 
     form: str
