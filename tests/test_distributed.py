@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_picture
+from conftest import make_picture, run
 
 from mahalad import MahalanobisDetector
-from mahalad.distributed import Pool, fit, score
+from mahalad.distributed import Pool, Scored, fit, score
 from mahalad.errors import InputError
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
@@ -172,3 +173,31 @@ def test_what_is_refused_before_the_work(cluster, make, picture_folder, tmp_path
     detector = make(scope="image").fit(good)
     with pytest.raises(InputError, match=r"something else in it \(notes\.txt\)"):
         score(detector, good, tmp_path)
+
+
+def test_command_lines(cluster, picture_folder, small_weights, tmp_path):
+    """The cluster of this process is used: `--ray` finds the session that there is."""
+    good, model = picture_folder / "good", tmp_path / "model"
+    network = ["--backbone", "test_efficientnet", "--weights", small_weights, "--size", "64",
+               "--scope", "image", "--batch-size", "8"]  # fmt: skip
+    rows = [f"{path},train,good" for path in sorted(good.glob("*.png"))]
+    rows += [f"{path},test," for path in sorted((picture_folder / "test").rglob("*.png"))]
+    manifest = tmp_path / "parts.csv"
+    manifest.write_text("\n".join(["path,split,label", *rows, "none.png,test,"]) + "\n")
+    state = tmp_path / "state"
+    told = ["--ray", "auto", "--workers", "1"]
+    result = run("fit", manifest, "-o", model, "--checkpoint", state, *network, *told)
+    assert result.exit_code == 0, result.output
+    assert "fitted to 40 images" in result.stderr
+    folder = tmp_path / "rows"
+    result = run("score", manifest, "--split", "test", "-m", model, "-o", folder, *told)
+    assert result.exit_code == 3, result.output
+    assert "16 images scored" in result.stderr and "row 57: " in result.stderr
+    local = run("score", manifest, "--split", "test", "-m", model, "--format", "jsonl")
+    assert local.exit_code == 3
+    wanted = [json.loads(line) for line in local.stdout.splitlines()]
+    found = list(Scored(str(folder)).rows())
+    assert [row["path"] for row in found] == [row["path"] for row in wanted]
+    assert [row["p_value"] for row in found] == [row["p_value"] for row in wanted]
+    result = run("score", manifest, "--split", "test", "-m", model, "-o", folder, *told)
+    assert result.exit_code == 0 and "1 of 1 files were there already" in result.stderr

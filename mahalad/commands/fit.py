@@ -13,6 +13,8 @@ import click
 
 from mahalad.commands.gathering import gather_to_fit, pages_option, yes_option
 from mahalad.commands.making import make_detector
+from mahalad.commands.manifests import groups_of, manifest_in, read_entries, split_option
+from mahalad.commands.many import check_workers, fit_on_ray, ray_options
 from mahalad.commands.options import (
     detector_options,
     fit_options,
@@ -28,6 +30,8 @@ from mahalad.errors import CalibrationError
 
 if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
+    from mahalad.images.manifests import Entry
+    from mahalad.images.sources import ImageSource
 
 
 group_option = click.option(
@@ -41,7 +45,8 @@ group_option = click.option(
 
 SECTIONS = {
     "Images": (
-        "roi", "bits", "group", "near_copies", "left_out", "augment", "pages", "yes", "max_pixels",
+        "roi", "bits", "group", "near_copies", "left_out", "augment", "pages", "split", "yes",
+        "max_pixels",
     ),
     "Network": ("backbone", "weights", "levels", "size", "resize", "tiles"),
     "Scores": (
@@ -50,7 +55,7 @@ SECTIONS = {
     ),
     "False-positive rate": ("fpr", "threshold", "calibration", "seed"),
     "Model file": ("output", "force", "without_weights", "without_features"),
-    "Computation": ("device", "engine", "batch_size"),
+    "Computation": ("device", "engine", "batch_size", "checkpoint", "ray", "workers"),
 }  # fmt: skip
 """Headings of `mahalad fit --help`, and the options below each."""
 
@@ -77,6 +82,11 @@ SECTIONS = {
 @click.option("--without-weights", is_flag=True, help="Do not embed weights from a file or hub.")
 @click.option("--without-features", is_flag=True,
               help="Leave the images' features out: a model that can only score.")  # fmt: skip
+@click.option("--checkpoint", type=click.Path(dir_okay=False), default=None,
+              help="Keep what is read so far here, now and then; if the file is there, go on from "
+                   "it. The result is that of a run that was not broken off.")  # fmt: skip
+@ray_options
+@split_option
 @pages_option
 @yes_option
 @force_option
@@ -91,10 +101,17 @@ def fit(
     left_out: tuple[str, ...],
     without_weights: bool,
     without_features: bool,
+    checkpoint: str | None,
+    ray: str | None,
+    workers: int | None,
+    split: str | None,
     fpr: float | None,
     **options: Any,
 ) -> None:
-    """Fit a detector to good IMAGES (folders, globs, files) and write it to a file.
+    """Fit a detector to good IMAGES (folders, globs, files, URLs) and write it to a file.
+
+    A list of images, a CSV or Parquet file with the columns path and if wanted group, label and
+    split, may stand for them: of it, rows with a label that is no word for good are left out.
 
     Images that do not fit the others are listed, and kept unless --without leaves them out. The
     last line says what the false-positive rate is worth: the rate asked for holds on average over
@@ -107,19 +124,42 @@ def fit(
     may_be_files = [options["weights"], options["roi"], group, *left_out]  # or `hub`, or a pattern
     read = list(filter(os.path.isfile, filter(None, may_be_files)))
     check_output(output, "detector", read, force=force)
-    choose = partial(_without, left_out=left_out) if left_out else None
-    names = gather_to_fit(images, pages, yes, choose=choose)
+    check_workers(ray, workers)
+    if ray is not None and calibration is not None:
+        raise click.UsageError("--calibration is read on this machine: it does not go with --ray")
+    manifest = manifest_in(images, split)
+    if manifest is not None:
+        _check_with_manifest(group, left_out)
+        names, sources, groups = _rows_to_fit(manifest, split, streamed=ray is not None)
+    else:
+        choose = partial(_without, left_out=left_out) if left_out else None
+        names = gather_to_fit(images, pages, yes, choose=choose)
+        sources, groups = grouped(names, group)
     given = None if calibration is None else gather_to_fit([calibration], pages, yes)
-    check_output(output, "detector", [*names, *(given or []), *read], force=force)
+    used = [*names, *(given or []), *read, manifest]
+    if checkpoint is not None:  # which is read, too: no other file will do
+        check_output(checkpoint, "fit checkpoint", [*used, output], option="--checkpoint")
+    check_output(output, "detector", [*used, checkpoint], force=force)
     detector = make_detector(settle(options), fpr)
-    sources, groups = grouped(names, group)
-    further, of_further = grouped(given, group)
-    detector.fit(
-        with_progress(sources, "fit"),
-        groups=groups,
-        calibration=None if further is None else with_progress(further, "calibrate"),
-        calibration_groups=of_further,
-    )
+    if ray is not None:
+        fit_on_ray(
+            detector,
+            manifest or _as_entries(names, groups),
+            None if manifest else len(names),
+            address=ray,
+            workers=workers,
+            split=split,
+            checkpoint=checkpoint,
+        )
+    else:
+        further, of_further = grouped(given, group)
+        detector.fit(
+            with_progress(sources, "fit"),
+            groups=groups,
+            calibration=None if further is None else with_progress(further, "calibrate"),
+            calibration_groups=of_further,
+            checkpoint=checkpoint,
+        )
     detector.save(
         output, include_features=not without_features, include_weights=not without_weights
     )
@@ -139,6 +179,38 @@ def grouped(names: list[str] | None, group: str | None) -> tuple[Any, list[str] 
     group_of = grouping(group)
     # A folder among them is one that cannot be listed.
     return names, [n if os.path.isdir(n) else group_of(str(Path(n))) for n in names]
+
+
+def _as_entries(names: Sequence[str], groups: Sequence[str] | None) -> list[Entry]:
+    """Give images with their groups, as rows of a list would."""
+    from mahalad.images.manifests import Entry
+    from mahalad.images.sources import source_of
+
+    told = [""] * len(names) if groups is None else groups
+    pairs = zip(names, told, strict=True)
+    return [Entry(source_of(name), i, group) for i, (name, group) in enumerate(pairs, start=1)]
+
+
+def _rows_to_fit(
+    manifest: str, split: str | None, *, streamed: bool
+) -> tuple[list[str], list[ImageSource], list[str] | None]:
+    """Names, images and groups of a list; of one that is read as the work goes on, nothing."""
+    from mahalad.images.manifests import open_manifest, to_fit
+
+    if streamed:
+        open_manifest(manifest)  # a wrong one is refused now
+        return [], [], None
+    entries = read_entries(manifest, to_fit(split))
+    sources = [entry.source for entry in entries]
+    return [source.name for source in sources], sources, groups_of(entries)
+
+
+def _check_with_manifest(group: str | None, left_out: Sequence[str]) -> None:
+    """Refuse options that a list of images answers itself."""
+    if group is not None:
+        raise click.UsageError("--group: a list of images has its own column group")
+    if left_out:
+        raise click.UsageError("--without: take the rows out of the list of images")
 
 
 def _without(names: list[str], left_out: Sequence[str]) -> list[str]:

@@ -96,12 +96,20 @@ def scores_without(detector: AnomalyDetector) -> bool:
 
 def shift_of(detector: AnomalyDetector, scores: Sequence[float]) -> str:
     """Say whether nearly all images, scored anew, are above all good ones; else nothing."""
-    from mahalad.detectors.suspects import describe_shift, is_shifted, n_above_all
+    from mahalad.detectors.suspects import n_above_all
 
-    n_above = n_above_all(np.asarray(scores), detector.calibration_scores_)
-    if not is_shifted(n_above, len(scores), detector.guarantee_.n_independent):
+    return shift_in(
+        detector, n_above_all(np.asarray(scores), detector.calibration_scores_), len(scores)
+    )
+
+
+def shift_in(detector: AnomalyDetector, n_above: int, n_images: int) -> str:
+    """Say what `shift_of` does of images of which so many are above all good ones."""
+    from mahalad.detectors.suspects import describe_shift, is_shifted
+
+    if not is_shifted(n_above, n_images, detector.guarantee_.n_independent):
         return ""
-    return describe_shift(n_above, len(scores))
+    return describe_shift(n_above, n_images)
 
 
 def _read_classifier(

@@ -20,8 +20,11 @@ from mahalad.commands.judging import (
     read_detector,
     say_summary,
     scores_without,
+    shift_in,
     shift_of,
 )
+from mahalad.commands.manifests import manifest_in, read_entries, split_option
+from mahalad.commands.many import check_workers, ray_options, score_on_ray
 from mahalad.commands.options import Fpr, model_options
 from mahalad.commands.paths import check_given, check_output, force_option
 from mahalad.commands.progress import with_progress
@@ -51,9 +54,10 @@ _FILES = {"xlsx": "workbook", "parquet": "parquet"}
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False),
+    type=click.Path(),
     default=None,
-    help="Write results to a file (whole or not at all) instead of stdout.",
+    help="Write results to a file (whole or not at all) instead of stdout. With --ray: a folder, "
+    "or the URL of one, for files of Parquet (or jsonl); a second run does only what is missing.",
 )
 @click.option(
     "--maps",
@@ -81,6 +85,8 @@ _FILES = {"xlsx": "workbook", "parquet": "parquet"}
     "flagged ones is good, on average over lots, e.g. 0.1; instead of --fpr.",
 )
 @click.option("--fail-on-anomaly", is_flag=True, help="Exit with 4 when anything is flagged.")
+@split_option
+@ray_options
 @force_option
 def score(
     images: tuple[str, ...],
@@ -90,10 +96,15 @@ def score(
     map_format: str,
     fdr: float | None,
     fail_on_anomaly: bool,
+    split: str | None,
+    ray: str | None,
+    workers: int | None,
     force: bool,
     **options: Any,
 ) -> None:
-    """Score IMAGES (folders, globs, files) and flag those that are not good.
+    """Score IMAGES (folders, globs, files, URLs) and flag those that are not good.
+
+    A list of images, a CSV or Parquet file with the column path, may stand for them.
 
     A row has the path, the anomaly score (up = abnormal), the threshold, the p-value, whether it is
     flagged, and whether it is an image of the fit (then scored without itself). An unreadable image
@@ -112,16 +123,25 @@ def score(
 
     check_source(options)
     check_given(images)
+    manifest = manifest_in(images, split)
+    check_workers(ray, workers)
+    if ray is not None:
+        wanted = _on_ray(options, style, output, maps, fdr)
+        dataset = manifest or gather(images, options["pages"])
+        flagged, code = _score_on_ray(options, dataset, *wanted, ray, workers, split)
+        sys.exit(4 if fail_on_anomaly and code == 0 and flagged else code)
     if fdr is not None:
         _check_lot(options, maps)
+    if output is not None and os.path.isdir(output):
+        raise click.BadParameter(f"File {output!r} is a directory.", param_hint="-o")
     style = style or _style_of(output)
     if style in _FILES:
         _check_file(style, output)
-    X = gather(images, options["pages"])
+    X, sources = _gathered(images, options["pages"], manifest, split)
     normals = gather_normals(options)
     own = [options["model"], options["weights"]]
     if output is not None:
-        check_output(output, _FILES.get(style, "rows"), [*X, *normals, *own], force=force)
+        check_output(output, _FILES.get(style, "rows"), [*X, *normals, *own, manifest], force=force)
     if maps is not None:
         _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
     detector, unreadable_normals = read_detector(options, normals, labels=maps is None)
@@ -129,7 +149,7 @@ def score(
     if maps is not None:
         folder = _map_folder(detector, Path(maps), map_format, images, X)
         folder.prepare(detector.fpr, [*own, output, *normals], force=force)
-    images_shown = with_progress(X, "score")
+    images_shown = with_progress(sources, "score")
     lot = None if fdr is None else detector.judge_lot(images_shown, fdr=fdr)
     results = Counted(
         detector.inspect(images_shown, maps=folder is not None) if lot is None else lot.results
@@ -153,6 +173,88 @@ def score(
         click.echo(f"Error: {failure}", err=True)
         code = 1
     sys.exit(code)
+
+
+def _gathered(
+    images: Sequence[str], pages: str, manifest: str | None, split: str | None
+) -> tuple[list[str], Any]:
+    """Names of the images, and these."""
+    if manifest is None:
+        names = gather(images, pages)
+        return names, names
+    from mahalad.images.manifests import of_split
+
+    sources = [entry.source for entry in read_entries(manifest, of_split(split))]
+    return [source.name for source in sources], sources
+
+
+def _on_ray(
+    options: dict[str, Any], style: str | None, output: str | None, maps: str | None, fdr: Any
+) -> tuple[str, str]:
+    """Style and folder of results on many machines, after what does not go with them is refused."""
+    given = {"--maps": maps, "--fdr": fdr, "--normals": options["normals"]}
+    for name, value in given.items():
+        if value is not None:
+            raise click.UsageError(f"{name} does not go with --ray")
+    if style not in (None, "parquet", "jsonl"):
+        raise click.UsageError(f"--format {style}: with --ray it is parquet or jsonl")
+    if output is None:
+        raise click.UsageError("--ray writes files of rows: give a folder for them, -o DIR")
+    if os.path.isfile(output):
+        raise click.BadParameter(f"{output}: is a file: with --ray give a folder", param_hint="-o")
+    return style or "parquet", output
+
+
+def _score_on_ray(
+    options: dict[str, Any],
+    dataset: Any,
+    style: str,
+    output: str,
+    address: str,
+    workers: int | None,
+    split: str | None,
+) -> tuple[int, int]:
+    """Score on many machines; give how many are flagged, and the exit code."""
+    from mahalad.detectors.detector import AnomalyDetector
+    from mahalad.result import Result
+
+    model, _ = read_detector(options, [], labels=True)  # what is wrong with it shows here
+    reading: dict[str, str | None] = {}
+    judges = isinstance(model, AnomalyDetector)
+    if not judges:
+        reading = {name: options[name] for name in ("weights", "device", "engine")}
+        model = options["model"]
+    scored = score_on_ray(
+        model,
+        dataset,
+        output,
+        None if isinstance(dataset, str) else len(dataset),
+        address=address,
+        workers=workers,
+        style=style,
+        split=split,
+        fpr=options["fpr"],
+        reading=reading,
+    )
+    if scored.n_parts_before:
+        click.echo(
+            f"{output}: {scored.n_parts_before} of {scored.n_parts} files were there already; "
+            "what follows is of the others",
+            err=True,
+        )
+    code = say_summary(
+        scored.n_scored,
+        scored.n_flagged,
+        [Result("", error=error) for error in scored.errors],
+        0,
+        n_in_fit=scored.n_in_fit,
+        left_out=scored.n_in_fit == 0 or scores_without(model),
+        shift=shift_in(model, scored.n_above_all, scored.n_new) if judges else "",
+    )
+    if scored.n_unreadable > len(scored.errors):
+        click.echo(f"  and {scored.n_unreadable - len(scored.errors):,} more", err=True)
+    click.echo(f"{output}: {scored.n_parts} files of rows", err=True)
+    return scored.n_flagged, code
 
 
 def _style_of(output: str | None) -> str:

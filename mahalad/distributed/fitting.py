@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from mahalad.distributed.merging import PartRead, Tree
 from mahalad.distributed.pool import Pool
 from mahalad.distributed.session import connect
 from mahalad.distributed.working import (
+    Setting,
     failure_of,
     give_warnings,
     quietly,
@@ -137,12 +137,11 @@ def fit(
 class ReadPart:
     """Hold a network in another process, and read parts of images into states by it."""
 
-    def __init__(self, content: Any, n_threads: int, folder: str) -> None:
+    def __init__(self, content: Any, setting: Setting) -> None:
         import ray
-        import torch
 
-        torch.set_num_threads(n_threads)
-        self._folder, self._failure = folder, ""
+        setting.take_over()
+        self._folder, self._failure = setting.folder, ""
         try:
             self._reader = open_reader(ray.get(content))
         except MahaladError as error:
@@ -205,7 +204,7 @@ class _Work:
             ReadPart,
             batch_size=batch_size,
             batch_format="numpy",
-            fn_constructor_args=(self._sent, self._pool.n_threads, os.getcwd()),
+            fn_constructor_args=(self._sent, Setting.here(self._pool.n_threads)),
             **self._pool.options(self._ray),
         )
         for bundle in quietly(found).iter_internal_ref_bundles():

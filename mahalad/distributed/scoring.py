@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,6 +30,7 @@ from mahalad.distributed.pool import Pool
 from mahalad.distributed.results import STYLES, Folder, Scored, file_of
 from mahalad.distributed.session import connect
 from mahalad.distributed.working import (
+    Setting,
     failure_of,
     give_warnings,
     quietly,
@@ -40,8 +40,9 @@ from mahalad.distributed.working import (
     with_less_memory,
 )
 from mahalad.errors import InputError, MahaladError, ModelFileError
+from mahalad.files.classes import class_named
+from mahalad.files.container import read_header
 from mahalad.images.manifests import of_split
-from mahalad.loading import load
 from mahalad.report.parquet import check_parquet, parquet
 from mahalad.report.rows import Counted, lines, row_of
 
@@ -158,14 +159,12 @@ class ScorePart:
         fpr: float | None,
         reading: Mapping[str, Any],
         style: str,
-        n_threads: int,
-        folder: str,
+        setting: Setting,
     ) -> None:
         import ray
-        import torch
 
-        torch.set_num_threads(n_threads)
-        self._style, self._folder, self._failure = style, folder, ""
+        setting.take_over()
+        self._style, self._folder, self._failure = style, setting.folder, ""
         try:
             self._model = _opened(ray.get(content), reading)
             if isinstance(self._model, AnomalyDetector):
@@ -262,7 +261,7 @@ class _Work:
             ScorePart,
             batch_size=batch_size,
             batch_format="numpy",
-            fn_constructor_args=(*self._told, self._pool.n_threads, os.getcwd()),
+            fn_constructor_args=(*self._told, Setting.here(self._pool.n_threads)),
             **self._pool.options(self._ray),
         )
         for row in quietly(found).iter_rows():
@@ -328,7 +327,8 @@ def _opened(content: bytes, reading: Mapping[str, Any]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.mahalad"
         path.write_bytes(content)
-        return load(path, **reading)
+        saved: Any = class_named(str(read_header(path).get("class")))
+        return saved.load(path, **reading)
 
 
 def _device_of(model: AnomalyDetector | str | Path) -> str:

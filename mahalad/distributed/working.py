@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from PIL import Image
 
 from mahalad import errors
 from mahalad.errors import MahaladError, UnreadableImageWarning
@@ -16,6 +20,37 @@ MOST_WARNINGS = 50
 """Different warnings that are kept."""
 
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What other processes take over of this one.
+
+    Attributes
+    ----------
+    n_threads : int
+        Threads of a network.
+    folder : str
+        Where paths start.
+    max_pixels : int or None
+        Pillow's limit of the pixels of an image.
+    """
+
+    n_threads: int
+    folder: str
+    max_pixels: int | None
+
+    @classmethod
+    def here(cls, n_threads: int) -> Setting:
+        """Describe this process."""
+        return cls(n_threads, os.getcwd(), Image.MAX_IMAGE_PIXELS)
+
+    def take_over(self) -> None:
+        """Make it so in this process."""
+        import torch
+
+        torch.set_num_threads(self.n_threads)
+        Image.MAX_IMAGE_PIXELS = self.max_pixels
 
 
 def failure_of(error: MahaladError) -> str:
