@@ -13,7 +13,7 @@ from mahalad.errors import ClusterError, InputError
 class Pool:
     """Processes that read images, each with a network of its own.
 
-    Parameters
+    Attributes
     ----------
     n_workers : int or None, default=None
         Number of processes. None: one for each GPU if they use any, else as many as leave one of
