@@ -11,11 +11,8 @@ from conftest import make_picture
 from PIL import Image
 
 from mahalad import AnomalyDetector, KNNDetector, MahalanobisDetector
-from mahalad.detectors.calibrating import copies_in
 from mahalad.detectors.fitting import merged_states
 from mahalad.detectors.parts import open_reader, pack_reader
-from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
-from mahalad.detectors.state import FitRecipe
 from mahalad.scorers import make_scorer
 
 N_IMAGES = 26
@@ -134,24 +131,3 @@ def test_neighbours_merge_exactly(network, pictures, rng):
     whole = make().fit(pictures)
     found = merged(make, pictures, parted(rng, N_IMAGES, 5))
     assert_same(found, whole, NEW)
-
-
-def test_near_copies_are_found_in_any_order(rng):
-    """Of many pictures some stand for all: they must be the same ones in any order."""
-    n, others = 1200, np.arange(0, 120, 2)  # these differ much from all, the rest but little
-    looks = 128 + rng.normal(0, 1.4, (n, 768))
-    looks[others] = rng.uniform(60, 196, (len(others), 768))
-    looks[301] = looks[201] + rng.normal(0, 0.5, 768)
-    looks = looks.round().astype(np.uint8)
-    keys = rng.integers(0, 2**63, n, dtype=np.uint64)
-    names = np.array([f"{i}.png" for i in range(n)], dtype=object)
-    features = {"f": rng.normal(size=(n, 1, 2))}
-    kept = Kept(features, keys, np.array(own_groups(keys.tolist())), names, looks)
-
-    def copies(order):
-        store = FeatureStore()
-        store.add(kept.take(order))
-        return {frozenset(together) for together in copies_in(store, FitRecipe())}
-
-    spread = np.argsort(np.isin(np.arange(n), others), kind="stable")  # each other one is looked at
-    assert copies(np.arange(n)) == copies(spread) == copies(rng.permutation(n))

@@ -75,9 +75,9 @@ def test_features_are_those_of_each_image(three_threads, small_weights, rng, res
     ).build()
     shapes = [(40, 64), (64, 30), (64, 64), (20, 64), (64, 50), (64, 64), (64, 8)]
     images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
-    passes, levels = [], Backbone._levels
+    passes, levels = [], Backbone.levels_of
     monkeypatch.setattr(
-        Backbone, "_levels", lambda self, x: passes.append(len(x)) or levels(self, x)
+        Backbone, "levels_of", lambda self, x: passes.append(len(x)) or levels(self, x)
     )
     together = features.transform(images)
     assert sorted(passes) == [1, 3, 3]

@@ -129,12 +129,10 @@ def _same(kept: Kept) -> NDArray[np.intp]:
 
 def _alike(kept: Kept) -> NDArray[np.intp]:
     """Pairs of near-copies of which at least one is a group of its own."""
-    order = np.argsort(kept.keys, kind="stable")  # samples of pairs are not those of other orders
     if kept.looks.any():
-        pairs = near_copies(kept.looks[order])
+        pairs = near_copies(kept.looks)
     else:
-        pairs = near_copies_of_features(take(originals(kept.features), order))
-    pairs = order[pairs]
+        pairs = near_copies_of_features(originals(kept.features))
     own = are_own(kept.groups, kept.keys)
     return pairs[own[pairs].any(axis=1)]
 
