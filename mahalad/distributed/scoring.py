@@ -122,7 +122,7 @@ def score(
     content = _content_of(model)
     reading = dict(reading or {})
     device = reading.get("device") or _device_of(model)
-    sized = (pool or Pool()).sized(ray.cluster_resources(), device)
+    sized = (pool or Pool()).sized(ray.cluster_resources(), device, reads=is_dataset(dataset))
     about = {
         "model": hashlib.sha256(content).hexdigest(),
         "fpr": fpr,

@@ -15,6 +15,7 @@ from mahalad.files.container import VERSIONED
 
 _TIMEOUT = 10.0  # seconds that an address may take to answer
 _PATIENCE = 120.0  # seconds that a node may take to say its versions
+_SAME: set[str] = set()  # nodes that are known to have the versions of this process
 
 
 def connect(address: str | None = None) -> Any:
@@ -65,12 +66,12 @@ def check_versions(ray: Any) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ask = ray.remote(num_cpus=0, max_retries=2)(versions)
+    new = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in _SAME]
     asked = {
         node["NodeManagerAddress"] + f" ({node['NodeID'][:8]})": ask.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote()
-        for node in ray.nodes()
-        if node["Alive"]
+        for node in new
     }
     found: dict[str, Mapping[str, str]] = {}
     for node, answer in asked.items():
@@ -93,6 +94,7 @@ def check_versions(ray: Any) -> None:
             f"other versions on other machines would give other scores: {text}: install the same "
             "on each"
         )
+    _SAME.update(node["NodeID"] for node in new)
 
 
 def versions() -> dict[str, str]:
