@@ -21,7 +21,7 @@ _HOME_OF = {
     "BackboneFeatures": "mahalad.features.extractor",
     "ChiSquareThreshold": "mahalad.thresholds.chi_square",
     "CollapseError": "mahalad.errors",
-    "ConformalThreshold": "mahalad.thresholds.rules",
+    "ConformalThreshold": "mahalad.thresholds.conformal",
     "FineTuner": "mahalad.metric.finetuning.finetuning",
     "KNNDetector": "mahalad.detectors.knn",
     "LedoitWolfGaussian": "mahalad.scorers.gaussian",
@@ -99,7 +99,7 @@ if TYPE_CHECKING:
     from mahalad.scorers.positions.scorer import PatchScorer
     from mahalad.scorers.reduction import PrincipalComponents
     from mahalad.thresholds.chi_square import ChiSquareThreshold, NominalChiSquareThreshold
-    from mahalad.thresholds.rules import ConformalThreshold
+    from mahalad.thresholds.conformal import ConformalThreshold
     from mahalad.thresholds.tolerance import ToleranceThreshold
 
 

@@ -18,6 +18,7 @@ import click
 from mahalad import __version__
 from mahalad.commands.bench import bench
 from mahalad.commands.demo import demo
+from mahalad.commands.export import export
 from mahalad.commands.finetune import finetune
 from mahalad.commands.fit import fit
 from mahalad.commands.index import index
@@ -95,6 +96,6 @@ def _say_pages(several: dict[str, int]) -> None:
 
 for command in (
     fit, score, report, update, remove, merge, info, plan, demo, bench,
-    pretrain, finetune, tune, index,
+    pretrain, finetune, tune, index, export,
 ):  # fmt: skip
     main.add_command(command)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mahalad.detectors.detector import AnomalyDetector
+from mahalad.errors import InputError
 from mahalad.files.container import read_header
+from mahalad.files.onnx import is_export
 from mahalad.metric.file import KIND
 
 
@@ -20,7 +22,7 @@ def load(
     scorer: Any = None,
     threshold: Any = None,
 ) -> Any:
-    """Read a model that `save` wrote, and check that it still says what it said.
+    """Read a model that `save` or `export` wrote, and check that it still says what it said.
 
     Parameters
     ----------
@@ -38,17 +40,23 @@ def load(
 
     Returns
     -------
-    AnomalyDetector, MahalanobisDetector, KNNDetector or MetricKNNClassifier
-        The class is that of the saved model.
+    AnomalyDetector, MahalanobisDetector, KNNDetector, MetricKNNClassifier or OnnxDetector
+        The class is that of the saved model; the last of an exported one.
 
     Raises
     ------
+    InputError
+        Options for an exported model, which has all of these within.
     ModelFileError
         Not a model, damaged, from a newer version, other weights than at fit, or golden inputs
         whose scores do not come back (with this engine, say).
     MissingExtraError
         The engine is not installed.
     """
+    given = {"weights": weights, "device": device, "engine": engine, "features": features,
+             "scorer": scorer, "threshold": threshold}  # fmt: skip
+    if is_export(path):
+        return _exported(path, [name for name, value in given.items() if value is not None])
     kind = read_header(path).get("kind")
     if kind == KIND:
         from mahalad.metric.classifier import MetricKNNClassifier
@@ -65,6 +73,17 @@ def load(
     )
 
 
+def _exported(path: str | Path, given: list[str]) -> Any:
+    from mahalad.runtime.loading import load as load_exported
+
+    if given:
+        raise InputError(
+            f"{path}: an exported model, which runs by onnxruntime on the CPU with the weights that"
+            f" it has within: leave out {', '.join(given)}"
+        )
+    return load_exported(path)
+
+
 def is_classifier(path: str | Path) -> bool:
     """Whether a model file holds a classifier by nearest neighbours."""
-    return bool(read_header(path).get("kind") == KIND)
+    return not is_export(path) and bool(read_header(path).get("kind") == KIND)

@@ -29,7 +29,7 @@ PACKAGE = Path(__file__).parent.parent / "mahalad"
 ORDER = (
     "errors", "possible", "lazy", "unfitted", "protocols", "progress", "choices", "checks",
     "arrays", "result", "images", "files", "features", "scorers", "thresholds", "detectors",
-    "index", "metric", "loading", "evaluation", "report", "distributed",
+    "index", "metric", "runtime", "export", "loading", "evaluation", "report", "distributed",
     "bench", "demo", "commands", "cli",
 )  # fmt: skip
 """Modules of the package root and folders, lowest first: each imports only what stands before."""

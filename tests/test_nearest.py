@@ -216,10 +216,10 @@ def test_padded_pictures_have_boxes():
     X = samples(24).reshape(24, SIDE, SIDE, D)  # not one of them is a copy
     box = np.tile([0.0, 0.25, 1.0, 0.75], (24, 1))
     scorer = PatchScorer(neighbourhood="nearest").fit({"m": X, BOX: box})
-    assert 0 < scorer.patches_.inside.mean() < 1
+    assert 0 < scorer.patches_["m"].inside.mean() < 1
     new = samples(3, seed=4).reshape(3, SIDE, SIDE, D)
     before = scorer.score_samples({"m": new, BOX: box[:3]})
-    inside = scorer.patches_.inside[0].reshape(SIDE, SIDE)
+    inside = scorer.patches_["m"].inside[0].reshape(SIDE, SIDE)
     new[:, ~inside] = 1e3
     np.testing.assert_array_equal(scorer.score_samples({"m": new, BOX: box[:3]}), before)
 
@@ -265,7 +265,7 @@ def test_parts_of_a_fit_merge_into_it_and_come_out_of_it():
 def test_damaged_patches_are_refused(tmp_path):
     detector_of_patches().fit(levels_of(40, 0)).save(tmp_path / "m")
     header, arrays = read_model(tmp_path / "m")
-    for name in [name for name in arrays if name.startswith("scorer/nearest/")]:
+    for name in [name for name in arrays if name.startswith("scorer/nearest/m/")]:
         damaged = {key: values for key, values in arrays.items() if key != name}
         write_model(tmp_path / "x", header, damaged)
         with pytest.raises(ModelFileError, match=name):

@@ -18,7 +18,8 @@ from mahalad import BackboneFeatures, KNNDetector, MahalanobisDetector, MetricKN
 from mahalad.errors import InputError, ModelFileError
 from mahalad.features.cache import hash_record
 from mahalad.files.container import CHECKSUM, read_header
-from mahalad.images.region import hash_region, overwrite_outside, read_region
+from mahalad.images.preparing import overwrite_outside
+from mahalad.images.region import hash_region, read_region
 
 OLD = DATA / "format4_region.mahalad"
 """A model from before pixels outside were overwritten."""

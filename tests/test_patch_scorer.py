@@ -289,9 +289,10 @@ def test_the_context_counts_where_position_explains_little():
     rng = np.random.default_rng(11)
     texture = rng.normal(size=(60, 16, 16, 4))
     part = texture + 6 * rng.normal(size=(16, 16, 4))
-    weights = [PatchScorer().fit({"m": X}).context_weight_ for X in (texture, part)]
-    assert weights[0] == pytest.approx(0.6, abs=0.02)
-    assert weights[1] < 0.03
+    for neighbourhood, most in ((0, 0.6), ("nearest", 0.3)):
+        scorers = [PatchScorer(neighbourhood=neighbourhood).fit({"m": X}) for X in (texture, part)]
+        assert scorers[0].context_weight_ == pytest.approx(most, abs=0.02)
+        assert scorers[1].context_weight_ < 0.03
     odd = rng.normal(size=(20, 16, 16, 4))
     odd[:, :8, :8] += 0.8
     scorer = PatchScorer().fit({"m": texture})

@@ -19,10 +19,10 @@ from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
 DATA = Path(__file__).parent / "data"
 NEWER = ("format4", "format5", "format6", "format7")
-EXPECTED = {stem: json.loads((DATA / f"{stem}.json").read_text()) for stem in NEWER}
+EXPECTED = {stem: json.loads((DATA / f"{stem}.json").read_text()) for stem in (*NEWER, "format8")}
 DETECTORS = [
     (stem, name)
-    for stem in NEWER
+    for stem in EXPECTED
     for name in EXPECTED[stem]
     if name not in ("classifier", "encoder")
 ]
@@ -41,17 +41,17 @@ def made() -> ModuleType:
     """The script that wrote the examples, for the images that it asked about."""
     sys.path.insert(0, str(DATA))
     try:
-        import make_format7
+        import make_format8
     finally:
         sys.path.remove(str(DATA))
-    return make_format7
+    return make_format8
 
 
 def images_of(name: str, made: ModuleType) -> tuple[object, float]:
     kind = name.removesuffix("_slim")
     if kind in ("image", "positions", "autoencoder", "region", "tolerant"):
         return made.squares(2, 6), OF_NETWORKS
-    if kind in ("whole", "reservoir", "shared", "parts"):
+    if kind in ("whole", "reservoir", "shared", "parts", "nearest", "nearest_reservoir"):
         return made.maps(2, 6), OF_POSITIONS
     return made.rows(2, 6), TOLERANCE
 

@@ -21,11 +21,11 @@ from mahalad.thresholds.calibration import (
     cross_fit_scores,
     leave_one_out_scores,
 )
+from mahalad.thresholds.conformal import check_fpr
 from mahalad.thresholds.rules import (
     ChiSquareThreshold,
     ConformalThreshold,
     NominalChiSquareThreshold,
-    check_fpr,
 )
 
 

@@ -71,6 +71,14 @@ def read_detector(
     return detector, len(detector.unreadable_)
 
 
+def is_detector(model: Any) -> bool:
+    """Whether a model judges by scores of good images, and not by labels."""
+    from mahalad.detectors.detector import AnomalyDetector
+    from mahalad.runtime.detector import OnnxDetector
+
+    return isinstance(model, (AnomalyDetector, OnnxDetector))
+
+
 def _say_bits(model: Any, bits: int | None, part: str) -> None:
     """Tell a model how many bits of 16 are used, if the user has said it."""
     from mahalad.features.parameters import ask_for

@@ -30,6 +30,7 @@ _PRODUCTS = {
     "figures": ("JSON", "figures of `bench`"),
     "table": ("text", "a table of `bench`"),
     "picture": ("picture", "a picture of mahalad"),
+    "export": ("ONNX", "a model of `export`"),
 }
 """Product to its form and what it is called."""
 _FORMS = {
@@ -41,6 +42,7 @@ _FORMS = {
     "page": "an HTML page",
     "JSON": "a JSON file",
     "picture": "a picture",
+    "ONNX": "an ONNX model",
     "unknown": "a file of another kind",
 }
 

@@ -11,6 +11,7 @@ from mahalad.commands.gathering import gather
 from mahalad.commands.judging import (
     check_source,
     gather_normals,
+    is_detector,
     read_detector,
     say_summary,
     scores_without,
@@ -64,7 +65,6 @@ def report(
 
     Each image that is shown takes some 50 kB of the page. Exit codes are those of score.
     """
-    from mahalad.detectors.detector import AnomalyDetector
     from mahalad.files.container import write_atomically
 
     check_source(options)
@@ -75,7 +75,7 @@ def report(
     check_output(output, "page", read, force=force)
     detector, unreadable_normals = read_detector(options, normals, labels=True)
     source = options["model"] or f"fitted to {options['normals']}"
-    write = _write_page if isinstance(detector, AnomalyDetector) else _write_labels
+    write = _write_page if is_detector(detector) else _write_labels
     page, summary = write(detector, images, names, title, source, pictures)
     write_atomically(output, page.encode())
     sys.exit(say_summary(unreadable_normals=unreadable_normals, **summary))

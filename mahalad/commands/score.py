@@ -16,6 +16,7 @@ from mahalad.commands.gathering import gather
 from mahalad.commands.judging import (
     check_source,
     gather_normals,
+    is_detector,
     read_detector,
     say_summary,
     scores_without,
@@ -118,7 +119,6 @@ def score(
     With --maps, rows of csv and jsonl have the paths of both files as well, and DIR/maps.json says
     what a map's values are. A map that cannot be written is reported, and the exit code is 1.
     """
-    from mahalad.detectors.detector import AnomalyDetector
     from mahalad.report.rows import Counted
 
     check_source(options)
@@ -155,7 +155,7 @@ def score(
         detector.inspect(images_shown, maps=folder is not None) if lot is None else lot.results
     )
     _write_rows(_rows(results, folder), style, output, with_maps=folder is not None)
-    judges_lots = lot is None and isinstance(detector, AnomalyDetector)
+    judges_lots = lot is None and is_detector(detector)
     code = say_summary(
         results.n_scored,
         results.n_flagged,

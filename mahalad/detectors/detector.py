@@ -59,11 +59,10 @@ from mahalad.scorers.capabilities import (
     degrees_of_freedom,
 )
 from mahalad.scorers.level_sum import make_scorer
+from mahalad.thresholds.conformal import ConformalThreshold, check_fpr
 from mahalad.thresholds.guarantee import Guarantee, guarantee_of
 from mahalad.thresholds.rules import (
-    ConformalThreshold,
     check_calibration,
-    check_fpr,
     check_threshold,
     fit_threshold,
     needs_scores,
@@ -684,6 +683,10 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         """Names of images of the fit that are copies, or taken for near-copies, of each other."""
         self._check_fitted()
         return copies_in(self._state.store, self._recipe())
+
+    def parts_to_ask(self) -> tuple[Fitted, Calibrated]:
+        """Give all that scoring and judging need, as values: for an export."""
+        return self._fitted(), self._up_to_date()
 
     # -- files -----------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from mahalad.detectors.suspects import describe_shift, is_shifted, n_above_all
 from mahalad.errors import CalibrationError
 from mahalad.protocols import Floats
 from mahalad.result import Result
+from mahalad.thresholds.conformal import ConformalThreshold
 from mahalad.thresholds.lots import benjamini_hochberg, fewest_found, share_abnormal
-from mahalad.thresholds.rules import ConformalThreshold
 
 
 @dataclass(frozen=True)

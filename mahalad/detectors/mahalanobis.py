@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class MahalanobisDetector(AnomalyDetector):
     """Find anomalies in images by the Mahalanobis distance of frozen ImageNet features.
 
-    Distances are to the nearest good patch about each position of the network's coarsest map, and
-    to Gaussians with Ledoit-Wolf shrinkage, one for each position of finer maps and one for the
-    image as a whole; there is a threshold whose false-positive rate is the one asked for, as long
-    as new good images come as those of the fit came (exchangeable). Nothing is trained: a fit
-    is one pass of the images through the network, and statistics.
+    Distances are to the nearest good patch about each position of the network's maps, and to a
+    Gaussian with Ledoit-Wolf shrinkage of the image as a whole; there is a threshold whose
+    false-positive rate is the one asked for, as long as new good images come as those of the fit
+    came (exchangeable). Nothing is trained: a fit is one pass of the images through the network,
+    and statistics.
 
     Parameters
     ----------

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from mahalad.protocols import Floats
 
@@ -71,7 +71,14 @@ def is_shifted(n_above: int, n_images: int, n_calibration: float) -> bool:
     """
     if n_above < max(_FEWEST, _SHIFTED * n_images):
         return False
-    return bool(stats.betabinom.sf(n_above - 1, n_images, 1, n_calibration) < _RARE)
+    # All of the n_above highest of both kinds together are of the lot: the tail in closed form.
+    logarithm = (
+        math.lgamma(n_images + 1)
+        - math.lgamma(n_images - n_above + 1)
+        - math.lgamma(n_images + n_calibration + 1)
+        + math.lgamma(n_images + n_calibration - n_above + 1)
+    )
+    return math.exp(logarithm) < _RARE
 
 
 def describe_shift(n_above: int, n_images: int) -> str:

@@ -36,7 +36,7 @@ from mahalad.features.levels import (
     runner,
     sequential_stages,
 )
-from mahalad.features.pooling import pool, pooling_weights, put_together
+from mahalad.features.pooling import averaged, pool, pooling_weights, put_together
 from mahalad.features.threads import extract_in_parts, parts_of
 from mahalad.features.weights import WeightsRecord, apply_weights, find_weights, hash_weights
 
@@ -117,9 +117,9 @@ class Backbone:
         """Extract features of images in one pass."""
         # TF32 keeps 10 bits of a factor: whitening multiplies that error, so it stays off.
         with torch.inference_mode(), no_tf32():
-            found = self._levels(images)
+            found = self.levels_of(self.normalised(images))
             pooled = {name: pool(found[name], roi) for name in self.level_names}
-            maps = {MAP_PREFIX + name: self._map(name, found[name]) for name in self.map_names}
+            maps = {MAP_PREFIX + name: self.map_of(name, found[name]) for name in self.map_names}
             return {name: x.float().cpu().numpy() for name, x in (pooled | maps).items()}
 
     def unpooled(
@@ -130,7 +130,7 @@ class Backbone:
         Weights are (n, h, w) if each image has its own region.
         """
         with torch.inference_mode(), no_tf32():
-            found = self._levels(images)
+            found = self.levels_of(self.normalised(images))
             return {
                 name: (
                     found[name].float().cpu().numpy(),
@@ -144,31 +144,33 @@ class Backbone:
         """Height and width of an image in pixels."""
         return self.tiles * self.input_size
 
-    def _levels(self, images: NDArray[Any]) -> dict[str, Tensor]:
-        """Compute maps (n, C, h, w) of each level; those of tiles are put together."""
-        x, k = self.normalised(images), self.tiles
+    def levels_of(self, x: Tensor) -> dict[str, Tensor]:
+        """Compute maps (n, C, h, w) of each level of normalised images; tiles are put together."""
+        k, size = self.tiles, self.input_size
         if k == 1:
             return self.run(x)
-        n, size = len(x), self.input_size
-        x = x.reshape(n, 3, k, size, k, size).permute(0, 2, 4, 1, 3, 5)  # (n, k, k, 3, S, S)
-        x = x.reshape(n * k * k, 3, size, size).contiguous(memory_format=torch.channels_last)
+        x = x.reshape(-1, 3, k, size, k, size).permute(0, 2, 4, 1, 3, 5)  # (n, k, k, 3, S, S)
+        x = x.reshape(-1, 3, size, size).contiguous(memory_format=torch.channels_last)
         return {name: put_together(maps, k) for name, maps in self.run(x).items()}
 
     def normalised(self, images: NDArray[Any]) -> Tensor:
         """Normalise images (as for `extract`) for the network: (n, 3, S, S), float32."""
         x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)  # (n, 3, H, W)
         scale = 255.0 if images.dtype == np.uint8 else 1.0
-        x = x.to(torch.float32, memory_format=torch.channels_last)
+        return self.normalise(x.to(torch.float32, memory_format=torch.channels_last), scale)
+
+    def normalise(self, x: Tensor, scale: float) -> Tensor:
+        """Normalise pixels (n, 3, S, S), float32, in which `scale` is white."""
         mean = torch.tensor(self.mean, device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=self.device).view(1, 3, 1, 1)
         return (x - mean * scale) / (std * scale)
 
-    def _map(self, name: str, x: Tensor) -> Tensor:
+    def map_of(self, name: str, x: Tensor) -> Tensor:
         """Smooth (n, C, h, w) and bound its size: (n, h', w', C'), with C' <= 128."""
         x = functional.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
         finest = max(1, self.input_size // FINEST_STRIDE) * self.tiles
         if x.shape[-1] > finest:
-            x = functional.adaptive_avg_pool2d(x, finest)
+            x = averaged(x, finest)
         x = x.permute(0, 2, 3, 1)
         return x @ self._projections[name] if name in self._projections else x
 

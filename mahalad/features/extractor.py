@@ -11,25 +11,18 @@ from sklearn.base import BaseEstimator
 
 from mahalad.checks import BATCH_SIZE, PIXELS, Limit, OneOf, check_parameters
 from mahalad.choices import ENGINES, ORIENTATIONS
-from mahalad.errors import ImageValueError, InputError
+from mahalad.errors import InputError
 from mahalad.features.record import record_of
-from mahalad.images.decoding import as_opened
 from mahalad.images.geometry import (
     BOX,
     LIMITS,
     are_prepared,
-    as_float,
-    boxes_of,
-    cut_from_square,
-    fit_to_square,
-    fitted_shape,
-    pad_to_squares,
     turn,
 )
 from mahalad.images.pixels import Pixels
+from mahalad.images.preparing import Preparation
 from mahalad.images.reading import prepared_batches
-from mahalad.images.region import hash_region, overwrite_outside, read_region, region_on_grid
-from mahalad.images.resizing import resize_square
+from mahalad.images.region import hash_region, read_region, region_on_grid
 from mahalad.unfitted import NotFittedError
 
 if TYPE_CHECKING:
@@ -227,25 +220,16 @@ class BackboneFeatures(BaseEstimator):
         ImageValueError
             No part of the image lies in the region of interest, or values that are no pixels.
         """
-        self._check_built()
-        image = as_opened(image, self.pixels)
-        side, interpolation = self.backbone_.side, self.backbone_.interpolation
-        shape = fitted_shape(image, side, self.resize)
-        if self.region_ is not None and not cut_from_square(self.region_, shape).any():
-            raise ImageValueError(
-                f"of its shape ({shape[1]} x {shape[0]} as resized), nothing lies in the region of "
-                "interest: give a region for images of this shape"
-            )
-        image = self._overwritten(image, shape)
-        to_shape = fit_to_square if self.resize == "pad" else resize_square
-        return to_shape(image, side, interpolation)
+        return self.preparation().prepare(image)
 
-    def _overwritten(self, image: Any, shape: tuple[int, int]) -> Any:
-        """Overwrite what lies outside the region in an image that becomes (height, width)."""
-        if self.outside_ is None or self.region_ is None:
-            return image
-        colour = np.rint(np.array(self.backbone_.mean) * 255).astype(np.uint8)
-        return overwrite_outside(image, cut_from_square(self.region_, shape), colour)
+    def preparation(self) -> Preparation:
+        """Say how images become the squares that the network takes."""
+        self._check_built()
+        colour = None
+        if self.outside_ is not None and self.region_ is not None:
+            colour = tuple(np.rint(np.array(self.backbone_.mean) * 255).astype(int).tolist())
+        b = self.backbone_
+        return Preparation(b.side, self.resize, b.interpolation, self.region_, colour, self.pixels)
 
     def transform(self, X: Any) -> Features:
         """Extract features of images: of arrays as `prepare` makes them, or of any others.
@@ -323,7 +307,7 @@ class BackboneFeatures(BaseEstimator):
 
     def boxes(self, prepared: Sequence[NDArray[Any]]) -> Boxes | None:
         """Compute where each picture lies in its square, (n, 4); None if all fill it."""
-        return boxes_of(prepared, self.backbone_.side) if self.resize == "pad" else None
+        return self.preparation().boxes(prepared)
 
     def _check_built(self) -> None:
         if "backbone_" not in vars(self):
@@ -342,14 +326,7 @@ class BackboneFeatures(BaseEstimator):
         self, prepared: Sequence[NDArray[Any]]
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Make the squares that the network takes, (n, S, S, 3), and the regions to pool over."""
-        if any(image.dtype != np.uint8 for image in prepared):
-            prepared = [as_float(image) for image in prepared]
-        # Once more: small pictures were enlarged, and augmented copies moved and lit.
-        prepared = [self._overwritten(image, image.shape[:2]) for image in prepared]
-        if self.resize == "squash":
-            return np.stack(prepared), self.region_
-        squares, pictures = pad_to_squares(prepared, self.backbone_.side)
-        return squares, pictures if self.region_ is None else pictures & self.region_
+        return self.preparation().squares(prepared)
 
     @property
     def pixels(self) -> Pixels:

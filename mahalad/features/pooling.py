@@ -20,6 +20,25 @@ def put_together(maps: Tensor, k: int) -> Tensor:
     return grid.reshape(-1, C, k * h, k * w)
 
 
+def averaging(n: int, k: int) -> NDArray[np.float32]:
+    """Make the matrix (k, n) of means over k parts of n positions, which may overlap by one.
+
+    The parts are those of ``torch.nn.functional.adaptive_avg_pool2d``.
+    """
+    starts, stops = np.arange(k) * n // k, -(-np.arange(1, k + 1) * n // k)
+    inside = (np.arange(n) >= starts[:, None]) & (np.arange(n) < stops[:, None])
+    return np.asarray(inside / (stops - starts)[:, None], dtype=np.float32)
+
+
+def averaged(x: Tensor, k: int) -> Tensor:
+    """Average maps (n, C, h, h) over parts of positions: (n, C, k, k)."""
+    n = int(x.shape[-1])
+    if n % k == 0:
+        return functional.avg_pool2d(x, n // k)
+    along = torch.from_numpy(averaging(n, k)).to(x.device)
+    return along @ x @ along.transpose(-1, -2)
+
+
 def pool(x: Tensor, roi: NDArray[np.bool_] | None) -> Tensor:
     """Average (n, C, h, w) over positions, weighted by each one's share of the region: (n, C)."""
     if roi is None:

@@ -13,7 +13,7 @@ _HOME_OF = {
     "Autoencoder": "mahalad.metric.autoencoder.autoencoder",
     "BackboneFeatures": "mahalad.features.extractor",
     "ChiSquareThreshold": "mahalad.thresholds.chi_square",
-    "ConformalThreshold": "mahalad.thresholds.rules",
+    "ConformalThreshold": "mahalad.thresholds.conformal",
     "KNNDetector": "mahalad.detectors.knn",
     "KthNeighborDistance": "mahalad.scorers.neighbors",
     "LedoitWolfGaussian": "mahalad.scorers.gaussian",

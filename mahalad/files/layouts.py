@@ -1,4 +1,4 @@
-"""What model files of format 7 are made up of: the header of each kind, and its arrays.
+"""What model files of format 8 are made up of: the header of each kind, and its arrays.
 
 `docs/model-format.md` says what it all means.
 """
@@ -93,7 +93,7 @@ DETECTOR = {
             "boxed": Optional(bool),
             "maps": Optional(MapOf(ListOf(float, 2))),
             "context_weight": Optional(float),
-            "nearest": Optional(bool),
+            "nearest": Optional(ListOf(str)),
         }
     ),
     "fit": {
@@ -300,10 +300,11 @@ def _scorer(scorer: Header, levels: Mapping[str, list[int]]) -> Layout:
     if maps:
         yield Row("scorer/map_maxima", "f", ("n_maps",))
     sums: list[Row] = []
+    compared = scorer.get("nearest", [])
     for name, size in n_features.items():
         stem, n, places = f"scorer/levels/{name}", f"Gaussians of {name}", n_places[name]
-        if name == coarsest and scorer.get("nearest", False):
-            yield from _nearest(sizes[coarsest][0][0], size)
+        if name in compared:
+            yield from _nearest(name, sizes[name][0][0], size)
         else:
             # One Gaussian for each place, or one of all places together.
             yield Row(f"{stem}/location", "f", (n, size), first=(1, places))
@@ -318,15 +319,20 @@ def _scorer(scorer: Header, levels: Mapping[str, list[int]]) -> Layout:
         yield Row(f"{stem}/basis", "f", (size, rank))
         yield Row(f"{stem}/ridge", "f", (1,))
         sums.extend(_moments(name, (), size))
-    if scorer.get("nearest", False):
-        shape = ("n_patches", n_places[coarsest], n_features[coarsest])
-        yield Together("patches/", (Row("patches/features", "f", shape),))
+    if compared:
+        shapes = {name: (_n_patches(name), n_places[name], n_features[name]) for name in compared}
+        rows = (Row(f"patches/{name}/features", "f", shape) for name, shape in shapes.items())
+        yield Together("patches/", tuple(rows))
     yield Together("moments/", tuple(sums))
 
 
-def _nearest(side: int, size: int) -> Iterator[Row]:
+def _n_patches(name: str) -> str:
+    return f"n_patches of {name}"
+
+
+def _nearest(name: str, side: int, size: int) -> Iterator[Row]:
     """Good patches of a grid, and the metric of its blocks."""
-    n, stem = "n_patches", "scorer/nearest"
+    n, stem = _n_patches(name), f"scorer/nearest/{name}"
     n_blocks = max(1, side // BLOCK_STEPS) ** 2
     yield Row(f"{stem}/keys", "u", (n,))
     yield Row(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from mahalad.files.onnx import is_sealed
+
 MARK = "mahalad"
 """What pictures that a command writes have in their metadata."""
 
@@ -45,12 +47,13 @@ class Content:
 
     Attributes
     ----------
-    form : {"model", "weights", "text", "workbook", "parquet", "page", "JSON", "picture", "unknown"}
+    form : {"model", "weights", "text", "workbook", "parquet", "page", "JSON", "picture", "ONNX" or
+        "unknown"}
     product : str or None
         Which of the library's files it is: ``"detector"``, ``"classifier"``, ``"autoencoder"``,
         ``"checkpoint"``, ``"fit checkpoint"``, ``"weights"``, ``"rows"``, ``"workbook"``,
-        ``"parquet"``, ``"page"``, ``"figures"``, ``"table"``, ``"maps"`` or ``"picture"``; None for
-        a file that the library did not write.
+        ``"parquet"``, ``"page"``, ``"figures"``, ``"table"``, ``"maps"``, ``"picture"`` or
+        ``"export"``; None for a file that the library did not write.
     """
 
     form: str
@@ -81,8 +84,17 @@ def recognize(path: str | Path) -> Content | None:
     if head.startswith(b"PK") and zipfile.is_zipfile(path):
         return _of_archive(path)
     if b"\0" in head:
+        if is_sealed(_end_of(path)):
+            return Content("ONNX", "export")
         return Content("unknown", None)
     return _of_text(head.decode("utf-8", "replace"))
+
+
+def _end_of(path: Path) -> bytes:
+    """The last bytes of a file."""
+    with open(path, "rb") as file:
+        file.seek(max(path.stat().st_size - _HEAD, 0))
+        return file.read()
 
 
 def _of_tensors(header: bytes) -> Content:

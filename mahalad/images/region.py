@@ -27,7 +27,7 @@ from PIL import Image
 
 from mahalad.errors import InputError
 from mahalad.images.decoding import open_image
-from mahalad.images.geometry import Prepared, fitted_shape, pad_to_square
+from mahalad.images.geometry import fitted_shape, pad_to_square
 from mahalad.images.sources import ImageSource
 
 
@@ -85,44 +85,6 @@ def _wholly_inside(white: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[
     over, under = black[top], black[bottom]
     n_black = under[:, right] - under[:, left] - over[:, right] + over[:, left]
     return np.asarray(n_black == 0)
-
-
-def overwrite_outside(
-    image: Image.Image | Prepared, inside: NDArray[np.bool_], colour: NDArray[np.uint8]
-) -> Image.Image | Prepared:
-    """Give all pixels of an image that lie outside a region one colour.
-
-    Parameters
-    ----------
-    image : PIL.Image.Image of mode "RGB", or ndarray of shape (H, W) or (H, W, 3)
-        Of uint8, or of float32 in [0, 1]. It is not changed.
-    inside : ndarray of bool, shape (height, width)
-        The region, laid over the image.
-    colour : ndarray of uint8, shape (3,)
-        The same colour for floats, which are of 0..255 divided by 255.
-
-    Returns
-    -------
-    PIL.Image.Image or ndarray of shape (H, W, 3)
-
-    Examples
-    --------
-    >>> image, inside = np.zeros((2, 4), np.float32), np.array([[True, False]])
-    >>> overwrite_outside(image, inside, np.array([255, 0, 0], np.uint8))[0, :, 0].tolist()
-    [0.0, 0.0, 1.0, 1.0]
-    """
-    pixels = np.array(image)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
-    rows, columns = (
-        (2 * np.arange(n) + 1) * size // (2 * n)
-        for n, size in zip(pixels.shape[:2], inside.shape, strict=True)
-    )
-    outside = (~inside)[:, columns][rows]  # whole rows are copied, in a fifth of the time
-    values = colour if pixels.dtype == np.uint8 else colour / np.float32(255)
-    for channel, value in enumerate(values):
-        np.copyto(pixels[:, :, channel], value, where=outside)
-    return Image.fromarray(pixels) if isinstance(image, Image.Image) else pixels
 
 
 def region_on_grid(region: NDArray[np.bool_], side: int) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from mahalad.index.contract import Neighbors
 from mahalad.metric.votes import Voting, winners
 from mahalad.protocols import Floats
 from mahalad.result import LabelledResult, Neighbour
-from mahalad.thresholds.rules import ConformalThreshold
+from mahalad.thresholds.conformal import ConformalThreshold
 
 
 @dataclass(frozen=True)

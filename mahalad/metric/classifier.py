@@ -33,7 +33,7 @@ from mahalad.metric.state import Fitted
 from mahalad.metric.votes import HeldOut, Voting
 from mahalad.protocols import Floats
 from mahalad.result import LabelledResult, Result
-from mahalad.thresholds.rules import ConformalThreshold, check_fpr
+from mahalad.thresholds.conformal import ConformalThreshold, check_fpr
 from mahalad.unfitted import NotFittedError
 
 _OF_ANSWERS = (

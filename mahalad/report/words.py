@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mahalad.detectors.mahalanobis import MahalanobisDetector
 from mahalad.detectors.suspects import is_shifted, n_above_all
 from mahalad.errors import CalibrationError, InputError
 from mahalad.images.geometry import describe_input
@@ -70,8 +69,9 @@ def facts_of(detector: AnomalyDetector, units: MapUnits | None, source: str) -> 
     facts = {"Model": source}
     if detector.features_ is not None:
         facts["Network"] = _network(detector.features_.record())
-    if isinstance(detector, MahalanobisDetector):
-        facts["Scope"] = detector.scope
+    scope = getattr(detector, "scope", None)
+    if scope is not None:
+        facts["Scope"] = scope
     facts |= {
         "Fitted to": f"{detector.n_images_} good images",
         "Date of the fit": detector.fit_date_ or "unknown",

@@ -8,12 +8,12 @@ from mahalad.lazy import hand_on
 
 _HOME_OF = {
     "ChiSquareThreshold": "mahalad.thresholds.chi_square",
-    "ConformalThreshold": "mahalad.thresholds.rules",
+    "ConformalThreshold": "mahalad.thresholds.conformal",
     "NominalChiSquareThreshold": "mahalad.thresholds.chi_square",
     "Guarantee": "mahalad.thresholds.guarantee",
     "RULES": "mahalad.thresholds.rules",
     "ToleranceThreshold": "mahalad.thresholds.tolerance",
-    "check_fpr": "mahalad.thresholds.rules",
+    "check_fpr": "mahalad.thresholds.conformal",
     "check_threshold": "mahalad.thresholds.rules",
     "fit_threshold": "mahalad.thresholds.rules",
     "plan": "mahalad.thresholds.guarantee",
@@ -34,11 +34,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from mahalad.thresholds.chi_square import ChiSquareThreshold, NominalChiSquareThreshold
+    from mahalad.thresholds.conformal import ConformalThreshold, check_fpr
     from mahalad.thresholds.guarantee import Guarantee, plan
     from mahalad.thresholds.rules import (
         RULES,
-        ConformalThreshold,
-        check_fpr,
         check_threshold,
         fit_threshold,
     )

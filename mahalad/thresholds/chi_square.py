@@ -6,7 +6,6 @@ import math
 from typing import Self
 
 import numpy as np
-from scipy import stats
 
 from mahalad.errors import CalibrationError
 from mahalad.possible import lowest_fpr, other_rules
@@ -94,11 +93,15 @@ class ChiSquareThreshold:
 
         A score below 0, as standardized ones of very ordinary images are, has the p-value 1.
         """
+        from scipy import stats  # here, so that other rules do without it
+
         s2 = np.square(np.maximum(statistic, 0)) / self.scale_
         return np.asarray(stats.chi2.sf(s2, self.degrees_of_freedom_))
 
     def critical_value(self, fpr: float) -> float:
         """Score that a share `fpr` of the matched distribution exceeds."""
+        from scipy import stats
+
         return math.sqrt(self.scale_ * float(stats.chi2.isf(fpr, self.degrees_of_freedom_)))
 
 
@@ -152,8 +155,12 @@ class NominalChiSquareThreshold:
 
     def p_values(self, statistic: Floats) -> Floats:
         """Give the share of the chi-square above each statistic (n,): small = abnormal."""
+        from scipy import stats
+
         return np.asarray(stats.chi2.sf(np.square(statistic), self.degrees_of_freedom_))
 
     def critical_value(self, fpr: float) -> float:
         """Square root of the chi-square quantile at 1 - `fpr`."""
+        from scipy import stats
+
         return math.sqrt(float(stats.chi2.isf(fpr, self.degrees_of_freedom_)))

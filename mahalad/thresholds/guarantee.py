@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from mahalad.checks import FPR, Real, check_parameters
 from mahalad.possible import CHI2
@@ -64,6 +63,8 @@ def rate_bounds(n: float, above: Floats, confidence: float = CONFIDENCE) -> Floa
     """
     above = np.asarray(above, dtype=np.float64)
     below = np.maximum(n - above, 1e-300)
+    from scipy import special  # here, so that conformal thresholds do without it
+
     return np.where(above < n, special.betaincinv(above + 1, below, confidence), 1.0)
 
 
@@ -98,6 +99,8 @@ def tolerance_needs(fpr: float, confidence: float = CONFIDENCE) -> int:
     """Fewest calibration images of a tolerance threshold: 1 - (1 - fpr)^n >= confidence."""
     wanted = min(math.log1p(-confidence) / math.log1p(-fpr), _MANY)
     n = max(math.ceil(wanted * (1 - _EPS)), 1)
+    from scipy import special
+
     return n if special.betaincinv(1, n, confidence) <= fpr else n + 1
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mahalad.files.old import format1, format2, format3, format4, format5, format6
+from mahalad.files.old import format1, format2, format3, format4, format5, format6, format7
 
 Header = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
@@ -19,6 +19,7 @@ STEPS: Mapping[int, Callable[[Header, Arrays], tuple[Header, Arrays]]] = {
     4: format4.upgrade,
     5: format5.upgrade,
     6: format6.upgrade,
+    7: format7.upgrade,
 }
 """Format to the step from it to the next one."""
 

@@ -83,30 +83,32 @@ def arrays_of_pooled(name: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
     return {key: arrays[f"levels/{name}/{key}"] for key in keys}
 
 
-def nearest_arrays(nearest: Nearest, keys: NDArray[np.uint64]) -> Arrays:
-    """Name the arrays of good patches, their keys, and the metric: its lower triangles."""
+def nearest_arrays(name: str, nearest: Nearest, keys: NDArray[np.uint64]) -> Arrays:
+    """Name the arrays of a grid's good patches, their keys, and the metric: its lower triangles."""
     precisions = nearest.metric.precisions
     rows, columns = np.tril_indices(precisions.shape[-1])
-    return {
-        "nearest/keys": keys,
-        "nearest/patches": nearest.stored,
-        "nearest/inside": nearest.inside.astype(np.uint8),
-        "nearest/location": nearest.location,
-        "nearest/scale": nearest.scale,
-        "nearest/precisions": precisions[:, rows, columns].astype(np.float32),  # as they score
+    found: Arrays = {
+        "keys": keys,
+        "patches": nearest.stored,
+        "inside": nearest.inside.astype(np.uint8),
+        "location": nearest.location,
+        "scale": nearest.scale,
+        "precisions": precisions[:, rows, columns].astype(np.float32),  # as they score
     }
+    return {f"nearest/{name}/{key}": values for key, values in found.items()}
 
 
-def nearest_of(arrays: Mapping[str, NDArray[Any]]) -> tuple[Nearest, NDArray[np.uint64]]:
+def nearest_of(name: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[Nearest, NDArray[np.uint64]]:
     """Read what `nearest_arrays` named, and the keys."""
-    location: Floats = arrays["nearest/location"]
+    keys = ("keys", "patches", "inside", "location", "scale", "precisions")
+    own = {key: arrays[f"nearest/{name}/{key}"] for key in keys}
+    location: Floats = own["location"]
     P, D = location.shape
-    packed = arrays["nearest/precisions"]
+    packed = own["precisions"]
     rows, columns = np.tril_indices(D)
     precisions = np.empty((len(packed), D, D))
     precisions[:, rows, columns] = precisions[:, columns, rows] = packed
     metric = Metric(Blocks(round(P**0.5)), precisions)
-    inside = arrays["nearest/inside"].astype(bool)
-    stored = arrays["nearest/patches"].astype(np.float16)
-    nearest = Nearest(metric, location, arrays["nearest/scale"], stored, inside)
-    return nearest, arrays["nearest/keys"].astype(np.uint64)
+    stored, inside = own["patches"].astype(np.float16), own["inside"].astype(bool)
+    nearest = Nearest(metric, location, own["scale"], stored, inside)
+    return nearest, own["keys"].astype(np.uint64)

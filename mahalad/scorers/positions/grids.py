@@ -63,15 +63,19 @@ def features_of(X: Features, groups: Groups, names: Collection[str]) -> dict[str
     return found
 
 
-def _context(values: NDArray[Any]) -> NDArray[Any]:
-    """Means (n, P', D) of features (n, P, D) on squares of some 4 x 4 positions."""
-    side = round(values.shape[1] ** 0.5)
+def context_means(side: int) -> Floats:
+    """Make the matrix (P', P) of means over squares of some 4 x 4 of the positions of a grid."""
     edges = np.linspace(0, side, side // CONTEXT_STEPS + 1).round().astype(int)
     steps = np.diff(edges)
     places = np.arange(len(steps))
     along = (places[:, None] == np.repeat(places, steps)) / steps[:, None]  # one axis: (k, side)
-    both = np.kron(along, along).astype(np.result_type(values.dtype, np.float32))
-    return np.asarray(both @ values)
+    return np.kron(along, along)
+
+
+def _context(values: NDArray[Any]) -> NDArray[Any]:
+    """Means (n, P', D) of features (n, P, D) on squares of some 4 x 4 positions."""
+    means = context_means(round(values.shape[1] ** 0.5))
+    return np.asarray(means.astype(np.result_type(values.dtype, np.float32)) @ values)
 
 
 def inside_of(X: Features, groups: Groups, names: Collection[str]) -> dict[str, NDArray[np.bool_]]:
@@ -109,7 +113,7 @@ def one_map(
         Weight of the context, as a share of all other weights together.
     """
     side = max(round(values.shape[1] ** 0.5) for values in distances.values())
-    of_grids = 1.0 + _FINER * (len(groups) - 1)
+    weights = map_weights(distances, groups, context_weight)
     total: Any = 0.0
     for name, values in distances.items():
         offset, mean, deviation = standards[name]
@@ -120,8 +124,17 @@ def one_map(
         z = torch.from_numpy(grid)[:, None]
         if own < side:
             z = functional.interpolate(z, (side, side), mode="bilinear", align_corners=False)
-        weight = 1.0 if name == groups[-1][0] else _FINER
-        if name == CONTEXT:
-            weight = context_weight * of_grids
-        total = total + weight * z[:, 0].numpy()
-    return np.asarray(total / (of_grids * (1 + context_weight)))
+        total = total + weights[name] * z[:, 0].numpy()
+    return np.asarray(total)
+
+
+def map_weights(names: Collection[str], groups: Groups, context_weight: float) -> dict[str, float]:
+    """Give the weight of each grid in the map, by its name; they sum to 1."""
+    of_grids = 1.0 + _FINER * (len(groups) - 1)
+    own = {
+        name: context_weight * of_grids
+        if name == CONTEXT
+        else (1.0 if name == groups[-1][0] else _FINER)
+        for name in names
+    }
+    return {name: weight / (of_grids * (1 + context_weight)) for name, weight in own.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.errors import DegenerateDataError
+from mahalad.errors import DegenerateDataError, InputError
 from mahalad.possible import GAUSSIAN, POSITIONS, more_images
 from mahalad.protocols import Floats
 from mahalad.scorers.moments import Moments
@@ -75,7 +75,18 @@ class Scatter:
 
     @classmethod
     def of(cls, moments: Moments, weights: Floats) -> Scatter:
-        """Take it from the sums at every position."""
+        """Take it from the sums at every position.
+
+        Raises
+        ------
+        InputError
+            Fewer than 5 samples.
+        """
+        if moments.n_samples < POSITIONS:
+            raise InputError(
+                f"the metric of patches needs at least {POSITIONS} good images, and has "
+                f"{moments.n_samples}: {more_images(moments.n_samples)}"
+            )
         P, D = moments.s1.shape
         blocks = Blocks(round(P**0.5))
         sums = np.zeros((len(blocks.positions), D, D))
@@ -111,10 +122,10 @@ class Scatter:
             own = X[folds == fold]
             rest = self.n - len(own)
             if rest < GAUSSIAN:
-                advice = more_images(self.n) if self.n < POSITIONS else "give images of more parts"
                 raise DegenerateDataError(
                     f"leaving out {len(own)} of {self.n} samples (those of a part, or a "
-                    f"fifth of all) leaves {rest}: the metric of patches needs {GAUSSIAN}; {advice}"
+                    f"fifth of all) leaves {rest}: the metric of patches needs {GAUSSIAN}; give "
+                    "images of more parts"
                 )
             sums = self.sums.copy()
 

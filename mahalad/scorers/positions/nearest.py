@@ -25,10 +25,11 @@ RADIUS = 1
 N_FOLDS = 5
 """Parts of the images that the metric is learned without, to score them."""
 
+ROUNDING = 1e-6
+"""Squared distances below this are of rounding alone: places that never vary have distances of 0,
+by every metric."""
+
 _AT_ONCE = 64  # images
-_ROUNDING = 4e-6
-"""Squared distances below this share of those to the origin are of rounding alone: places that
-never vary have distances of 0, by every metric."""
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -92,10 +93,10 @@ class Nearest(Value):
         metric = Metric.of(scatter, floor, nuisance)
         return cls(metric, scatter.location, scale, stored, patches.inside)
 
-    def patches(self, keys: NDArray[np.uint64]) -> Patches:
-        """Give back the patches, as they are stored, with their keys."""
+    def patches(self, keys: NDArray[np.uint64], most: int) -> Patches:
+        """Give back the patches, as they are stored, with their keys; of so many images at most."""
         features = (self.stored * self.scale + self.location).astype(np.float32)
-        return Patches(keys, features, self.inside)
+        return Patches(keys, features, self.inside, most)
 
     def distances(self, X: NDArray[Any]) -> Floats:
         """Distances (n, n_positions) of features (n, n_positions, n_features), up = abnormal."""
@@ -117,6 +118,8 @@ class Nearest(Value):
         floor: float,
         nuisance: Nuisance | None,
         changed: NDArray[np.intp] | None,
+        *,
+        tolerates: bool = True,
     ) -> LeftOut:
         """Score images of the fit without them: out of the patches, and of the metric by folds.
 
@@ -129,6 +132,8 @@ class Nearest(Value):
             What this was made of.
         changed : ndarray of int of shape (n_images,), optional
             Number of the image among those of the nuisance, below 0 for others.
+        tolerates : bool, default=True
+            Whether to find what changes add to a distance; else they are said to add nothing.
         """
         places = patches.places(X)
         owners = np.full(len(patches.keys), -1)
@@ -156,7 +161,8 @@ class Nearest(Value):
                 "to compare its images with; fit fewer images of it"
             )
         growth = _growth(first, np.where(np.isfinite(second), second, first), of_first, labels)
-        tolerated, by_others = self._tolerated(X, labels, owners, nuisance, changed)
+        told = nuisance if tolerates else None
+        tolerated, by_others = self._tolerated(X, labels, owners, told, changed)
         return LeftOut(first, growth, tolerated, by_others)
 
     def _two_nearest(
@@ -218,18 +224,23 @@ class Nearest(Value):
             for block in range(blocks.start, blocks.stop):
                 at = self.metric.blocks.positions[block]
                 for images in parts:
-                    z = (X[images, at] - self._origin).astype(np.float32).swapaxes(0, 1)
+                    z = (X[images, at] - self.location[at]).astype(np.float32).swapaxes(0, 1)
                     keep(at, images, self._squares(block, torch.from_numpy(z.copy())))
 
         for_each_chunk(compare, len(self.metric.blocks.positions), 2**21)
 
     def _squares(self, block: int, z: Tensor) -> Tensor:
-        """Squared distances (positions, n, n_patches) of features (positions, n, D) of a block."""
+        """Squared distances (positions, n, n_patches) of features (positions, n, D) of a block.
+
+        Features come less the mean of their position, as patches do. With s what the mean of a
+        feature's position is more than that of a patch's, the square of z + s - b is z' P z +
+        2 z' P s + s' P s - 2 (z + s)' P b + b' P b: no large numbers whose difference is small.
+        """
         blocks, side = self.metric.blocks, self.metric.blocks.side
         rows, columns = blocks.ranges[block]
         all_rows, all_columns = blocks.reach(block, RADIUS)
         y = z @ self._precisions[block]
-        norms = self._norms[block]
+        norms, (moves, of_moves) = self._norms[block], self._moves[block]
         best = torch.full((*z.shape[:2], len(self.stored)), torch.inf)
         for row, dy, dx in np.ndindex(len(rows), 2 * RADIUS + 1, 2 * RADIUS + 1):
             other = rows[row] + dy - RADIUS
@@ -242,21 +253,39 @@ class Nearest(Value):
             there = slice(*(other * side + c for c in moved))
             row_of_norms = (other - all_rows.start) * len(all_columns)
             of_norms = slice(*(row_of_norms + c - all_columns.start for c in moved))
-            found = torch.baddbmm(norms[of_norms, None], y[own], self._values[there].mT, alpha=-2)
+            move = moves[dy, dx, own, None]
+            constant = (norms[of_norms] + of_moves[dy, dx, own, None])[:, None]
+            found = torch.baddbmm(constant, y[own] + move, self._values[there].mT, alpha=-2)
+            found += 2 * (z[own] * move).sum(dim=-1, keepdim=True)
             torch.minimum(best[own], found, out=best[own])
-        own = (z * y).sum(dim=-1, keepdim=True)
-        best += own
-        return best.masked_fill_(best < _ROUNDING * own, 0)
-
-    @cached_property
-    def _origin(self) -> NDArray[np.float32]:
-        return np.asarray(self.location.mean(axis=0), dtype=np.float32)
+        best += (z * y).sum(dim=-1, keepdim=True)
+        return best.masked_fill_(best < ROUNDING, 0)
 
     @cached_property
     def _values(self) -> Tensor:
-        """Good patches less the origin, (n_positions, n_patches, D), float32."""
-        values = self.stored * self.scale + (self.location - self._origin)
+        """Good patches less the means of positions, (n_positions, n_patches, D), float32."""
+        values = self.stored * self.scale
         return torch.from_numpy(np.ascontiguousarray(values.swapaxes(0, 1), dtype=np.float32))
+
+    @cached_property
+    def _moves(self) -> list[tuple[Tensor, Tensor]]:
+        """P s and s' P s by each step from the positions of a block; see `_squares`.
+
+        Of shapes (2 RADIUS + 1, 2 RADIUS + 1, positions, D) and (..., positions).
+        """
+        found = []
+        for block, at in enumerate(self.metric.blocks.positions):
+            s = torch.from_numpy(self.location[at] - self.location[self._neighbours(at)])
+            move = s @ torch.from_numpy(self.metric.precisions[block])
+            found.append((move.float(), (s * move).sum(dim=-1).float()))
+        return found
+
+    def _neighbours(self, at: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Positions by each step from some, (steps, steps, n); at edges, one that is there."""
+        side, steps = self.metric.blocks.side, np.arange(-RADIUS, RADIUS + 1)
+        rows, columns = np.divmod(at, side)
+        moved = [(v + steps[:, None]).clip(0, side - 1) for v in (rows, columns)]
+        return np.asarray(moved[0][:, None] * side + moved[1][None])
 
     @cached_property
     def _precisions(self) -> Tensor:
@@ -276,7 +305,7 @@ class Nearest(Value):
                 norms = ((b @ self._precisions[block]) * b).sum(dim=-1)
                 found[block] = norms.masked_fill_(outside[at], torch.inf)
 
-        _ = self._values, self._precisions  # once, before threads ask for them
+        _ = self._values, self._precisions, self._moves  # once, before threads ask for them
         for_each_chunk(measure, len(found), 2**21)
         return found
 

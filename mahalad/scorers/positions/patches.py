@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from mahalad.protocols import Value
 
 N_IMAGES = 200
-"""Images whose patches are kept, those of the lowest hashes."""
+"""Images whose patches are kept on the coarsest grid, those of the lowest hashes."""
+
+N_FINER = 100
+"""The same on finer grids, which have more positions and are for maps alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,36 +32,41 @@ class Patches(Value):
     features : ndarray of float32, shape (n, n_positions, n_features)
     inside : ndarray of bool, shape (n, n_positions)
         Which positions lie in the picture.
+    most : int
+        Images that are kept at most.
     """
 
     keys: NDArray[np.uint64]
     features: NDArray[np.float32]
     inside: NDArray[np.bool_]
+    most: int = N_IMAGES
 
     @classmethod
-    def of(cls, values: NDArray[Any], inside: NDArray[np.bool_]) -> Self:
+    def of(cls, values: NDArray[Any], inside: NDArray[np.bool_], most: int = N_IMAGES) -> Self:
         """Keep those of some images (n, n_positions, n_features)."""
         keys, first = np.unique(hashes(values), return_index=True)
-        chosen = first[:N_IMAGES]
-        return cls(keys[:N_IMAGES], values[chosen].astype(np.float32), inside[chosen])
+        chosen = first[:most]
+        return cls(keys[:most], values[chosen].astype(np.float32), inside[chosen], most)
 
     def merged(self, other: Patches) -> Patches:
         """Those of the images of both."""
-        if len(self.keys) == N_IMAGES and other.keys[0] > self.keys[-1]:
+        if len(self.keys) == self.most and other.keys[0] > self.keys[-1]:
             return self
         keys, first = np.unique(np.concatenate([self.keys, other.keys]), return_index=True)
-        chosen = first[:N_IMAGES]
+        chosen = first[: self.most]
         mine, theirs = chosen[chosen < len(self.keys)], chosen[chosen >= len(self.keys)]
         theirs = theirs - len(self.keys)
         order = np.argsort(np.concatenate([self.keys[mine], other.keys[theirs]]))
         features = np.concatenate([self.features[mine], other.features[theirs]])[order]
         inside = np.concatenate([self.inside[mine], other.inside[theirs]])[order]
-        return Patches(keys[:N_IMAGES], features, inside)
+        return replace(self, keys=keys[: self.most], features=features, inside=inside)
 
     def without(self, other: Patches) -> Patches:
         """Those of the images that are not among others."""
         kept = ~np.isin(self.keys, other.keys)
-        return Patches(self.keys[kept], self.features[kept], self.inside[kept])
+        return replace(
+            self, keys=self.keys[kept], features=self.features[kept], inside=self.inside[kept]
+        )
 
     def places(self, values: NDArray[Any]) -> NDArray[np.intp]:
         """Places here of images with some features (n, ...); -1 for those that are not kept."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -24,7 +25,7 @@ from mahalad.scorers.positions import file, grids, sharing
 from mahalad.scorers.positions.gaussians import PatchGaussian
 from mahalad.scorers.positions.grids import CONTEXT, CONTEXT_STEPS
 from mahalad.scorers.positions.nearest import LeftOut, Nearest
-from mahalad.scorers.positions.patches import Patches
+from mahalad.scorers.positions.patches import N_FINER, N_IMAGES, Patches
 from mahalad.scorers.positions.scoring import Inside, Scoring
 from mahalad.scorers.positions.standards import Standardized, Standards, unexplained, varying
 from mahalad.scorers.sets import numbered
@@ -36,19 +37,18 @@ PAIRS = (2**9, 2**12)
 
 
 class PatchScorer(Standardized, BaseEstimator):
-    """Score places by Gaussians or by good patches, with the image-level distance beside them.
+    """Score places by good patches or by Gaussians, with the image-level distance beside them.
 
-    Levels that are maps, (n, height, width, n_features), are grouped by their grids. On the
-    coarsest one, each patch, the features of a position, is compared with the good ones at most
-    one position away: its distance is the Mahalanobis distance to the nearest of them. Every finer
-    grid has a Gaussian per position. The image's score is the mean of the largest distances on the
-    coarsest grid. Mean and standard deviation of the leave-one-out distances of good images (and,
-    of patches, what harmless changes add to these) standardize them, position by position. The
-    image's map is the weighted mean over grids of the distances' logarithms, each in standard
-    deviations of good images. A further grid, the context, has Gaussians of means over 4 x 4
-    positions of the coarsest one; it
-    counts the more, the less parts lie in place. Pooled levels, (n, n_features), get one Gaussian
-    each; the sum of their distances is added to the score.
+    Levels that are maps, (n, height, width, n_features), are grouped by their grids: those on the
+    coarsest one go together, finer ones each by itself. Each patch, the features of a position, is
+    compared with the good ones at most one position away: its distance is the Mahalanobis distance
+    to the nearest of them. The image's score is the mean of the largest distances on the coarsest
+    grid. Mean and standard deviation of the leave-one-out distances of good images (and what
+    harmless changes add to these) standardize them, position by position. The image's map is the
+    weighted mean over grids of the distances' logarithms, each in standard deviations of good
+    images. A further grid, the context, has Gaussians of means over 4 x 4 positions of the coarsest
+    one; it counts the more, the less parts lie in place. Pooled levels, (n, n_features), get one
+    Gaussian each; the sum of their distances is added to the score.
 
     Parameters
     ----------
@@ -62,11 +62,11 @@ class PatchScorer(Standardized, BaseEstimator):
     floor : float, default=0.01
         See `PatchGaussian`.
     neighbourhood : "nearest", int or "all", default="nearest"
-        What patches of the coarsest grid are compared with: ``"nearest"``, the nearest good patch
-        about their position. 0: a Gaussian per position there, too. For parts that do not lie
-        still, a Gaussian of a position may be fitted to the features of all positions up to a
-        number of steps away, at most 5 ((2r + 1)^2 times the work of a fit), or, ``"all"``, one
-        Gaussian to all positions of a grid; if parts do lie still, one for all costs accuracy.
+        What patches are compared with: ``"nearest"``, the nearest good patch about their position.
+        0: a Gaussian per position. A Gaussian of a position may be fitted to the features of all
+        positions up to a number of steps away, at most 5 ((2r + 1)^2 times the work of a fit), or,
+        ``"all"``, one Gaussian to all positions of a grid; if parts lie still, one for all costs
+        accuracy.
 
     Attributes
     ----------
@@ -74,8 +74,9 @@ class PatchScorer(Standardized, BaseEstimator):
         By the name of the first level; "(context)" for the context, where the coarsest grid has
         at least 8 x 8 positions.
     image_gaussians_ : dict of str to LedoitWolfGaussian
-    patches_ : Patches or None
-        Good patches of 200 images at most; None if patches are compared with Gaussians alone.
+    patches_ : dict of str to Patches
+        Good patches by the name of a grid's first level, of 200 images at most on the coarsest grid
+        and 100 on finer ones; empty if patches are compared with Gaussians alone.
     standards_ : Standards
         The units of scores and maps. What they hold can be read as `scale_`, `standard_`,
         `map_standards_`, `map_maxima_`, `n_active_` and `context_weight_`, too.
@@ -120,7 +121,7 @@ class PatchScorer(Standardized, BaseEstimator):
     accepts_levels = True
     keeps_sums = True
     _changes: tuple[Features, int] | None = None
-    _nearest: Nearest | None = None  # made of the sums and patches when it is first needed
+    _nearest: Mapping[str, Nearest] = MappingProxyType({})  # made when it is first needed
 
     def __init__(
         self,
@@ -160,8 +161,11 @@ class PatchScorer(Standardized, BaseEstimator):
             self.boxed_ = BOX in X
             pooled = [n for n, values in X.items() if np.ndim(values) == 2 and n != BOX]
             self.image_gaussians_ = {name: LedoitWolfGaussian() for name in pooled}
-            self.patches_: Patches | None = None
+            self.patches_: dict[str, Patches] = {}
             self._tolerate(self._changes)
+            compared = [group[0] for group in self.groups_] if self._compares else []
+        else:
+            compared = list(self.patches_)
         features, inside = self._grids(X), self._inside(X)
         self._forget()
         for name, values in features.items():
@@ -169,16 +173,19 @@ class PatchScorer(Standardized, BaseEstimator):
             self.patch_gaussians_[name].partial_fit(shared)
         for name, gaussian in self.image_gaussians_.items():
             gaussian.partial_fit(X[name])
-        if self._compares:
-            coarsest = self.groups_[-1][0]
-            own = Patches.of(features[coarsest], inside[coarsest])
-            self.patches_ = own if self.patches_ is None else self.patches_.merged(own)
+        own = {n: Patches.of(features[n], inside[n], self._most_images(n)) for n in compared}
+        known = self.patches_
+        self.patches_ = {n: known[n].merged(p) if n in known else p for n, p in own.items()}
         return self
 
     @property
     def _compares(self) -> bool:
-        """Whether patches of the coarsest grid are compared with the nearest good one."""
+        """Whether patches are compared with the nearest good one."""
         return self.neighbourhood == "nearest"
+
+    def _most_images(self, name: str) -> int:
+        """Images whose patches are kept on a grid."""
+        return N_IMAGES if name == self.groups_[-1][0] else N_FINER
 
     @property
     def _steps(self) -> int | str:
@@ -188,14 +195,13 @@ class PatchScorer(Standardized, BaseEstimator):
     def _forget(self) -> None:
         """Forget what was made of the sums: others follow."""
         self.__dict__.pop("standards_", None)
-        self._nearest = None
+        self._nearest = {}
 
     def merge(self, other: PatchScorer) -> Self:
         """Add the images of another fit, and forget the standards, as `partial_fit` does."""
         self._check_mergeable(other)
         self._forget()
-        if self.patches_ is not None and other.patches_ is not None:
-            self.patches_ = self.patches_.merged(other.patches_)
+        self.patches_ = {n: own.merged(other.patches_[n]) for n, own in self.patches_.items()}
         for name, patch_gaussian in self.patch_gaussians_.items():
             patch_gaussian.merge(other.patch_gaussians_[name])
         for name, gaussian in self.image_gaussians_.items():
@@ -206,8 +212,7 @@ class PatchScorer(Standardized, BaseEstimator):
         """Take the images of another fit, which are part of this one, out of it."""
         self._check_mergeable(other)
         self._forget()
-        if self.patches_ is not None and other.patches_ is not None:
-            self.patches_ = self.patches_.without(other.patches_)
+        self.patches_ = {n: own.without(other.patches_[n]) for n, own in self.patches_.items()}
         for name, patch_gaussian in self.patch_gaussians_.items():
             patch_gaussian.unmerge(other.patch_gaussians_[name])
         for name, gaussian in self.image_gaussians_.items():
@@ -225,6 +230,12 @@ class PatchScorer(Standardized, BaseEstimator):
             raise InputError(
                 "cannot merge a fit of format 3, whose maps had no context, into a newer one: fit "
                 "and save it again, or merge the newer one into it, which keeps maps as they were"
+            )
+        if set(self.patches_) - set(other.patches_):
+            raise InputError(
+                "cannot merge a fit of format 7, whose maps compare patches of the coarsest grid "
+                "alone, into a newer one: fit and save it again, or merge the newer one into it, "
+                "which keeps maps as they were"
             )
 
     @property
@@ -299,10 +310,11 @@ class PatchScorer(Standardized, BaseEstimator):
         distances, growth, tolerated = {}, {}, None
         for name, values in features.items():
             gaussian, n_pairs = self.patch_gaussians_[name], PAIRS[name == coarsest]
-            if name == coarsest and self._compares:
-                left_out = self._patches_left_out(values, groups, changed)
+            if name in self.patches_:
+                left_out = self._patches_left_out(name, values, groups, changed)
                 distances[name], growth[name] = left_out.distances, left_out.growth
-                tolerated = (left_out.tolerated, left_out.tolerated_by_others)
+                if name == coarsest:
+                    tolerated = (left_out.tolerated, left_out.tolerated_by_others)
                 continue
             distances[name], growth[name] = sharing.leave_one_out(
                 gaussian, values, inside[name], self._steps, groups, n_pairs, changed
@@ -345,7 +357,7 @@ class PatchScorer(Standardized, BaseEstimator):
         other._changes = (differences, n_images)
         if hasattr(self, "groups_"):
             if other.patch_gaussians_[other.groups_[-1][0]].has_sums_:
-                other._nearest = None  # else a file told what it was made of before
+                other._nearest = {}  # else a file told what it was made of before
             other.patch_gaussians_ = {name: copy(g) for name, g in self.patch_gaussians_.items()}
             other.image_gaussians_ = {name: copy(g) for name, g in self.image_gaussians_.items()}
             other._tolerate(other._changes)
@@ -372,32 +384,36 @@ class PatchScorer(Standardized, BaseEstimator):
     def factorise(self) -> Self:
         """Compute now what scoring needs of the sums, rather than at the first question."""
         for name, gaussian in self.patch_gaussians_.items():
-            if not self._is_compared(name):
+            if name in self.patches_:
+                self._fitted_nearest(name).ready()
+            else:
                 gaussian.factorise()
-        if self._compares:
-            self._fitted_nearest().ready()
         return self
 
-    def _is_compared(self, name: str) -> bool:
-        """Whether patches of a grid are compared with good ones, and not with Gaussians."""
-        return self._compares and name == self.groups_[-1][0]
-
-    def _fitted_nearest(self) -> Nearest:
-        if self._nearest is None:
-            assert self.patches_ is not None
-            coarsest = self.groups_[-1][0]
-            moments = self.patch_gaussians_[coarsest].moments_
-            self._nearest = Nearest.of(moments, self.patches_, self.floor, self._nuisance(coarsest))
-        return self._nearest
+    def _fitted_nearest(self, name: str) -> Nearest:
+        if name not in self._nearest:
+            moments = self.patch_gaussians_[name].moments_
+            found = Nearest.of(moments, self.patches_[name], self.floor, self._nuisance(name))
+            self._nearest = {**self._nearest, name: found}
+        return self._nearest[name]
 
     def _patches_left_out(
-        self, values: NDArray[Any], groups: NDArray[np.intp], changed: NDArray[np.intp] | None
+        self,
+        name: str,
+        values: NDArray[Any],
+        groups: NDArray[np.intp],
+        changed: NDArray[np.intp] | None,
     ) -> LeftOut:
-        assert self.patches_ is not None
-        coarsest = self.groups_[-1][0]
-        moments, nuisance = self.patch_gaussians_[coarsest].moments_, self._nuisance(coarsest)
-        return self._fitted_nearest().left_out(
-            values, groups, moments, self.patches_, self.floor, nuisance, changed
+        moments, nuisance = self.patch_gaussians_[name].moments_, self._nuisance(name)
+        return self._fitted_nearest(name).left_out(
+            values,
+            groups,
+            moments,
+            self.patches_[name],
+            self.floor,
+            nuisance,
+            changed,
+            tolerates=name == self.groups_[-1][0],  # what the score is about
         )
 
     def _nuisance(self, name: str) -> Nuisance | None:
@@ -419,11 +435,13 @@ class PatchScorer(Standardized, BaseEstimator):
         pooled = list(self.image_gaussians_)
         about, arrays = file.describe(self.standards_, self.groups_, pooled, self.boxed_)
         for name, gaussian in self.patch_gaussians_.items():
-            if not self._is_compared(name):
+            if name in self.patches_:
+                keys = self.patches_[name].keys
+                arrays |= file.nearest_arrays(name, self._fitted_nearest(name), keys)
+            else:
                 arrays |= file.level_arrays(name, gaussian.scoring_state())
-        if self.patches_ is not None:
-            about["nearest"] = True
-            arrays |= file.nearest_arrays(self._fitted_nearest(), self.patches_.keys)
+        if self.patches_:
+            about["nearest"] = list(self.patches_)
         for name, image_gaussian in self.image_gaussians_.items():
             arrays |= file.level_arrays(name, image_gaussian.scoring_state())
         return about, arrays
@@ -433,16 +451,16 @@ class PatchScorer(Standardized, BaseEstimator):
         self.groups_ = tuple(tuple(group) for group in about["groups"])
         self.boxed_ = bool(about.get("boxed", False))
         self.standards_ = file.standards_of(about, arrays)
-        self._nearest = self.patches_ = None
-        if about.get("nearest", False):
-            self._nearest, keys = file.nearest_of(arrays)
-            self.patches_ = self._nearest.patches(keys)
+        self._nearest, self.patches_ = {}, {}
+        for name in about.get("nearest", ()):
+            self._nearest[name], keys = file.nearest_of(name, arrays)
+            self.patches_[name] = self._nearest[name].patches(keys, self._most_images(name))
         context = [CONTEXT] if CONTEXT in self.map_standards_ else []
         self.patch_gaussians_ = {}
         for name in [group[0] for group in self.groups_] + context:
             gaussian = PatchGaussian(self.floor)
-            if self._nearest is not None and self._is_compared(name):
-                gaussian.without_sums(self._nearest.location.shape)
+            if name in self._nearest:
+                gaussian.without_sums(self._nearest[name].location.shape)
             else:
                 gaussian.restore_scoring(**file.arrays_of_positions(name, arrays))
             self.patch_gaussians_[name] = gaussian
@@ -455,17 +473,16 @@ class PatchScorer(Standardized, BaseEstimator):
     def sums(self) -> dict[str, NDArray[Any]]:
         """Sums of all Gaussians, as named arrays: what adding images needs."""
         arrays = sums_of(self.patch_gaussians_) | sums_of(self.image_gaussians_)
-        if self.patches_ is not None:
-            arrays["patches/features"] = self.patches_.features
-        return arrays
+        return arrays | {f"patches/{n}/features": own.features for n, own in self.patches_.items()}
 
     def restore_sums(self, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Give a restored scorer the `sums` that a file has; without any it can only score."""
         restore_sums(self.patch_gaussians_, arrays)
         restore_sums(self.image_gaussians_, arrays)
-        if self.patches_ is not None and "patches/features" in arrays:
-            features = arrays["patches/features"].astype(np.float32)  # as they were, not rounded
-            self.patches_ = replace(self.patches_, features=features)
+        for name, own in self.patches_.items():
+            if f"patches/{name}/features" in arrays:  # as they were, not rounded
+                features = arrays[f"patches/{name}/features"].astype(np.float32)
+                self.patches_[name] = replace(own, features=features)
         return self
 
     def summed(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -476,11 +493,12 @@ class PatchScorer(Standardized, BaseEstimator):
             "boxed": self.boxed_,
             "positions": list(self.patch_gaussians_),
             "pooled": list(self.image_gaussians_),
+            "nearest": list(self.patches_),
         }
         arrays = self.sums()
-        if self.patches_ is not None:
-            arrays["patches/keys"] = self.patches_.keys
-            arrays["patches/inside"] = self.patches_.inside.astype(np.uint8)
+        for name, own in self.patches_.items():
+            arrays[f"patches/{name}/keys"] = own.keys
+            arrays[f"patches/{name}/inside"] = own.inside.astype(np.uint8)
         return about, arrays
 
     def restore_summed(self, about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -492,13 +510,15 @@ class PatchScorer(Standardized, BaseEstimator):
         self.image_gaussians_ = {name: LedoitWolfGaussian() for name in about["pooled"]}
         restore_sums(self.patch_gaussians_, arrays)
         restore_sums(self.image_gaussians_, arrays)
-        self.patches_ = None
-        if "patches/keys" in arrays:
-            self.patches_ = Patches(
-                arrays["patches/keys"].astype(np.uint64),
-                arrays["patches/features"].astype(np.float32),
-                arrays["patches/inside"].astype(bool),
+        self.patches_ = {
+            name: Patches(
+                arrays[f"patches/{name}/keys"].astype(np.uint64),
+                arrays[f"patches/{name}/features"].astype(np.float32),
+                arrays[f"patches/{name}/inside"].astype(bool),
+                self._most_images(name),
             )
+            for name in about["nearest"]
+        }
         return self
 
     def _grids(self, X: Features) -> dict[str, NDArray[Any]]:
@@ -514,8 +534,8 @@ class PatchScorer(Standardized, BaseEstimator):
         return {name: self._distances(name, values) for name, values in self._grids(X).items()}
 
     def _distances(self, name: str, values: NDArray[Any]) -> Floats:
-        if self._is_compared(name):
-            return self._fitted_nearest().distances(values)
+        if name in self.patches_:
+            return self._fitted_nearest(name).distances(values)
         return sharing.distances_of(self.patch_gaussians_[name], values, self._steps)
 
     def _context_weight(self, active: Inside) -> float:
@@ -524,7 +544,8 @@ class PatchScorer(Standardized, BaseEstimator):
         if self.neighbourhood == "all":  # one Gaussian: no position of its own explains anything
             return _CONTEXT_WEIGHT
         moments = self.patch_gaussians_[self.groups_[-1][0]].moments_
-        return _CONTEXT_WEIGHT * unexplained(moments, active)
+        by_patches = len(self.patches_) == len(self.groups_)  # on all grids
+        return (0.5 if by_patches else 1) * _CONTEXT_WEIGHT * unexplained(moments, active)
 
     def _scoring(self) -> Scoring:
         return Scoring(self.groups_, self.top_fraction, self._weight(), self.smoothing)

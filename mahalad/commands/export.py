@@ -1,0 +1,60 @@
+"""`mahalad export`: a fitted model as one ONNX file that runs without torch."""
+
+from __future__ import annotations
+
+import click
+
+from mahalad.commands.gathering import gather
+from mahalad.commands.options import Fpr
+from mahalad.commands.paths import check_given, check_output, force_option
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, dir_okay=False))
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False),
+              help="ONNX file to write (whole or not at all).")  # fmt: skip
+@click.option("--check", "images", multiple=True, metavar="IMAGES",
+              help="Folder, glob or file of images that the exported model must judge as MODEL "
+              "does, beside generated ones. May be given several times.")  # fmt: skip
+@click.option("--fpr", type=Fpr(), default=None,
+              help="False-positive rate of the exported model. Default: that of MODEL; it may be "
+              "changed at any time.")  # fmt: skip
+@click.option("--opset", type=int, default=17, show_default=True, metavar="N",
+              help="Version of ONNX's operators, 17 to 20.")  # fmt: skip
+@click.option("--weights", metavar="FILE|hub", default=None,
+              help="Weights file, for a model that was saved without its weights.")  # fmt: skip
+@force_option
+def export(
+    model: str,
+    output: str,
+    images: tuple[str, ...],
+    fpr: float | None,
+    opset: int,
+    weights: str | None,
+    force: bool,
+) -> None:
+    """Write MODEL, of `fit`, as one ONNX file: from pixels to score, p-value, verdict and map.
+
+    The file is run at once, on generated images and those of --check. Nothing is written if scores
+    differ by more than 1e-4 of themselves, maps by more than 1e-3, or a verdict.
+
+    `score` and `report` take it as a model (-m part.onnx); mahalad.runtime reads it where only
+    NumPy, Pillow and onnxruntime are installed.
+    """
+    from mahalad.export.exporting import export as write
+    from mahalad.export.writing import check_installed, check_opset
+    from mahalad.loading import load
+
+    check_given(images)
+    check_installed()
+    check_opset(opset)
+    names = gather(images, "first") if images else []
+    check_output(output, "export", [*names, model, weights], force=force)
+    detector = load(model, weights=weights, device="cpu", engine="torch")
+    if fpr is not None and hasattr(detector, "set_fpr"):
+        detector.set_fpr(fpr)
+    done = write(detector, output, check_on=names or None, opset=opset)
+    click.echo(f"golden inputs: {done.golden}", err=True)
+    if done.images is not None:
+        click.echo(f"--check: {done.images}", err=True)
+    click.echo(f"{done.path}: written ({done.size / 1e6:.1f} MB)", err=True)

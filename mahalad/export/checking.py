@@ -1,0 +1,119 @@
+"""Whether an exported model says what the detector says: scores, verdicts and maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mahalad.errors import ModelFileError
+from mahalad.features.golden import golden_images
+from mahalad.runtime.detector import OnnxDetector
+
+SCORE_RTOL = 1e-4
+"""Largest change of a score, relative to it (of standardized ones below 1, absolute)."""
+MAP_ATOL = 1e-3
+"""Largest change of a map, in standard deviations of good images where it is above their mean, or
+of the largest share. Below the mean it is how alike a place is to a good one: of one that is in the
+fit nothing but the rounding of float32 is left.
+"""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an exported model differs from the detector. `str` of it is a line.
+
+    Attributes
+    ----------
+    n : int
+        Images that were compared.
+    n_unreadable : int
+        Images that neither could read.
+    score, p_value, map : float
+        Largest differences; see `SCORE_RTOL` and `MAP_ATOL`. `map` is 0 without maps.
+    n_changed : int
+        Verdicts that differ.
+    """
+
+    n: int
+    n_unreadable: int
+    score: float
+    p_value: float
+    map: float
+    n_changed: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether all is within the tolerances."""
+        return self.score <= SCORE_RTOL and self.map <= MAP_ATOL and not self.n_changed
+
+    def __str__(self) -> str:
+        left = f" ({self.n_unreadable} unreadable)" if self.n_unreadable else ""
+        return (
+            f"{self.n} image{'' if self.n == 1 else 's'}{left}: scores differ by {self.score:.1e} "
+            f"at most (allowed {SCORE_RTOL:g}), maps by {self.map:.1e} (allowed {MAP_ATOL:g}), "
+            f"p-values by {self.p_value:.1e}, verdicts changed: {self.n_changed}"
+        )
+
+
+def compare(detector: Any, exported: OnnxDetector, X: Any = None) -> Parity:
+    """Ask both about images, or about golden inputs, and compare.
+
+    Parameters
+    ----------
+    detector : AnomalyDetector
+    exported : OnnxDetector
+    X : images, optional
+        None: the golden inputs.
+    """
+    if X is None:
+        X = golden_images(detector.features_)
+    maps = exported.has_maps
+    off = {"score": 0.0, "p_value": 0.0, "map": 0.0}
+    n = n_unreadable = n_changed = 0
+    standardized = exported.record_["maps"] is not None and (
+        exported.record_["maps"]["kind"] == "positions"
+    )
+    pairs = zip(detector.inspect(X, maps=maps), exported.inspect(X, maps=maps), strict=True)
+    for wanted, found in pairs:
+        if wanted.error is not None or found.error is not None:
+            n_unreadable += 1
+            n_changed += wanted.error != found.error
+            continue
+        n += 1
+        unit = max(abs(wanted.score), 1.0 if standardized else np.finfo(float).tiny)
+        off["score"] = max(off["score"], _size(found.score - wanted.score) / unit)
+        off["p_value"] = max(off["p_value"], _size(found.p_value - wanted.p_value))
+        n_changed += found.anomaly != wanted.anomaly
+        if maps:
+            off["map"] = max(
+                off["map"], _off_map(found.anomaly_map, wanted.anomaly_map, standardized)
+            )
+    return Parity(n, n_unreadable, off["score"], off["p_value"], off["map"], n_changed)
+
+
+def _off_map(found: Any, wanted: Any, standardized: bool) -> float:
+    if standardized:
+        return _size(np.maximum(found, 0) - np.maximum(wanted, 0))
+    return _size(found - wanted) / max(_size(wanted), float(np.finfo(float).tiny))
+
+
+def check(parity: Parity, what: str) -> None:
+    """Refuse a model that says something else.
+
+    Raises
+    ------
+    ModelFileError
+    """
+    if not parity.holds:
+        raise ModelFileError(
+            f"the exported model does not say what the detector says of {what}: {parity}; nothing "
+            "is written"
+        )
+
+
+def _size(values: Any) -> float:
+    """The largest absolute value; NaN is infinite."""
+    largest = float(np.max(np.abs(values), initial=0.0))
+    return largest if np.isfinite(largest) else np.inf

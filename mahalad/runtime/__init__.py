@@ -1,0 +1,17 @@
+"""Exported models, by onnxruntime: NumPy, Pillow and onnxruntime are all that is needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mahalad.lazy import hand_on
+
+_HOME_OF = {"OnnxDetector": "mahalad.runtime.detector", "load": "mahalad.runtime.loading"}
+
+__all__ = ["OnnxDetector", "load"]
+
+if TYPE_CHECKING:
+    from mahalad.runtime.detector import OnnxDetector
+    from mahalad.runtime.loading import load
+
+__getattr__ = hand_on(__name__, _HOME_OF)
