@@ -25,8 +25,9 @@ def connect(address: str | None = None) -> Any:
     ----------
     address : str or None
         ``host:port`` or ``ray://host:port`` of a cluster; ``"auto"`` for the one that runs here;
-        None for the session there is already, else for the cluster that the environment variable
-        ``RAY_ADDRESS`` names, else for one that is started on this machine.
+        ``"local"`` for one that is started on this machine. None for that of the environment
+        variable ``RAY_ADDRESS``, else for the one that runs here, else for one that is started. A
+        session that there is already goes before all of these.
 
     Raises
     ------
