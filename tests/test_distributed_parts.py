@@ -84,6 +84,8 @@ def test_an_address_where_nothing_listens():
     pytest.importorskip("ray", reason="ray is not installed")
     with pytest.raises(ClusterError, match=r"no Ray at 127\.0\.0\.1:9: .*ray start --head"):
         connect("127.0.0.1:9")
+    with pytest.raises(ClusterError, match="does not work through a client"):
+        connect("ray://127.0.0.1:10001")
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ def connect(address: str | None = None) -> Any:
     Parameters
     ----------
     address : str or None
-        ``host:port`` or ``ray://host:port`` of a cluster; ``"auto"`` for the one that runs here;
-        ``"local"`` for one that is started on this machine. None for that of the environment
+        ``host:port`` of a cluster that this machine is part of; ``"auto"`` for the one that runs
+        here; ``"local"`` for one that is started on this machine. None for that of the environment
         variable ``RAY_ADDRESS``, else for the one that runs here, else for one that is started. A
         session that there is already goes before all of these.
 
@@ -46,7 +46,7 @@ def connect(address: str | None = None) -> Any:
         ) from error
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     if not ray.is_initialized():
-        _check_answers(address)
+        _check_address(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # of another kind for each reason
@@ -121,9 +121,14 @@ def differences(mine: Mapping[str, str], found: Mapping[str, Mapping[str, str]])
     )
 
 
-def _check_answers(address: str | None) -> None:
-    """Refuse an address where nothing listens: Ray itself waits long for it."""
-    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+def _check_address(address: str | None) -> None:
+    """Refuse an address where nothing listens, for which Ray itself waits long, or of a proxy."""
+    if (address or "").startswith("ray://"):
+        raise ClusterError(
+            f"{address}: work on a machine of the cluster, and give host:port or auto: Ray Data "
+            "does not work through a client"
+        )
+    host, _, port = (address or "").rpartition(":")
     if not host or not port.isdigit():
         return
     try:
