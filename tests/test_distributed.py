@@ -27,19 +27,21 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*copies of each other", "ignore::DeprecationWarning"),
 ]
 
-POOL = Pool(n_workers=3)
+ONE, TWO = Pool(1, cpus=0.9), Pool(2, cpus=0.9)
+
+
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head of two CPUs, of a session of this module alone."""
+    """A head without a CPU and a node with one, of a session of this module alone."""
     from ray.cluster_utils import Cluster
 
     quick = {"health_check_period_ms": 500, "health_check_failure_threshold": 8}
-    head = {"num_cpus": 2, "object_store_memory": 100 * 2**20, "include_dashboard": False}
-    head["_system_config"] = quick  # a lost node is missed soon
+    head = {**NODE, "num_cpus": 0, "include_dashboard": False, "_system_config": quick}
     made = Cluster(initialize_head=True, head_node_args=head)
-    made.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    made.add_node(**NODE)
     ray.init(address=made.address, log_to_driver=False, logging_level=logging.ERROR)
     yield made
     ray.shutdown()
@@ -48,8 +50,8 @@ def cluster():
 
 @pytest.fixture
 def kill_a_node(cluster):
-    """Give what loses a node, with the worker on it, when it is first called."""
-    node = cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    """Add a node, and give what loses it, with one of two workers on it, when first called."""
+    node = cluster.add_node(**NODE)
     cluster.wait_for_nodes()
     lost = []
 
@@ -91,25 +93,25 @@ def test_a_fit_is_the_local_one_though_a_node_is_lost(
     cluster, kill_a_node, make, picture_folder, tmp_path
 ):
     """Groups span parts, some images are there twice, one cannot be read, and not all are kept."""
-    paths = [tmp_path / f"{i:03}.png" for i in range(200)]
+    paths = [tmp_path / f"{i:03}.png" for i in range(104)]
     for i, path in enumerate(paths):
-        make_picture(1000 + i % 190).save(path)
-    paths[150].write_bytes(b"none")
-    groups = [str(i * 7 % 61) for i in range(len(paths))]
+        make_picture(1000 + i % 98).save(path)
+    paths[50].write_bytes(b"none")
+    groups = [str(i * 7 % 31) for i in range(len(paths))]
     manifest = tmp_path / "good.csv"
     lines = [f"{path.name},{group}" for path, group in zip(paths, groups, strict=True)]
     manifest.write_text("\n".join(["path,group", *lines]) + "\n")
     with pytest.warns(UserWarning, match="left out of the fit"):
-        whole = make(max_stored=120).fit([str(path) for path in paths], groups=groups)
+        whole = make(max_stored=60).fit([str(path) for path in paths], groups=groups)
     done = []
 
     def progress(n):
         done.append(n)
         kill_a_node()
 
-    with pytest.warns(UserWarning, match=r"1 images are left out.*good\.csv, row 151: .*150\.png"):
-        found = fit(make(max_stored=120), manifest, pool=POOL, part_size=8, progress=progress)
-    assert sum(done) == 200
+    with pytest.warns(UserWarning, match=r"1 images are left out.*good\.csv, row 51: .*050\.png"):
+        found = fit(make(max_stored=60), manifest, pool=TWO, part_size=8, progress=progress)
+    assert sum(done) == 104
     assert_same(found, whole, picture_folder / "test")
 
 
@@ -118,30 +120,30 @@ def test_scores_are_the_local_ones_though_a_node_and_the_driver_are_lost(
 ):
     detector = make(scope="image").fit(picture_folder / "good")
     (tmp_path / "broken.png").write_bytes(b"none")
-    images = [*map(str, sorted(picture_folder.rglob("*.png"))), str(tmp_path / "broken.png")] * 4
+    images = [*map(str, sorted(picture_folder.rglob("*.png"))), str(tmp_path / "broken.png")] * 2
     done = []
 
     def run(images, **options):
-        given = {"pool": Pool(n_workers=2), "part_size": 8, "style": "jsonl", **options}
+        given = {"pool": ONE, "part_size": 8, "style": "jsonl", **options}
         return score(detector, images, tmp_path / "rows", **given)
 
     def break_off(n):
         kill_a_node()
         done.append(n)
-        if len(done) == 12:
+        if len(done) == 5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(images, pool=POOL, progress=break_off)
+        run(images, pool=TWO, progress=break_off)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "rows").iterdir()}
-    assert len(before) == 1 + 12
+    assert len(before) == 1 + 5
     again = run(images)
-    assert (again.n_parts, again.n_parts_before) == (29, 12)
+    assert (again.n_parts, again.n_parts_before) == (15, 5)
     assert all(path.stat().st_mtime_ns == written for path, written in before.items())
     rows, wanted = list(again.rows()), list(detector.inspect(images))
     assert [row["path"] for row in rows] == images
     good = [(row, result) for row, result in zip(rows, wanted, strict=True) if not result.error]
-    assert len(good) == 56 * 4 and all(rows[i]["error"] for i in range(56, len(rows), 57))
+    assert len(good) == 56 * 2 and all(rows[i]["error"] for i in range(56, len(rows), 57))
     scores = np.array([(row["score"], result.score) for row, result in good])
     np.testing.assert_allclose(*scores.T, rtol=1e-10)
     for name in ("p_value", "anomaly", "in_fit"):
@@ -149,16 +151,18 @@ def test_scores_are_the_local_ones_though_a_node_and_the_driver_are_lost(
     with pytest.raises(InputError, match="results of other images"):
         run(images[::-1])
     with pytest.raises(InputError, match="results of more images"):
-        run(images[:120])
+        run(images[:56])
     with pytest.raises(InputError, match=r"results of another run: fpr was None, is 0\.2"):
         run(images, fpr=0.2)
 
 
 def test_a_ray_dataset_of_images(cluster, make, picture_folder, tmp_path):
     """Their pixels come from Ray; what is done with them is the same."""
+    cluster.add_node(**NODE)  # for the tasks that read
+    cluster.wait_for_nodes()
     good = ray.data.read_images(str(picture_folder / "good"), include_paths=True)
     whole = make(scope="image").fit(picture_folder / "good")
-    found = fit(make(scope="image"), good, pool=Pool(n_workers=1), part_size=16)
+    found = fit(make(scope="image"), good, pool=Pool(1), part_size=16)
     np.testing.assert_allclose(
         np.sort(found.calibration_scores_), np.sort(whole.calibration_scores_), rtol=1e-4
     )
@@ -173,7 +177,7 @@ def test_what_is_refused_before_the_work(cluster, make, picture_folder, tmp_path
     with pytest.raises(InputError, match=r"take every one of the cluster's \d CPUs.*44687"):
         fit(make(), good, pool=Pool(n_workers=30))
     with pytest.raises(InputError, match="is in memory"):
-        fit(make(), [np.zeros((8, 8, 3), np.uint8)], pool=Pool(n_workers=1))
+        fit(make(), [np.zeros((8, 8, 3), np.uint8)], pool=ONE)
     (tmp_path / "notes.txt").write_text("-")
     detector = make(scope="image").fit(good)
     with pytest.raises(InputError, match=r"something else in it \(notes\.txt\)"):

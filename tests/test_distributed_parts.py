@@ -61,6 +61,12 @@ def test_pools_that_cannot_be(pool, resources, device, error, message):
         pool.sized(resources, device)
 
 
+def test_a_dataset_that_reads_needs_a_whole_cpu():
+    assert Pool().sized({"CPU": 2}, reads=True).n_workers == 1
+    with pytest.raises(InputError, match=r"0\.5 CPUs may leave no machine a whole one.*44687"):
+        Pool(1, cpus=0.5).sized({"CPU": 8}, reads=True)
+
+
 def test_versions_that_differ_are_named_with_their_node():
     mine = {"python": "3.12", "torch": "2.8"}
     assert differences(mine, {"a": mine}) == ""
@@ -78,6 +84,8 @@ def test_an_address_where_nothing_listens():
     pytest.importorskip("ray", reason="ray is not installed")
     with pytest.raises(ClusterError, match=r"no Ray at 127\.0\.0\.1:9: .*ray start --head"):
         connect("127.0.0.1:9")
+    with pytest.raises(ClusterError, match="does not work through a client"):
+        connect("ray://127.0.0.1:10001")
 
 
 @pytest.fixture

@@ -81,6 +81,12 @@ NAMES = {
         "fit_threshold": "function",
         "plan": "function",
     },
+    "mahalad.distributed": {
+        "Pool": "class",
+        "Scored": "class",
+        "fit": "function",
+        "score": "function",
+    },
     "mahalad.metric.autoencoder": {"Autoencoder": "class", "INTERPOLATION": "str"},
     "mahalad.metric.finetuning": {
         "FineTuner": "class",

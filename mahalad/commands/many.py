@@ -21,8 +21,8 @@ def _check_address(ctx: click.Context, option: Any, value: str | None) -> str | 
     known = value is None or value in (_HERE, "auto", "local") or ":" in value
     if not known:
         raise click.BadParameter(
-            f"{value!r} is no address (host:port, ray://host:port, auto): give --ray behind the "
-            "images, or --ray auto"
+            f"{value!r} is no address (host:port, auto, local): give --ray "
+            "behind the images, or --ray auto"
         )
     return value
 
@@ -34,9 +34,9 @@ def ray_options(command: Any) -> Any:
             click.option("--ray", metavar="[ADDRESS]", is_flag=False, flag_value=_HERE,
                          default=None, callback=_check_address,
                          help="Work on the machines of a Ray cluster (pip install 'mahalad[ray]' "
-                              "on each): host:port, or ray://host:port, or auto for the one that "
-                              "runs here. Without an address: of RAY_ADDRESS, else all CPUs of "
-                              "this machine."),
+                              "on each), of which this is one: host:port, or auto for the one "
+                              "that runs here, or local to start one. Without an address: that of "
+                              "RAY_ADDRESS, else auto, else local."),
             click.option("--workers", type=click.IntRange(min=1), default=None, metavar="N",
                          help="With --ray: processes that each hold the network. Default: one for "
                               "each GPU, else one less than there are CPUs."),

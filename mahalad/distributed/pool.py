@@ -35,7 +35,9 @@ class Pool:
         """Threads of a worker's network."""
         return max(1, int(self.cpus))
 
-    def sized(self, resources: Mapping[str, float], device: str = "auto") -> Pool:
+    def sized(
+        self, resources: Mapping[str, float], device: str = "auto", *, reads: bool = False
+    ) -> Pool:
         """Give the pool for a cluster that has some resources, with all numbers filled in.
 
         Parameters
@@ -44,11 +46,14 @@ class Pool:
             As `ray.cluster_resources()` gives them.
         device : str
             Device that the network was asked to be on.
+        reads : bool, default=False
+            Whether what feeds the pool takes CPUs itself, as a Ray dataset that reads files does.
 
         Raises
         ------
         InputError
-            No worker, or a pool that takes every CPU.
+            No worker, a pool that takes every CPU, or, where it is fed by what takes a whole CPU,
+            workers with less, which may leave none whole.
         ClusterError
             A GPU is asked for, and the cluster has none, or too few CPUs.
         """
@@ -56,6 +61,12 @@ class Pool:
             raise InputError(
                 f"a pool of {self.n_workers} workers with {self.cpus} CPUs each: give at least one "
                 "worker, and more than 0 CPUs"
+            )
+        if reads and self.cpus < 1:
+            raise InputError(
+                f"workers with {self.cpus:g} CPUs may leave no machine a whole one, which a Ray "
+                "dataset needs to read (ray-project/ray#44687): give each at least 1, or a data "
+                "set of paths"
             )
         n_cpus, n_gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
         gpus = self.gpus

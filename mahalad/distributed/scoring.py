@@ -42,6 +42,7 @@ from mahalad.distributed.working import (
 from mahalad.errors import InputError, MahaladError, ModelFileError
 from mahalad.files.classes import class_named
 from mahalad.files.container import read_header
+from mahalad.files.onnx import is_export
 from mahalad.images.manifests import of_split
 from mahalad.report.parquet import check_parquet, parquet
 from mahalad.report.rows import Counted, lines, row_of
@@ -122,7 +123,7 @@ def score(
     content = _content_of(model)
     reading = dict(reading or {})
     device = reading.get("device") or _device_of(model)
-    sized = (pool or Pool()).sized(ray.cluster_resources(), device)
+    sized = (pool or Pool()).sized(ray.cluster_resources(), device, reads=is_dataset(dataset))
     about = {
         "model": hashlib.sha256(content).hexdigest(),
         "fpr": fpr,
@@ -314,6 +315,11 @@ def _missing(
 def _content_of(model: AnomalyDetector | str | Path) -> bytes:
     """The bytes of a model file."""
     if isinstance(model, (str, Path)):
+        if is_export(model):
+            raise InputError(
+                f"{model}: an exported model is scored on one machine: give the model that it was "
+                "exported from"
+            )
         try:
             return Path(model).read_bytes()
         except OSError as error:

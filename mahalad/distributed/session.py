@@ -15,6 +15,7 @@ from mahalad.files.container import VERSIONED
 
 _TIMEOUT = 10.0  # seconds that an address may take to answer
 _PATIENCE = 120.0  # seconds that a node may take to say its versions
+_SAME: set[str] = set()  # nodes that are known to have the versions of this process
 
 
 def connect(address: str | None = None) -> Any:
@@ -23,9 +24,10 @@ def connect(address: str | None = None) -> Any:
     Parameters
     ----------
     address : str or None
-        ``host:port`` or ``ray://host:port`` of a cluster; ``"auto"`` for the one that runs here;
-        None for the session there is already, else for the cluster that the environment variable
-        ``RAY_ADDRESS`` names, else for one that is started on this machine.
+        ``host:port`` of a cluster that this machine is part of; ``"auto"`` for the one that runs
+        here; ``"local"`` for one that is started on this machine. None for that of the environment
+        variable ``RAY_ADDRESS``, else for the one that runs here, else for one that is started. A
+        session that there is already goes before all of these.
 
     Raises
     ------
@@ -44,7 +46,7 @@ def connect(address: str | None = None) -> Any:
         ) from error
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     if not ray.is_initialized():
-        _check_answers(address)
+        _check_address(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # of another kind for each reason
@@ -65,12 +67,12 @@ def check_versions(ray: Any) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ask = ray.remote(num_cpus=0, max_retries=2)(versions)
+    new = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in _SAME]
     asked = {
         node["NodeManagerAddress"] + f" ({node['NodeID'][:8]})": ask.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote()
-        for node in ray.nodes()
-        if node["Alive"]
+        for node in new
     }
     found: dict[str, Mapping[str, str]] = {}
     for node, answer in asked.items():
@@ -93,6 +95,7 @@ def check_versions(ray: Any) -> None:
             f"other versions on other machines would give other scores: {text}: install the same "
             "on each"
         )
+    _SAME.update(node["NodeID"] for node in new)
 
 
 def versions() -> dict[str, str]:
@@ -118,9 +121,14 @@ def differences(mine: Mapping[str, str], found: Mapping[str, Mapping[str, str]])
     )
 
 
-def _check_answers(address: str | None) -> None:
-    """Refuse an address where nothing listens: Ray itself waits long for it."""
-    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+def _check_address(address: str | None) -> None:
+    """Refuse an address where nothing listens, for which Ray itself waits long, or of a proxy."""
+    if (address or "").startswith("ray://"):
+        raise ClusterError(
+            f"{address}: work on a machine of the cluster, and give host:port or auto: Ray Data "
+            "does not work through a client"
+        )
+    host, _, port = (address or "").rpartition(":")
     if not host or not port.isdigit():
         return
     try:
