@@ -5,9 +5,9 @@
     python benchmarks/distributed.py memory --counts 2000 20000
 
 `exact` compares a fit on two nodes with the local one. `rates` compares two workers with one
-process on the same cores, by images a second, and times the stages that the plan in
-docs/distributed.md is made of. `memory` scores and fits generated pictures of 64 pixels with a
-tiny network of random weights, and gives the peaks of the driver and of the largest worker.
+process on the same cores, by images a second, and times the stages of both. `memory` scores and
+fits generated pictures of 64 pixels with a tiny network of random weights, and gives the peaks of
+the driver and of the largest worker.
 """
 
 from __future__ import annotations
@@ -94,12 +94,8 @@ def rates(folder: Path, size: int, count: int) -> None:
     timed("score, one process, all cores, images", count, lambda: list(detector.inspect(images)))
     with two_nodes(), tempfile.TemporaryDirectory() as rows:
         options = {"pool": POOL, "part_size": 32}
-        stamps: list[float] = []
         timed("score, two nodes, with the start of workers, images", count, lambda: score(
-            detector, images, Path(rows) / "a", progress=lambda n: stamps.append(time.time()),
-            **options))  # fmt: skip
-        steady = (len(stamps) - 4) * 32 / (stamps[-1] - stamps[3])
-        print(f"score, two nodes, once the workers run, images: {steady:8.1f} a second")
+            detector, images, Path(rows) / "a", **options))  # fmt: skip
         size_of = sum(path.stat().st_size for path in (Path(rows) / "a").iterdir())
         print(f"bytes of a row in Parquet: {size_of / count:.0f}")
 

@@ -66,6 +66,7 @@ def capabilities_of(scorer: Any) -> Capabilities:
     def has(*names: str) -> bool:
         return all(hasattr(scorer, name) for name in names)
 
+    keeps_sums = has("sums") and getattr(scorer, "keeps_sums", False) is True
     return Capabilities(
         mergeable=has("partial_fit", "merge"),
         unmergeable=has("unmerge"),
@@ -74,9 +75,9 @@ def capabilities_of(scorer: Any) -> Capabilities:
         has_maps=has("anomaly_maps"),
         scores_with_maps=has("scores_and_maps"),
         standardizes=has("leave_one_out", "standardized_by"),
-        keeps_sums=has("sums") and getattr(scorer, "keeps_sums", False) is True,
+        keeps_sums=keeps_sums,
         tolerates=has("tolerating"),
-        travels=has("summed", "restore_summed"),
+        travels=keeps_sums and has("summed", "restore_summed"),
         smooth=getattr(scorer, "smooth", False) is True,
     )
 

@@ -276,7 +276,7 @@ class Nearest(Value):
         found = []
         for block, at in enumerate(self.metric.blocks.positions):
             s = torch.from_numpy(self.location[at] - self.location[self._neighbours(at)])
-            move = s @ torch.from_numpy(self.metric.precisions[block])
+            move = s @ self._precisions[block].double()
             found.append((move.float(), (s * move).sum(dim=-1).float()))
         return found
 

@@ -479,10 +479,12 @@ class PatchScorer(Standardized, BaseEstimator):
         """Give a restored scorer the `sums` that a file has; without any it can only score."""
         restore_sums(self.patch_gaussians_, arrays)
         restore_sums(self.image_gaussians_, arrays)
-        for name, own in self.patches_.items():
-            if f"patches/{name}/features" in arrays:  # as they were, not rounded
-                features = arrays[f"patches/{name}/features"].astype(np.float32)
-                self.patches_[name] = replace(own, features=features)
+        stems = {name: f"patches/{name}/features" for name in self.patches_}
+        self.patches_ = self.patches_ | {
+            name: replace(self.patches_[name], features=arrays[stem].astype(np.float32))
+            for name, stem in stems.items()
+            if stem in arrays  # as they were, not rounded
+        }
         return self
 
     def summed(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
