@@ -189,7 +189,7 @@ def test_golden_scores_are_checked(detector, tmp_path, monkeypatch):
         load(tmp_path / "changed")
     # Another way of resizing is found out as well.
     monkeypatch.setattr(
-        "mahalad.features.extractor.resize_square",
+        "mahalad.images.preparing.resize_square",
         lambda image, size, how: np.asarray(image.resize((size, size), 0)),
     )
     with pytest.raises(ModelFileError, match="does not score here"):

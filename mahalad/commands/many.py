@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -65,6 +67,7 @@ def fit_on_ray(
     from mahalad.distributed.fitting import fit
     from mahalad.distributed.pool import Pool
 
+    _quieten()
     with counted_progress("fit", total) as progress:
         fit(
             detector,
@@ -94,6 +97,7 @@ def score_on_ray(
     from mahalad.distributed.pool import Pool
     from mahalad.distributed.scoring import score
 
+    _quieten()
     with counted_progress("score", total) as progress:
         return score(
             model,
@@ -107,3 +111,10 @@ def score_on_ray(
             pool=Pool(workers),
             progress=progress,
         )
+
+
+def _quieten() -> None:
+    """Keep what Ray Data tells of its plans from the terminal; where it is missing, nothing."""
+    with suppress(ImportError):
+        import ray.data  # noqa: F401  (it sets levels when it is imported)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

@@ -44,7 +44,6 @@ def connect(address: str | None = None) -> Any:
         raise MissingExtraError(
             'many machines need Ray: pip install "mahalad[ray]", on each of them'
         ) from error
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     if not ray.is_initialized():
         _check_address(address)
         try:
