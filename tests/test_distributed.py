@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 
 import numpy as np
 import pytest
@@ -20,10 +19,6 @@ pytest.importorskip("ray.data", reason="ray[data] is not installed")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        os.environ.get("MAHALAD_RAY") != "1",
-        reason="it starts a Ray cluster, loses nodes and takes minutes: set MAHALAD_RAY=1",
-    ),
     pytest.mark.filterwarnings("ignore:.*copies of each other", "ignore::DeprecationWarning"),
 ]
 
