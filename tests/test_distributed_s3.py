@@ -53,17 +53,17 @@ def bucket():
             patch.setenv(name, "testing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_MAX_ATTEMPTS", "1")  # it is mahalad that tries again
-        fsspec.filesystem("s3").clear_instance_cache()
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # of another server
         system = fsspec.filesystem("s3", skip_instance_cache=True)
-        system.mkdir("parts")
+        system.mkdir("lines")  # what is stored is the process's: other tests have others
         for seed in range(24):
             buffer = io.BytesIO()
             make_picture(seed).save(buffer, "PNG")
-            system.pipe(f"parts/good/{seed:02}.png", buffer.getvalue())
-        system.pipe("parts/parts.csv", b"path\ngood/03.png\ngood/99.png\ngood/05.png\n")
+            system.pipe(f"lines/good/{seed:02}.png", buffer.getvalue())
+        system.pipe("lines/parts.csv", b"path\ngood/03.png\ngood/99.png\ngood/05.png\n")
         ray.init("local", num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False,
                  log_to_driver=False, logging_level=logging.ERROR)  # fmt: skip
-        yield "s3://parts", application
+        yield "s3://lines", application
         ray.shutdown()
     server.shutdown()
 
