@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mahalad.scorers.positions.nearest import RADIUS, ROUNDING, Nearest
+from mahalad.scorers.positions.matching import ROUNDING
+from mahalad.scorers.positions.nearest import Nearest
 
 
 def tensor(values: Any, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -131,9 +132,7 @@ class PositionGaussians(nn.Module):
 class NearestPatches(nn.Module):
     """Distances (n, P) of features (n, P, D) to the nearest good patches about their positions.
 
-    Not the many good patches are moved to their neighbours' places but the few features: those of
-    position p meet the patches of q = p + step at q, in one product for all steps. Both come less
-    the means of their own positions, and `moves` says what these differ by (see `Nearest`).
+    See `mahalad.scorers.positions.matching.Matching`, whose products these are.
     """
 
     location: Tensor
@@ -141,7 +140,7 @@ class NearestPatches(nn.Module):
     scale: Tensor
     precisions: Tensor
     moves: Tensor
-    norms: Tensor
+    constants: Tensor
     members: Tensor
     place: Tensor
     sources: Tensor
@@ -149,50 +148,22 @@ class NearestPatches(nn.Module):
 
     def __init__(self, nearest: Nearest) -> None:
         super().__init__()
-        blocks = nearest.metric.blocks
-        P, D = nearest.location.shape
-        self.D, self.n_steps = D, (2 * RADIUS + 1) ** 2
+        matching = nearest.matching
+        self.D, self.n_steps = nearest.location.shape[1], matching.moves.shape[1]
         self.register_buffer("location", tensor(nearest.location))
         self.register_buffer("stored", tensor(nearest.stored.transpose(1, 2, 0), torch.float16))
         self.register_buffer("scale", tensor(nearest.scale[:, None]))
-        self.register_buffer("precisions", tensor(nearest.metric.precisions, torch.float32))
-        # Blocks have some 4 x 4 positions; smaller ones have one of theirs several times.
-        most = max(map(len, blocks.positions))
-        members = np.array([np.resize(at, most) for at in blocks.positions])
-        place = np.empty(P, int)
-        place[members.ravel()] = np.arange(members.size)
-        self.register_buffer("members", tensor(members.ravel(), torch.int64))
-        self.register_buffer("place", tensor(place, torch.int64))
-        sources, targets, exists = _moves(blocks.side)
-        self.register_buffer("sources", tensor(sources.ravel(), torch.int64))
-        self.register_buffer("targets", tensor(targets.ravel(), torch.int64))
-        block_of = np.empty(P, int)
-        for block, at in enumerate(blocks.positions):
-            block_of[at] = block
-        s = nearest.location[sources] - nearest.location[:, None]  # (P, steps, D)
-        moves = np.empty_like(s)
-        for block, precision in enumerate(nearest.metric.precisions):
-            own = block_of[sources] == block
-            moves[own] = s[own] @ precision
-        self.register_buffer("moves", tensor(moves, torch.float32)[:, :, None])
-        norms = self._norms(nearest, block_of[sources], exists)
-        norms += torch.from_numpy((s * moves).sum(axis=2)).float()[:, :, None, None]
-        self.register_buffer("norms", norms)
-
-    def _norms(self, nearest: Nearest, blocks: NDArray[Any], exists: NDArray[np.bool_]) -> Tensor:
-        """Squared lengths (P, steps, 1, n_patches) of good patches by the metric of a feature."""
-        values = self._values()
-        P, n_steps = blocks.shape
-        norms = torch.full((P, n_steps, 1, values.shape[2]), torch.inf)
-        for q, step in np.argwhere(exists):
-            b = values[q]  # (D, n_patches)
-            norms[q, step, 0] = (b * (self.precisions[blocks[q, step]] @ b)).sum(dim=0)
-        outside = torch.from_numpy(~nearest.inside.T)[:, None, None]
-        return norms.masked_fill(outside, torch.inf)
-
-    def _values(self) -> Tensor:
-        """Good patches less the means of positions, (P, D, n_patches), float32."""
-        return (self.stored.double() * self.scale).float()
+        self.register_buffer("precisions", matching.precisions)
+        self.register_buffer("moves", matching.moves[:, :, None])
+        self.register_buffer("constants", matching.constants[:, :, None])
+        members, place = matching.blocks.members
+        for name, numbers in {
+            "members": members,
+            "place": place,
+            "sources": matching.blocks.sources.ravel(),
+            "targets": matching.blocks.targets.ravel(),
+        }.items():
+            self.register_buffer(name, tensor(numbers, torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
         """Give distances (n, P), float64, up = abnormal."""
@@ -200,12 +171,12 @@ class NearestPatches(nn.Module):
         n_blocks = self.precisions.shape[0]
         of_blocks = z[self.members].reshape(n_blocks, -1, self.D) @ self.precisions
         y = of_blocks.reshape(self.members.shape[0], -1, self.D)[self.place]
-        moved = y[self.sources].reshape(len(self.place), self.n_steps, -1, self.D) + self.moves
-        products = (-2 * moved).reshape(len(self.place), -1, self.D) @ self._values()
-        n_patches = self.norms.shape[3]
-        products = products.reshape(len(self.place), self.n_steps, -1, n_patches)
-        best = (products + self.norms).amin(dim=3)  # (P, steps, n), at the patches' places
-        across = z[self.sources].reshape(moved.shape) * self.moves
+        moved = (y * -2)[self.sources].reshape(len(self.place), -1, self.D)
+        values = (self.stored.double() * self.scale).float()  # (P, D, n_patches)
+        n_patches = self.constants.shape[3]
+        products = (moved @ values).reshape(len(self.place), self.n_steps, -1, n_patches)
+        best = (products + self.constants).amin(dim=3)  # (P, steps, n), at the patches' places
+        across = z[self.sources].reshape(len(self.place), self.n_steps, -1, self.D) * self.moves
         best = best + 2 * across.sum(dim=3)
         best = best.reshape(len(self.targets), -1)[self.targets]
         best = best.reshape(len(self.place), self.n_steps, -1).amin(dim=1)
@@ -213,28 +184,3 @@ class NearestPatches(nn.Module):
         # Equal patches, but for rounding; and where no good picture reaches it never counts.
         reached = (squares >= ROUNDING) & (squares < torch.inf)
         return torch.where(reached, squares, 0.0).double().sqrt().transpose(0, 1)
-
-
-def _moves(side: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
-    """Where features go: all are (P, steps).
-
-    Returns
-    -------
-    sources : the position whose feature meets the patches of position q, by each step
-    targets : for position p, where in (P * steps) it met those of each step
-    exists : whether there is such a source
-    """
-    steps = [(dy, dx) for dy in range(-RADIUS, RADIUS + 1) for dx in range(-RADIUS, RADIUS + 1)]
-    y, x = np.divmod(np.arange(side**2), side)
-    sources, targets, exists = [], [], []
-    for k, (dy, dx) in enumerate(steps):
-        row, column = y - dy, x - dx
-        there = (row >= 0) & (row < side) & (column >= 0) & (column < side)
-        sources.append(np.where(there, row * side + column, 0))
-        exists.append(there)
-        row, column = y + dy, x + dx
-        meets = (row >= 0) & (row < side) & (column >= 0) & (column < side)
-        # Beyond the edge there is nothing: what its own place says is said once more.
-        own = (y * side + x) * len(steps) + len(steps) // 2
-        targets.append(np.where(meets, (row * side + column) * len(steps) + k, own))
-    return np.stack(sources, 1), np.stack(targets, 1), np.stack(exists, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -15,21 +15,13 @@ from mahalad.errors import InputError
 from mahalad.protocols import Floats, Value
 from mahalad.scorers.moments import Moments
 from mahalad.scorers.nuisance import Nuisance
-from mahalad.scorers.positions.chunks import for_each_chunk
+from mahalad.scorers.positions.matching import Matching
 from mahalad.scorers.positions.metric import Metric, Scatter
 from mahalad.scorers.positions.patches import Patches
-
-RADIUS = 1
-"""Steps from a position to those whose good patches count, in each direction."""
 
 N_FOLDS = 5
 """Parts of the images that the metric is learned without, to score them."""
 
-ROUNDING = 1e-6
-"""Squared distances below this are of rounding alone: places that never vary have distances of 0,
-by every metric."""
-
-_AT_ONCE = 64  # images
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -100,12 +92,7 @@ class Nearest(Value):
 
     def distances(self, X: NDArray[Any]) -> Floats:
         """Distances (n, n_positions) of features (n, n_positions, n_features), up = abnormal."""
-        found = np.empty(X.shape[:2])
-
-        def keep(at: NDArray[np.intp], images: slice, squares: Tensor) -> None:
-            found[images, at] = squares.amin(dim=-1).T.numpy()
-
-        self._compare(X, keep)
+        found = self.matching.nearest(X)
         found[~np.isfinite(found)] = 0.0  # where no good picture reaches: it never counts
         return np.sqrt(found)
 
@@ -149,8 +136,8 @@ class Nearest(Value):
         )
         for fold, metric in enumerate(scatter.without(X, folds, floor, nuisances)):
             own = np.flatnonzero(folds == fold)
-            first[own], second[own], of_first[own] = replace(self, metric=metric)._two_nearest(
-                X[own], labels[own], owners
+            first[own], second[own], of_first[own] = _two_nearest(
+                self._with(metric), X[own], labels[own], owners
             )
         unreached = ~np.isfinite(first).any(axis=0)  # by any good picture: they never count
         if not unreached.all():
@@ -164,27 +151,6 @@ class Nearest(Value):
         told = nuisance if tolerates else None
         tolerated, by_others = self._tolerated(X, labels, owners, told, changed)
         return LeftOut(first, growth, tolerated, by_others)
-
-    def _two_nearest(
-        self, X: NDArray[Any], labels: NDArray[np.intp], owners: NDArray[np.intp]
-    ) -> tuple[Floats, Floats, NDArray[np.intp]]:
-        """Distances to the nearest patch that is not of an image's group, and to the nearest of a
-        third group, (n, n_positions); and the group of the first, -1 where it is in no group."""
-        first, second = np.empty(X.shape[:2]), np.empty(X.shape[:2])
-        of_first = np.empty(X.shape[:2], int)
-        own, groups = torch.from_numpy(labels), torch.from_numpy(owners)
-
-        def keep(at: NDArray[np.intp], images: slice, squares: Tensor) -> None:
-            squares[:, own[images, None] == groups] = torch.inf
-            nearest, where = squares.min(dim=-1)
-            group = groups[where]
-            third = (groups == group[..., None]) & (group >= 0)[..., None]
-            first[images, at] = nearest.T.numpy()
-            second[images, at] = squares.masked_fill(third, torch.inf).amin(dim=-1).T.numpy()
-            of_first[images, at] = group.T.numpy()
-
-        self._compare(X, keep)
-        return np.sqrt(first), np.sqrt(second), of_first
 
     def _tolerated(
         self,
@@ -205,7 +171,8 @@ class Nearest(Value):
             start = changed[row] * n_ways
             copies = X[row] + nuisance.differences[start : start + n_ways].astype(np.float32)
             both = np.concatenate([X[row : row + 1], copies])
-            d = self._two_nearest(both, np.full(len(both), labels[row]), owners)[0]
+            own = np.full(len(both), labels[row])
+            d = _two_nearest(self.matching, both, own, owners)[0]
             d[~np.isfinite(d)] = 0.0
             squares.append((np.maximum(d[1:] - d[0], 0) ** 2).sum(axis=0))
         found = np.array(squares)
@@ -213,53 +180,16 @@ class Nearest(Value):
         foreign[~foreign.any(axis=1)] = True  # there are no others
         return found.mean(axis=0), foreign @ found / foreign.sum(axis=1, keepdims=True)
 
-    def _compare(self, X: NDArray[Any], keep: Any) -> None:
-        """Call `keep` with positions, images and squared distances to the patches of each image.
+    @cached_property
+    def matching(self) -> Matching:
+        """What computes the distances."""
+        return self._with(self.metric)
 
-        These have the shape (positions, images, n_patches).
-        """
-        parts = [slice(i, i + _AT_ONCE) for i in range(0, len(X), _AT_ONCE)]
-
-        def compare(blocks: slice) -> None:
-            for block in range(blocks.start, blocks.stop):
-                at = self.metric.blocks.positions[block]
-                for images in parts:
-                    z = (X[images, at] - self.location[at]).astype(np.float32).swapaxes(0, 1)
-                    keep(at, images, self._squares(block, torch.from_numpy(z.copy())))
-
-        for_each_chunk(compare, len(self.metric.blocks.positions), 2**21)
-
-    def _squares(self, block: int, z: Tensor) -> Tensor:
-        """Squared distances (positions, n, n_patches) of features (positions, n, D) of a block.
-
-        Features come less the mean of their position, as patches do. With s what the mean of a
-        feature's position is more than that of a patch's, the square of z + s - b is z' P z +
-        2 z' P s + s' P s - 2 (z + s)' P b + b' P b: no large numbers whose difference is small.
-        """
-        blocks, side = self.metric.blocks, self.metric.blocks.side
-        rows, columns = blocks.ranges[block]
-        all_rows, all_columns = blocks.reach(block, RADIUS)
-        y = z @ self._precisions[block]
-        norms, (moves, of_moves) = self._norms[block], self._moves[block]
-        best = torch.full((*z.shape[:2], len(self.stored)), torch.inf)
-        for row, dy, dx in np.ndindex(len(rows), 2 * RADIUS + 1, 2 * RADIUS + 1):
-            other = rows[row] + dy - RADIUS
-            start = max(columns.start, RADIUS - dx)
-            stop = min(columns.stop, side + RADIUS - dx)
-            if other not in all_rows or start >= stop:
-                continue
-            own = slice(*(row * len(columns) + c - columns.start for c in (start, stop)))
-            moved = (start + dx - RADIUS, stop + dx - RADIUS)
-            there = slice(*(other * side + c for c in moved))
-            row_of_norms = (other - all_rows.start) * len(all_columns)
-            of_norms = slice(*(row_of_norms + c - all_columns.start for c in moved))
-            move = moves[dy, dx, own, None]
-            constant = (norms[of_norms] + of_moves[dy, dx, own, None])[:, None]
-            found = torch.baddbmm(constant, y[own] + move, self._values[there].mT, alpha=-2)
-            found += 2 * (z[own] * move).sum(dim=-1, keepdim=True)
-            torch.minimum(best[own], found, out=best[own])
-        best += (z * y).sum(dim=-1, keepdim=True)
-        return best.masked_fill_(best < ROUNDING, 0)
+    def _with(self, metric: Metric) -> Matching:
+        """The patches with a metric."""
+        precisions = torch.from_numpy(metric.precisions.astype(np.float32))
+        outside = torch.from_numpy(~self.inside.T)
+        return Matching(metric.blocks, precisions, self.location, self._values, outside)
 
     @cached_property
     def _values(self) -> Tensor:
@@ -267,51 +197,9 @@ class Nearest(Value):
         values = self.stored * self.scale
         return torch.from_numpy(np.ascontiguousarray(values.swapaxes(0, 1), dtype=np.float32))
 
-    @cached_property
-    def _moves(self) -> list[tuple[Tensor, Tensor]]:
-        """P s and s' P s by each step from the positions of a block; see `_squares`.
-
-        Of shapes (2 RADIUS + 1, 2 RADIUS + 1, positions, D) and (..., positions).
-        """
-        found = []
-        for block, at in enumerate(self.metric.blocks.positions):
-            s = torch.from_numpy(self.location[at] - self.location[self._neighbours(at)])
-            move = s @ self._precisions[block].double()
-            found.append((move.float(), (s * move).sum(dim=-1).float()))
-        return found
-
-    def _neighbours(self, at: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Positions by each step from some, (steps, steps, n); at edges, one that is there."""
-        side, steps = self.metric.blocks.side, np.arange(-RADIUS, RADIUS + 1)
-        rows, columns = np.divmod(at, side)
-        moved = [(v + steps[:, None]).clip(0, side - 1) for v in (rows, columns)]
-        return np.asarray(moved[0][:, None] * side + moved[1][None])
-
-    @cached_property
-    def _precisions(self) -> Tensor:
-        return torch.from_numpy(self.metric.precisions.astype(np.float32))
-
-    @cached_property
-    def _norms(self) -> list[Tensor]:
-        """Squared lengths of good patches by each block's metric, within reach of it."""
-        blocks = self.metric.blocks
-        found = [torch.empty(0)] * len(blocks.positions)
-        outside = torch.from_numpy(~self.inside.T)
-
-        def measure(chosen: slice) -> None:
-            for block in range(chosen.start, chosen.stop):
-                at = torch.from_numpy(blocks.around(block, RADIUS))
-                b = self._values[at]
-                norms = ((b @ self._precisions[block]) * b).sum(dim=-1)
-                found[block] = norms.masked_fill_(outside[at], torch.inf)
-
-        _ = self._values, self._precisions, self._moves  # once, before threads ask for them
-        for_each_chunk(measure, len(found), 2**21)
-        return found
-
     def ready(self) -> Nearest:
         """Compute now what questions need."""
-        _ = self._norms
+        self.matching.ready()
         return self
 
 
@@ -319,6 +207,28 @@ def _without(nuisance: Nuisance | None, images: NDArray[np.intp]) -> Nuisance | 
     """What other images tolerate."""
     images = np.unique(images[images >= 0])
     return nuisance if nuisance is None or not len(images) else nuisance.without(images)
+
+
+def _two_nearest(
+    matching: Matching, X: NDArray[Any], labels: NDArray[np.intp], owners: NDArray[np.intp]
+) -> tuple[Floats, Floats, NDArray[np.intp]]:
+    """Distances to the nearest patch that is not of an image's group, and to the nearest of a third
+    group, (n, n_positions); and the group of the first, -1 where it is in no group."""
+    first, second = np.empty(X.shape[:2]), np.empty(X.shape[:2])
+    of_first = np.empty(X.shape[:2], int)
+    own, groups = torch.from_numpy(labels), torch.from_numpy(owners)
+
+    def keep(at: NDArray[np.intp], images: slice, squares: Tensor) -> None:
+        squares.masked_fill_(own[images, None] == groups, torch.inf)
+        nearest, where = squares.min(dim=-1)
+        group = groups[where]
+        third = (groups == group[..., None]) & (group >= 0)[..., None]
+        first[images, at] = nearest.T.numpy()
+        second[images, at] = squares.masked_fill_(third, torch.inf).amin(dim=-1).T.numpy()
+        of_first[images, at] = group.T.numpy()
+
+    matching.each(X, keep)
+    return np.sqrt(first), np.sqrt(second), of_first
 
 
 def _growth(
