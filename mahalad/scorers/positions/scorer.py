@@ -64,11 +64,11 @@ class PatchScorer(Standardized, BaseEstimator):
     floor : float, default=0.01
         See `PatchGaussian`.
     neighbourhood : "nearest", int or "all", default="nearest"
-        What patches are compared with: ``"nearest"``, the nearest good patch about their position.
-        0: a Gaussian per position. A Gaussian of a position may be fitted to the features of all
-        positions up to a number of steps away, at most 5 ((2r + 1)^2 times the work of a fit), or,
-        ``"all"``, one Gaussian to all positions of a grid; if parts lie still, one for all costs
-        accuracy.
+        What patches are compared with: ``"nearest"``, the nearest good patch about their position
+        (and, for scores, its Gaussian). 0: a Gaussian per position alone. It may be fitted to the
+        features of all positions up to a number of steps away, at most 5 ((2r + 1)^2 times the work
+        of a fit), or, ``"all"``, one Gaussian to all positions of a grid; if parts lie still, one
+        for all costs accuracy.
 
     Attributes
     ----------
