@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
+from mahalad.detectors.reservoir import limit_of
+from mahalad.detectors.state import Bounds
 from mahalad.distributed.listing import entries_of, parts_of
 from mahalad.distributed.pool import Pool
 from mahalad.distributed.results import Folder
+from mahalad.distributed.room import Room
 from mahalad.distributed.session import connect, differences
 from mahalad.distributed.working import (
     failure_of,
@@ -137,6 +141,22 @@ def test_some_images_with_a_group_and_others_without(tmp_path):
 
 
 def test_failures_travel_as_text():
+def test_room_is_that_of_all_parts_each_counted_once(rng):
+    hashes = rng.integers(0, 2**63, 60).astype(np.uint64)
+    hashes[30] = hashes[3]  # of one group, in two parts
+    room = Room(20)
+    for turn, numbers in ((0, (0, 1, 1)), (1, (0, 0, 1))):
+        room.start(turn, hashes[:0] if turn == 0 else hashes[:20], room.bounds())
+        for number in numbers:
+            own = hashes[20 * turn :][10 * number : 10 * number + 10]
+            room.tell(turn, number, own, Bounds(changed=7 - turn))
+        room.tell(turn - 1, 2, hashes[:10], Bounds())  # of an earlier turn, and late
+    assert room.bounds() == Bounds(limit_of(hashes[:40], 20), 6)
+    everything = Room(None)
+    everything.tell(0, 0, hashes, Bounds())
+    assert everything.bounds() == Bounds()
+
+
     raise_failure("")
     with pytest.raises(WeightsError, match="other weights"):
         raise_failure(failure_of(WeightsError("other weights")))

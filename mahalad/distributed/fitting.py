@@ -13,7 +13,7 @@ from mahalad.detectors.checkpoints import Checkpoint, read_in_turns
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.detectors.fitting import FitReader
 from mahalad.detectors.parts import open_reader, pack_reader
-from mahalad.detectors.state import FitState
+from mahalad.detectors.state import Bounds, FitState
 from mahalad.distributed.listing import (
     PART_SIZE,
     Part,
@@ -28,6 +28,7 @@ from mahalad.distributed.listing import (
 from mahalad.distributed.merging import PartRead, Tree
 from mahalad.distributed.pool import Pool
 from mahalad.distributed.session import connect
+from mahalad.distributed.room import SharedRoom
 from mahalad.distributed.working import (
     Setting,
     failure_of,
@@ -122,7 +123,7 @@ def fit(
             raise InputError(
                 "checkpoint is for paths, whose order is known: the Ray dataset has images"
             )
-        state = work.read(dataset, part_size)
+        state = work.read(dataset, part_size, None)
     else:
         entries = entries_of(dataset, keep=to_fit(split), say=warn)
         state = _from_entries(
@@ -137,13 +138,15 @@ def fit(
 class ReadPart:
     """Hold a network in another process, and read parts of images into states by it."""
 
-    def __init__(self, content: Any, setting: Setting) -> None:
+    def __init__(self, content: Any, room: SharedRoom, setting: Setting) -> None:
         import ray
 
         setting.take_over()
         self._folder, self._failure = setting.folder, ""
         try:
             self._reader = open_reader(ray.get(content))
+        self._room, self._bounds = room, Bounds()
+        sent = ray.get(content)
         except MahaladError as error:
             self._failure = failure_of(error)
 
@@ -170,7 +173,9 @@ class ReadPart:
 
         def read(batch_size: int) -> FitState:
             self._reader.features.set_params(batch_size=batch_size)
-            return self._reader.read(sources, groups)
+        self._bounds = self._bounds.lowered(self._room.bounds())
+
+            return self._reader.read(sources, groups, bounds=self._bounds)
 
         before = self._reader.features.batch_size
         try:
@@ -179,6 +184,7 @@ class ReadPart:
             self._reader.features.set_params(batch_size=before)
         return len(sources), self._reader.pack(state)
 
+        self._bounds = self._bounds.lowered(state.bounds)
 
 class _Work:
     """Read tables of parts by a pool of processes, and merge the states."""
@@ -188,23 +194,32 @@ class _Work:
         self._sent = ray.put(pack_reader(reader))
         self._to_merge = ray.put(pack_reader(reader, include_weights=False))
 
-    def parts(self, parts: Iterable[Part]) -> FitState | None:
+    def parts(self, parts: Iterable[Part], before: FitState | None) -> FitState | None:
+        self._room = SharedRoom(ray, reader.recipe.capacity)
         """Read parts into one state; None if there are none."""
         tables, sizes = [], []
         for part in parts:
             tables.append(self._ray.put(as_table(part)))
             sizes.append(len(part.names))
-        return self.read(self._ray.data.from_arrow_refs(tables), 1, sizes) if tables else None
+        if not tables:
+            return None
+        return self.read(self._ray.data.from_arrow_refs(tables), 1, before, sizes)
 
-    def read(self, dataset: Any, batch_size: int, sizes: Sequence[int] = ()) -> FitState | None:
-        """Read a Ray dataset of parts, or of images, into one state, and warn as was warned."""
+    def read(
+        self, dataset: Any, batch_size: int, before: FitState | None, sizes: Sequence[int] = ()
+    ) -> FitState | None:
+        """Read a Ray dataset of parts, or of images, into one state, and warn as was warned.
+
+        The state of the images before them, if any, says what there is room for.
+        """
         done = iter(sizes)
-        tree = Tree(self._ray, self._reader, self._to_merge)
+        self._room.start(before)
+        tree = Tree(self._ray, self._reader, self._to_merge, self._room)
         found = quietly(dataset).map_batches(
             ReadPart,
             batch_size=batch_size,
             batch_format="numpy",
-            fn_constructor_args=(self._sent, Setting.here(self._pool.n_threads)),
+            fn_constructor_args=(self._sent, self._room, Setting.here(self._pool.n_threads)),
             **self._pool.options(self._ray),
         )
         for bundle in quietly(found).iter_internal_ref_bundles():
@@ -227,8 +242,8 @@ def _from_entries(
 ) -> FitState:
     """Read images by their paths, window by window, with a checkpoint after each if asked for."""
 
-    def read_window(window: Iterator[Entry]) -> FitState | None:
-        return work.parts(parts_of(window, part_size))
+    def read_window(window: Iterator[Entry], before: FitState | None) -> FitState | None:
+        return work.parts(parts_of(window, part_size), before)
 
     keeps = None
     if checkpoint is not None:
