@@ -12,7 +12,9 @@ from conftest import make_picture, run
 
 from mahalad import MahalanobisDetector
 from mahalad.distributed import Pool, Scored, fit, score
-from mahalad.errors import InputError
+from mahalad.distributed import pool as distributed_pool
+from mahalad.distributed.working import Setting
+from mahalad.errors import ClusterError, InputError
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
 pytest.importorskip("ray.data", reason="ray[data] is not installed")
@@ -149,6 +151,23 @@ def test_scores_are_the_local_ones_though_a_node_and_the_driver_are_lost(
         run(images[:56])
     with pytest.raises(InputError, match=r"results of another run: fpr was None, is 0\.2"):
         run(images, fpr=0.2)
+
+
+def test_workers_that_cannot_start_are_not_started_for_ever(
+    cluster, make, picture_folder, monkeypatch
+):
+    class Broken:
+        """Ends the process of a worker; it is sent by value."""
+
+        def take_over(self):
+            import os
+
+            os._exit(3)
+
+    monkeypatch.setattr(distributed_pool, "MOST_RESTARTS", 1)
+    monkeypatch.setattr(Setting, "here", lambda n_threads: Broken())
+    with pytest.raises(ClusterError, match=r"a worker failed for good .*worker process has died"):
+        fit(make(), picture_folder / "good", pool=ONE)
 
 
 def test_a_ray_dataset_of_images(cluster, make, picture_folder, tmp_path):

@@ -17,6 +17,7 @@ from mahalad.distributed.session import connect, differences
 from mahalad.distributed.working import (
     failure_of,
     joined_warnings,
+    naming_failures,
     raise_failure,
     warnings_as,
     with_less_memory,
@@ -140,7 +141,6 @@ def test_some_images_with_a_group_and_others_without(tmp_path):
         list(parts_of(entries_of(str(path)), 8))
 
 
-def test_failures_travel_as_text():
 def test_room_is_that_of_all_parts_each_counted_once(rng):
     hashes = rng.integers(0, 2**63, 60).astype(np.uint64)
     hashes[30] = hashes[3]  # of one group, in two parts
@@ -157,11 +157,33 @@ def test_room_is_that_of_all_parts_each_counted_once(rng):
     assert everything.bounds() == Bounds()
 
 
+def test_failures_travel_as_text():
     raise_failure("")
     with pytest.raises(WeightsError, match="other weights"):
         raise_failure(failure_of(WeightsError("other weights")))
     with pytest.raises(MahaladError, match="odd"):
         raise_failure('["NoSuchError", "odd"]')
+
+
+def test_errors_that_nobody_expects_say_who_failed_at_what():
+    with pytest.raises(ClusterError, match=r"a worker on .* failed on a to b: ZeroDivisionError: "):
+        raise_failure(failure_of(ZeroDivisionError("by zero"), "on a to b"))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("Traceback\n  File\nValueError: odd\n", "ValueError: odd"),
+        ("died\n pid\nThe actor is dead because: 2.\nMore\n", "The actor is dead because: 2."),
+        ("", "no reason is known"),
+        ("x" * 500, "x" * 400 + " ..."),
+    ],
+)
+def test_what_ray_says_of_a_worker_that_failed_is_said_in_a_few_words(said, reason):
+    errors = pytest.importorskip("ray", reason="ray is not installed").exceptions
+    with pytest.raises(ClusterError, match=r"for good .* 8 times\): ") as raised, naming_failures():
+        raise errors.RayError(said)
+    assert str(raised.value).endswith(f"times): {reason}")
 
 
 def test_batches_are_halved_while_memory_is_short():

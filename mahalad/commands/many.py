@@ -114,7 +114,7 @@ def score_on_ray(
 
 
 def _quieten() -> None:
-    """Keep what Ray Data tells of its plans from the terminal; where it is missing, nothing."""
+    """Keep what Ray Data tells from the terminal: errors come as ours. Without it, do nothing."""
     with suppress(ImportError):
         import ray.data  # noqa: F401  (it sets levels when it is imported)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -24,21 +24,23 @@ from mahalad.distributed.listing import (
     named_images,
     part_of,
     parts_of,
+    span_of,
 )
 from mahalad.distributed.merging import PartRead, Tree
 from mahalad.distributed.pool import Pool
-from mahalad.distributed.session import connect
 from mahalad.distributed.room import SharedRoom
+from mahalad.distributed.session import connect
 from mahalad.distributed.working import (
     Setting,
     failure_of,
     give_warnings,
+    naming_failures,
     quietly,
     warn,
     warnings_as,
     with_less_memory,
 )
-from mahalad.errors import InputError, MahaladError, UnreadableImageWarning
+from mahalad.errors import InputError, UnreadableImageWarning
 from mahalad.images.manifests import Entry, to_fit
 
 WINDOW = 1_000_000
@@ -143,12 +145,12 @@ class ReadPart:
 
         setting.take_over()
         self._folder, self._failure = setting.folder, ""
-        try:
-            self._reader = open_reader(ray.get(content))
         self._room, self._bounds = room, Bounds()
         sent = ray.get(content)
-        except MahaladError as error:
-            self._failure = failure_of(error)
+        try:
+            self._reader = open_reader(sent)
+        except Exception as error:
+            self._failure = failure_of(error, "to make its network")
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
         """Read a part, a row of a table of parts or a batch of images, into a state."""
@@ -158,8 +160,8 @@ class ReadPart:
         try:
             with warnings_as(texts):
                 n, state = self._read(batch)
-        except MahaladError as error:
-            return PartRead(0, failure=failure_of(error)).as_table()
+        except Exception as error:
+            return PartRead(0, failure=failure_of(error, f"on {span_of(batch)}")).as_table()
         return PartRead(n, state, texts).as_table()
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[int, bytes]:
@@ -171,10 +173,10 @@ class ReadPart:
             sources = named_images(batch)
             groups = [str(group) for group in batch["group"]] if "group" in batch else None
 
-        def read(batch_size: int) -> FitState:
-            self._reader.features.set_params(batch_size=batch_size)
         self._bounds = self._bounds.lowered(self._room.bounds())
 
+        def read(batch_size: int) -> FitState:
+            self._reader.features.set_params(batch_size=batch_size)
             return self._reader.read(sources, groups, bounds=self._bounds)
 
         before = self._reader.features.batch_size
@@ -182,9 +184,9 @@ class ReadPart:
             state = with_less_memory(read, before)
         finally:
             self._reader.features.set_params(batch_size=before)
+        self._bounds = self._bounds.lowered(state.bounds)
         return len(sources), self._reader.pack(state)
 
-        self._bounds = self._bounds.lowered(state.bounds)
 
 class _Work:
     """Read tables of parts by a pool of processes, and merge the states."""
@@ -193,9 +195,9 @@ class _Work:
         self._ray, self._pool, self._reader, self._progress = ray, pool, reader, progress
         self._sent = ray.put(pack_reader(reader))
         self._to_merge = ray.put(pack_reader(reader, include_weights=False))
+        self._room = SharedRoom(ray, reader.recipe.capacity)
 
     def parts(self, parts: Iterable[Part], before: FitState | None) -> FitState | None:
-        self._room = SharedRoom(ray, reader.recipe.capacity)
         """Read parts into one state; None if there are none."""
         tables, sizes = [], []
         for part in parts:
@@ -222,11 +224,12 @@ class _Work:
             fn_constructor_args=(self._sent, self._room, Setting.here(self._pool.n_threads)),
             **self._pool.options(self._ray),
         )
-        for bundle in quietly(found).iter_internal_ref_bundles():
-            for table in bundle.block_refs:
-                tree.add(table)
-            self._progress(sum(islice(done, bundle.num_rows())))
-        state, about = tree.result()
+        with naming_failures():
+            for bundle in quietly(found).iter_internal_ref_bundles():
+                for table in bundle.block_refs:
+                    tree.add(table)
+                self._progress(sum(islice(done, bundle.num_rows())))
+            state, about = tree.result()
         give_warnings(about.warnings, stacklevel=6)
         return state
 

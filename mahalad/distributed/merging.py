@@ -10,6 +10,8 @@ from typing import Any
 from mahalad.detectors.fitting import FitReader
 from mahalad.detectors.parts import open_reader
 from mahalad.detectors.state import FitState
+from mahalad.distributed.pool import MOST_RESTARTS
+from mahalad.distributed.room import SharedRoom
 from mahalad.distributed.working import joined_warnings, raise_failure
 
 FAN_IN = 8
@@ -68,19 +70,19 @@ class Tree:
         Merges what is left in the end, here.
     sent : reference to bytes
         The reader as `pack_reader` gives it, for other processes.
-    """
-
     room : SharedRoom
         Is told what is kept of the parts.
+    """
+
     def __init__(self, ray: Any, reader: FitReader, sent: Any, room: SharedRoom) -> None:
         self._ray, self._reader, self._sent, self._room = ray, reader, sent, room
         # Without a CPU of their own, merges never wait for the pool.
-        self._merge = ray.remote(num_cpus=0, max_retries=-1)(merge_tables)
+        self._merge = ray.remote(num_cpus=0, max_retries=MOST_RESTARTS)(merge_tables)
         self._levels: list[list[Any]] = []
         self._pending: list[Any] = []
+        self._n_told = 0
 
     def add(self, table: Any, level: int = 0) -> None:
-        self._n_told = 0
         """Add a reference to the next table of parts."""
         if level == len(self._levels):
             self._levels.append([])
@@ -98,14 +100,14 @@ class Tree:
             What went wrong elsewhere.
         """
         left = [table for level in reversed(self._levels) for table in level]
-        self._levels, self._pending = [], []
-        found = (part for table in left for part in parts_in(self._ray.get(table)))
         while len(left) > FAN_IN:
             together = [left[i : i + FAN_IN] for i in range(0, len(left), FAN_IN)]
             left = [
                 self._merged(tables, of_parts=False) if len(tables) > 1 else tables[0]
                 for tables in together
             ]
+        self._levels, self._pending = [], []
+        found = (part for table in left for part in parts_in(self._ray.get(table)))
         return merged_parts(found, self._reader)
 
     def _merged(self, tables: list[Any], *, of_parts: bool) -> Any:
@@ -131,11 +133,11 @@ def merge_tables(sent: bytes, told: tuple[SharedRoom, int] | None, *tables: Any)
         return failures[0].as_table()
     parts = (part for table in tables for part in parts_in(table))
     state, about = merged_parts(parts, reader)
-    packed = b"" if state is None else reader.pack(state)
-    return PartRead(about.n, packed, about.warnings).as_table()
     if state is not None and told is not None:
         room, number = told
         room.tell(number, state)
+    packed = b"" if state is None else reader.pack(state)
+    return PartRead(about.n, packed, about.warnings).as_table()
 
 
 def merged_parts(parts: Iterable[PartRead], reader: FitReader) -> tuple[FitState | None, PartRead]:

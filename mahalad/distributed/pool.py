@@ -8,6 +8,9 @@ from typing import Any
 
 from mahalad.errors import ClusterError, InputError
 
+MOST_RESTARTS = 8
+"""Times that a process which is lost is started again, and that its work is done again."""
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -106,6 +109,7 @@ class Pool:
         """Give the options of `Dataset.map_batches` for a pool that is `sized`."""
         strategy = ray.data.ActorPoolStrategy(size=self.n_workers)
         found: dict[str, Any] = {"compute": strategy, "num_cpus": self.cpus}
+        found |= {"max_restarts": MOST_RESTARTS, "max_task_retries": MOST_RESTARTS}
         return found | ({"num_gpus": self.gpus} if self.gpus else {})
 
 
