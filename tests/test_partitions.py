@@ -140,6 +140,15 @@ def test_parts_bring_only_what_there_is_room_for(options, grouped, network, pict
     assert merged.store.n_kept <= 6 < merged.store.n_seen == N_IMAGES
 
 
+def test_a_state_that_is_sent_knows_what_it_dropped(network, pictures):
+    """Also if it had more than it keeps until then; else a later image could take that room."""
+    detector = MahalanobisDetector(**network, scope="image", max_stored=20, fpr=0.1)
+    reader = detector.reader()
+    sent = reader.unpack(reader.pack(reader.read(pictures[:24], [i // 3 for i in range(24)])))
+    assert sent.store.n_seen == 24 and sent.store.n_kept == 18
+    assert sent.store.hashes.max() < sent.bounds.kept
+
+
 def test_features_merge_exactly_whatever_the_scorer(rng):
     X = rng.normal(size=(80, 6)) * [1, 2, 3, 4, 5, 100] + 50
     new = rng.normal(size=(5, 6)) + 50

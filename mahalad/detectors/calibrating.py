@@ -145,7 +145,7 @@ def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> C
             + (f"; {len(state.unreadable)} could not be read" if state.unreadable else "")
             + f": {more_images(store.n_seen)}"
         )
-    if recipe.capacity is not None and store.limit is not None and len(group_names(store)) < 2:
+    if recipe.capacity is not None and len(group_names(store)) < 2 and store.limit is not None:
         raise CalibrationError(
             f"groups are kept as a whole, and of {store.n_seen} images there is room for "
             f"{recipe.capacity} (max_stored), which is less than two groups: give a larger "

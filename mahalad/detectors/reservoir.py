@@ -256,12 +256,13 @@ def store_arrays(name: str, store: FeatureStore) -> dict[str, NDArray[Any]]:
 
 def store_record(store: FeatureStore) -> dict[str, Any]:
     """Describe, as JSON, what `store_arrays` leaves out."""
+    names = [] if store.is_empty else store.kept.names.tolist()  # first: this sets the limit
     return {
         "n_images": store.n_seen,
         "limit": store.limit,
         "whole_groups": store.whole,
         "groups": group_names(store),
-        "names": [] if store.is_empty else store.kept.names.tolist(),
+        "names": names,
     }
 
 
