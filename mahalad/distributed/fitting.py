@@ -34,8 +34,8 @@ from mahalad.distributed.working import (
     Setting,
     failure_of,
     give_warnings,
+    mapped,
     naming_failures,
-    quietly,
     warn,
     warnings_as,
     with_less_memory,
@@ -217,15 +217,10 @@ class _Work:
         done = iter(sizes)
         self._room.start(before)
         tree = Tree(self._ray, self._reader, self._to_merge, self._room)
-        found = quietly(dataset).map_batches(
-            ReadPart,
-            batch_size=batch_size,
-            batch_format="numpy",
-            fn_constructor_args=(self._sent, self._room, Setting.here(self._pool.n_threads)),
-            **self._pool.options(self._ray),
-        )
+        told = self._sent, self._room
+        found = mapped(self._ray, self._pool, dataset, ReadPart, batch_size, told)
         with naming_failures():
-            for bundle in quietly(found).iter_internal_ref_bundles():
+            for bundle in found.iter_internal_ref_bundles():
                 for table in bundle.block_refs:
                     tree.add(table)
                 self._progress(sum(islice(done, bundle.num_rows())))

@@ -34,8 +34,8 @@ from mahalad.distributed.working import (
     Setting,
     failure_of,
     give_warnings,
+    mapped,
     naming_failures,
-    quietly,
     raise_failure,
     warn,
     warnings_as,
@@ -261,15 +261,9 @@ class _Work:
 
     def score(self, dataset: Any, batch_size: int) -> None:
         """Score a Ray dataset of parts, or of images."""
-        found = quietly(dataset).map_batches(
-            ScorePart,
-            batch_size=batch_size,
-            batch_format="numpy",
-            fn_constructor_args=(*self._told, Setting.here(self._pool.n_threads)),
-            **self._pool.options(self._ray),
-        )
+        found = mapped(self._ray, self._pool, dataset, ScorePart, batch_size, self._told)
         with naming_failures():
-            for row in quietly(found).iter_rows():
+            for row in found.iter_rows():
                 self._write(row)
 
     def _write(self, found: Mapping[str, Any]) -> None:

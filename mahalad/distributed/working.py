@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from mahalad import errors
-from mahalad.distributed.pool import MOST_RESTARTS
+from mahalad.distributed.pool import MOST_RESTARTS, Pool
 from mahalad.errors import ClusterError, MahaladError, UnreadableImageWarning
 
 MOST_WARNINGS = 50
@@ -167,6 +167,21 @@ def give_warnings(counts: Mapping[str, int], stacklevel: int = 3) -> None:
 def warn(text: str) -> None:
     """Warn of what a manifest says."""
     warnings.warn(text, stacklevel=4)
+
+
+def mapped(ray: Any, pool: Pool, dataset: Any, work: Any, batch_size: int, told: Any) -> Any:
+    """Give the Ray dataset of what a pool makes of another one; `told` is what it is made with."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*ray_remote_args")  # there is no other way to restarts
+        return quietly(
+            quietly(dataset).map_batches(
+                work,
+                batch_size=batch_size,
+                batch_format="numpy",
+                fn_constructor_args=(*told, Setting.here(pool.n_threads)),
+                **pool.options(ray),
+            )
+        )
 
 
 def quietly(dataset: Any) -> Any:
