@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -151,6 +155,40 @@ def test_scores_are_the_local_ones_though_a_node_and_the_driver_are_lost(
         run(images[:56])
     with pytest.raises(InputError, match=r"results of another run: fpr was None, is 0\.2"):
         run(images, fpr=0.2)
+
+
+DRIVER = """
+    import os, signal, sys
+    from mahalad import MahalanobisDetector
+    from mahalad.distributed import Pool, fit
+    address, weights, good, state, kill = sys.argv[1:]
+    done = 0
+    def progress(n):
+        global done
+        done += n
+        if done >= int(kill):
+            os.kill(os.getpid(), signal.SIGKILL)
+    detector = MahalanobisDetector("test_efficientnet", weights=weights, input_size=64,
+                                   batch_size=8, scope="image", fpr=0.1, max_stored=30)
+    fit(detector, good, checkpoint=state, checkpoint_every=24, address=address,
+        pool=Pool(1, cpus=0.9), part_size=8, progress=progress)
+"""
+
+
+def test_a_fit_whose_driver_is_killed_goes_on(
+    cluster, make, small_weights, picture_folder, tmp_path, rng
+):
+    """At any image after the checkpoint of 24; `benchmarks/distributed.py killed` does more."""
+    good, state = picture_folder / "good", tmp_path / "state"
+    given = map(str, (cluster.address, small_weights, good, state, rng.integers(25, 40)))
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(DRIVER), *given])
+    assert killed.returncode == -signal.SIGKILL and state.exists()
+    done = []
+    options = {"checkpoint": state, "checkpoint_every": 24, "part_size": 8, "pool": ONE}
+    found = fit(make(scope="image", max_stored=30), good, **options, progress=done.append)
+    assert done[0] == 24 and sum(done) == 40
+    whole = make(scope="image", max_stored=30).fit(good)
+    assert_same(found, whole, picture_folder / "test")
 
 
 def test_workers_that_cannot_start_are_not_started_for_ever(
