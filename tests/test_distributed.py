@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,10 @@ from mahalad.distributed import Pool, Scored, fit, score
 from mahalad.distributed import pool as distributed_pool
 from mahalad.distributed.working import Setting
 from mahalad.errors import ClusterError, InputError
+from mahalad.features import BackboneFeatures
+from mahalad.features.extraction import Extracted
+from mahalad.files.container import read_model
+from mahalad.metric.classifier import MetricKNNClassifier
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
 pytest.importorskip("ray.data", reason="ray[data] is not installed")
@@ -234,6 +239,39 @@ def test_what_is_refused_before_the_work(cluster, make, picture_folder, tmp_path
     detector = make(scope="image").fit(good)
     with pytest.raises(InputError, match=r"something else in it \(notes\.txt\)"):
         score(detector, good, tmp_path)
+
+
+def test_a_classifier_is_tuned_to_features_of_the_cluster(
+    cluster, picture_folder, small_weights, tmp_path
+):
+    """One image cannot be read; the model is that of features of this machine."""
+    if ray.cluster_resources()["CPU"] < 2:  # this test runs alone
+        cluster.add_node(**NODE)
+        cluster.wait_for_nodes()
+    labelled, models = tmp_path / "labelled", [tmp_path / "here", tmp_path / "there"]
+    shutil.copytree(picture_folder / "test", labelled)
+    (labelled / "spot" / "999.png").write_bytes(b"none")
+    network = ["--backbone", "test_efficientnet", "--weights", small_weights, "--size", "64",
+               "--levels", "head", "--batch-size", "8", "--neighbors", "3"]  # fmt: skip
+    for model, told in zip(models, ([], ["--ray", "auto", "--workers", "1"]), strict=True):
+        result = run("tune", labelled, "-o", model, "--no-projection", *network, *told)
+        assert result.exit_code == 3, result.output
+        assert "16 labelled images (good 8, spot 8)" in result.stderr
+        assert "999.png" in result.stderr
+    (header, arrays), (wanted_header, wanted) = map(read_model, models)
+    assert header == wanted_header and arrays.keys() == wanted.keys()
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(arrays[name], values, err_msg=name)
+    result = run("tune", labelled, "-o", tmp_path / "x", "--ray", "auto", "--cache", tmp_path)
+    assert result.exit_code == 2 and "--cache is of this machine" in result.stderr
+
+
+def test_features_of_another_encoder_are_refused(small_weights, picture_folder):
+    features = {"head": np.ones((16, 4))}
+    found = Extracted([], features, {"backbone": "another"})
+    encoder = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64)
+    with pytest.raises(InputError, match="are of another encoder"):
+        MetricKNNClassifier(encoder).fit(found, ["a", "b"] * 8)
 
 
 def test_command_lines(cluster, picture_folder, small_weights, tmp_path):

@@ -84,6 +84,7 @@ NAMES = {
     "mahalad.distributed": {
         "Pool": "class",
         "Scored": "class",
+        "extract": "function",
         "fit": "function",
         "score": "function",
     },

@@ -1,4 +1,4 @@
-"""`fit --ray` and `score --ray`: the same work on many machines."""
+"""`fit --ray`, `score --ray` and `tune --ray`: the same work on many machines."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mahalad.commands.progress import counted_progress
 if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
     from mahalad.distributed.results import Scored
+    from mahalad.features.extraction import Extracted
 
 _HERE = ""
 
@@ -110,6 +111,20 @@ def score_on_ray(
             address=address or None,
             pool=Pool(workers),
             progress=progress,
+        )
+
+
+def extract_on_ray(
+    encoder: Any, names: list[str], what: str, *, address: str, workers: int | None
+) -> Extracted:
+    """Compute features of images on many machines, under a progress bar."""
+    from mahalad.distributed.extracting import extract
+    from mahalad.distributed.pool import Pool
+
+    _quieten()
+    with counted_progress(what, len(names)) as progress:
+        return extract(
+            encoder, names, address=address or None, pool=Pool(workers), progress=progress
         )
 
 
