@@ -1,4 +1,4 @@
-"""`fit --ray`, `score --ray` and `tune --ray`: the same work on many machines."""
+"""`--ray`: its options, and the work of `fit` and `score` on many machines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from mahalad.commands.progress import counted_progress
 if TYPE_CHECKING:
     from mahalad.detectors.detector import AnomalyDetector
     from mahalad.distributed.results import Scored
-    from mahalad.features.extraction import Extracted
 
 _HERE = ""
 
@@ -68,7 +67,7 @@ def fit_on_ray(
     from mahalad.distributed.fitting import fit
     from mahalad.distributed.pool import Pool
 
-    _quieten()
+    quieten()
     with counted_progress("fit", total) as progress:
         fit(
             detector,
@@ -98,7 +97,7 @@ def score_on_ray(
     from mahalad.distributed.pool import Pool
     from mahalad.distributed.scoring import score
 
-    _quieten()
+    quieten()
     with counted_progress("score", total) as progress:
         return score(
             model,
@@ -114,21 +113,7 @@ def score_on_ray(
         )
 
 
-def extract_on_ray(
-    encoder: Any, names: list[str], what: str, *, address: str, workers: int | None
-) -> Extracted:
-    """Compute features of images on many machines, under a progress bar."""
-    from mahalad.distributed.extracting import extract
-    from mahalad.distributed.pool import Pool
-
-    _quieten()
-    with counted_progress(what, len(names)) as progress:
-        return extract(
-            encoder, names, address=address or None, pool=Pool(workers), progress=progress
-        )
-
-
-def _quieten() -> None:
+def quieten() -> None:
     """Keep what Ray Data tells from the terminal: errors come as ours. Without it, do nothing."""
     with suppress(ImportError):
         import ray.data  # noqa: F401  (it sets levels when it is imported)

@@ -21,7 +21,8 @@ from mahalad.commands.embedding_options import (
     seed_option,
 )
 from mahalad.commands.gathering import gather, gather_labelled, pages_option
-from mahalad.commands.many import check_workers, extract_on_ray, ray_options
+from mahalad.commands.many import check_workers, ray_options
+from mahalad.commands.many_labelled import extract_on_ray
 from mahalad.commands.options import Fpr, Share, decorate, is_given
 from mahalad.commands.paths import check_output, force_option
 from mahalad.errors import InputError, MahaladError

@@ -18,6 +18,7 @@ from PIL import Image
 from mahalad import errors
 from mahalad.distributed.pool import MOST_RESTARTS, Pool
 from mahalad.errors import ClusterError, MahaladError, UnreadableImageWarning
+from mahalad.index.contract import IndexUnavailableError
 
 MOST_WARNINGS = 50
 """Different warnings that are kept."""
@@ -77,7 +78,8 @@ def raise_failure(failure: str) -> None:
     """Raise the error that was described, unless the text is empty."""
     if failure:
         name, text = json.loads(failure)
-        raise getattr(errors, name, MahaladError)(text)
+        known = {**vars(errors), "IndexUnavailableError": IndexUnavailableError}
+        raise known.get(name, MahaladError)(text)
 
 
 @contextmanager
