@@ -6,7 +6,8 @@
     python benchmarks/distributed.py killed --counts 2000
 
 `exact` compares a fit on two nodes with the local one. `rates` compares two workers with one
-process on the same cores, by images a second, and times the stages of both. `memory` fits and
+process on the same cores, by images a second, and times the stages of both, also in seconds of
+cores, which other work on the machine changes little. `memory` fits and
 scores a list of generated pictures of 64 pixels with a tiny network of random weights, and gives
 the peaks of the driver and of the largest worker. `killed` kills the driver of such a fit and of
 its scores at three random points, and compares the result with that of a run that is not killed.
@@ -19,7 +20,6 @@ import contextlib
 import logging
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -81,10 +81,14 @@ def rates(folder: Path, size: int, count: int) -> None:
     images = list(islice(cycle(paths), count))
 
     def timed(what: str, n: int, work: Any) -> Any:
-        started = time.perf_counter()
+        started, before = time.perf_counter(), time.process_time()
         found = work()
-        seconds = time.perf_counter() - started
-        print(f"{what}: {n / seconds:8.1f} a second ({seconds:.1f} s for {n})", flush=True)
+        seconds, of_cores = time.perf_counter() - started, time.process_time() - before
+        print(
+            f"{what}: {n / seconds:8.1f} a second ({seconds:.1f} s for {n}; of cores, in this "
+            f"process, {of_cores:.1f} s)",
+            flush=True,
+        )
         return found
 
     detector = MahalanobisDetector(input_size=size)
@@ -96,31 +100,61 @@ def rates(folder: Path, size: int, count: int) -> None:
     timed("parts merged", 1, lambda: part.merge(other))
     timed("calibrations", 1, lambda: detector.fit_state(reader, part))
     timed("score, one process, all cores, images", count, lambda: list(detector.inspect(images)))
+    ticks: list[tuple[float, int]] = []
+
+    def progress(n: int) -> None:
+        ticks.append((time.perf_counter(), n))
+
+    def say_steady(what: str) -> None:
+        """Say how fast it was between the first parts and the last."""
+        done = [(at, n) for at, n in ticks if n]
+        first = 2  # parts, one of each worker, which waited for its network
+        n = sum(n for _, n in done[first:])
+        print(
+            f"{what}: {n / (done[-1][0] - done[first - 1][0]):8.1f} a second, once they have begun"
+        )
+        ticks.clear()
+
     with two_nodes(), tempfile.TemporaryDirectory() as rows:
-        options = {"pool": POOL, "part_size": 32}
+        options = {"pool": POOL, "part_size": 32, "progress": progress}
+        timed("fit, two nodes, with the start of workers, images", count, lambda: fit(
+            MahalanobisDetector(input_size=size), images, **options))  # fmt: skip
+        say_steady("fit, two nodes, images")
         timed("score, two nodes, with the start of workers, images", count, lambda: score(
             detector, images, Path(rows) / "a", **options))  # fmt: skip
+        say_steady("score, two nodes, images")
         size_of = sum(path.stat().st_size for path in (Path(rows) / "a").iterdir())
         print(f"bytes of a row in Parquet: {size_of / count:.0f}")
 
 
 class Peaks(threading.Thread):
-    """Watch the processes of Ray that work, and keep the highest memory of one, in MiB."""
+    """Watch this process and those of Ray that work, twice a second; highest memory of one, in MiB.
+
+    `driver` and `worker` are memory of a process alone; `shared` is that of the object store which
+    a worker has touched, and which counts among the memory of each that did.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.highest = 0.0
+        self.driver = self.worker = self.shared = 0.0
 
     def run(self) -> None:
         while True:
-            for status in Path("/proc").glob("[0-9]*/status"):
+            self.driver = max(self.driver, self._memory("self")[0])
+            for folder in Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError):
-                    text = status.read_text()
-                    name = (status.parent / "cmdline").read_text()
+                    name = (folder / "cmdline").read_text()
                     if "MapWorker" in name or "merge_tables" in name:
-                        peak = re.search(r"VmHWM:\s+(\d+)", text)
-                        self.highest = max(self.highest, int(peak[1]) / 1024 if peak else 0.0)
+                        own, shared = self._memory(folder.name)
+                        self.worker, self.shared = max(self.worker, own), max(self.shared, shared)
             time.sleep(0.5)
+
+    @staticmethod
+    def _memory(process: str) -> tuple[float, float]:
+        text = Path(f"/proc/{process}/status").read_text()
+        found = re.findall(r"(Rss\w+):\s+(\d+)", text)
+        sizes = {name: int(size) / 1024 for name, size in found}
+        return sizes["RssAnon"] + sizes["RssFile"], sizes["RssShmem"]
 
 
 def generated(folder: Path, count: int) -> Path:
@@ -158,9 +192,9 @@ def memory(count: int) -> None:
         fitted = time.perf_counter() - started
         score(detector, manifest, folder / "rows", **options)
         scored = time.perf_counter() - started - fitted
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(
-            f"{count:7} images: driver {peak:6.0f} MiB, largest worker {peaks.highest:6.0f} MiB; "
+            f"{count:7} images: driver {peaks.driver:6.0f} MiB, largest worker "
+            f"{peaks.worker:6.0f} MiB, and {peaks.shared:6.0f} MiB of the object store; "
             f"fit {fitted:.0f} s, score {scored:.0f} s",
             flush=True,
         )
