@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from mahalad.detectors.state import Bounds
 from mahalad.distributed.listing import entries_of, parts_of
 from mahalad.distributed.pool import Pool
 from mahalad.distributed.results import Folder
-from mahalad.distributed.room import Room
+from mahalad.distributed.room import Room, SharedRoom
 from mahalad.distributed.session import connect, differences
 from mahalad.distributed.working import (
     failure_of,
@@ -155,6 +156,20 @@ def test_room_is_that_of_all_parts_each_counted_once(rng):
     everything = Room(None)
     everything.tell(0, 0, hashes, Bounds())
     assert everything.bounds() == Bounds()
+
+
+@pytest.mark.parametrize("error", ["GetTimeoutError", "ActorDiedError"])
+def test_a_room_that_does_not_answer_bounds_nothing(error, monkeypatch):
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+
+    def get(reference, timeout):
+        raise getattr(ray.exceptions, error)
+
+    monkeypatch.setattr(ray, "get", get)
+    actor = SimpleNamespace(bounds=SimpleNamespace(remote=lambda: None))
+    made = SimpleNamespace(remote=lambda capacity: actor)
+    room = SharedRoom(SimpleNamespace(remote=lambda num_cpus: lambda kind: made), 5)
+    assert room.bounds() == Bounds()
 
 
 def test_failures_travel_as_text():

@@ -98,6 +98,6 @@ class SharedRoom:
 
         try:
             found: Bounds = ray.get(self._room.bounds.remote(), timeout=_PATIENCE)
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        except ray.exceptions.RayError:  # also where it did not answer in time
             return Bounds()
         return found
