@@ -116,7 +116,9 @@ def test_an_index_is_that_of_one_process_also_after_an_interruption(
     assert ids == [*range(16), *(16 + i for i in good)] and texts == wanted_texts
     np.testing.assert_allclose(vectors, wanted, atol=1e-4)  # float32, in other batches
     assert list(classifier.classes_) == list(whole.classes_) == ["good", "spot", "dent"]
+    classifier.relabel([18], "spot")
     again = adding.add(classifier, manifest, **options)
+    assert classifier.index_.get([18]).labels.tolist() == ["spot"]
     assert (again.n_added, again.n_there, again.n_unreadable) == (0, 19, 1)
 
 
@@ -124,8 +126,11 @@ def test_what_is_refused(workers, make, picture_folder, tmp_path):
     paths = [str(picture_folder / "good" / "000.png")]
     with pytest.raises(InputError, match="in its file, where other machines cannot write: copy it"):
         adding.add(make(None), paths, "good")
+    classifier = make(WHERE)
     with pytest.raises(InputError, match=r"000\.png: has no label"):
-        adding.add(make(WHERE), paths)
+        adding.add(classifier, paths)
+    with pytest.raises(InputError, match=r"id 3 is that of .*/103\.png, and .*/000\.png was to"):
+        adding.add(classifier, paths, "good", first_id=3)
 
 
 def test_command_line(workers, make, picture_folder, tmp_path):

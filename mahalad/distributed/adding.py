@@ -55,8 +55,8 @@ class Added:
     first_id : int
         Id of the first image; the others follow in the order of the data set.
     n_added, n_there, n_unreadable : int
-        Images that were added in this run; that an earlier one had added, under the same id, path
-        and label; and that cannot be read, whose ids stay free.
+        Images that were added in this run; that were there under the same id, perhaps with another
+        label by now; and that cannot be read, whose ids stay free.
     errors : list of str
         Why images could not be read, the first 1,000.
     """
@@ -127,8 +127,8 @@ def add(
     ClusterError
         The cluster cannot be reached, has too little, or its machines have other versions.
     InputError
-        An index that is not on a server, images without a label or with one that is not known, no
-        images, or a pool that takes every CPU.
+        An index that is not on a server, images without a label or with one that is not known, ids
+        of other images, no images, or a pool that takes every CPU.
 
     Notes
     -----
@@ -216,14 +216,25 @@ class AddPart:
         return {"n_added": n_added, "n_there": int((~new).sum()), "errors": errors}
 
     def _missing(self, part: Part, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which images are not there under their ids, with their paths and labels."""
+        """Which images are not there under their ids; a label that was corrected stays.
+
+        Raises
+        ------
+        InputError
+            An id is that of another image.
+        """
         stored = self._classifier.index_.get(ids)
-        there = {
-            (int(number), str(path), str(label))
-            for number, path, label in zip(stored.ids, stored.paths, stored.labels, strict=True)
-        }
-        wanted = zip(ids.tolist(), part.names, part.groups, strict=True)
-        return np.array([one not in there for one in wanted], dtype=bool)
+        there = np.isin(ids, stored.ids)
+        wanted = np.array(part.names, dtype=object)[there]
+        other = np.flatnonzero(stored.paths != wanted)
+        if len(other):
+            first = other[0]
+            raise InputError(
+                f"id {stored.ids[first]} is that of {stored.paths[first]}, and {wanted[first]} was "
+                f"to have it: with first_id={self._first_id}, give the images of the run which was "
+                "broken off, in the same order; or leave it out"
+            )
+        return ~there
 
 
 def _labelled(
