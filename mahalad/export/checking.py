@@ -9,10 +9,13 @@ import numpy as np
 
 from mahalad.errors import ModelFileError
 from mahalad.features.golden import golden_images
+from mahalad.result import Result
 from mahalad.runtime.detector import OnnxDetector
 
 SCORE_RTOL = 1e-4
-"""Largest change of a score, relative to it (of standardized ones below 1, absolute)."""
+"""Largest change of a score, relative to it; of standardized ones below 1, absolute; of images of
+the fit that are scored as if they were none, relative to the threshold: of the distance of one to
+itself nothing but rounding is left."""
 MAP_ATOL = 1e-3
 """Largest change of a map, in standard deviations of good images where it is above their mean, or
 of the largest share. Below the mean it is how alike a place is to a good one: of one that is in the
@@ -82,7 +85,7 @@ def compare(detector: Any, exported: OnnxDetector, X: Any = None) -> Parity:
             n_changed += wanted.error != found.error
             continue
         n += 1
-        unit = max(abs(wanted.score), 1.0 if standardized else np.finfo(float).tiny)
+        unit = max(abs(wanted.score), _least(wanted, standardized))
         off["score"] = max(off["score"], _size(found.score - wanted.score) / unit)
         off["p_value"] = max(off["p_value"], _size(found.p_value - wanted.p_value))
         n_changed += found.anomaly != wanted.anomaly
@@ -91,6 +94,14 @@ def compare(detector: Any, exported: OnnxDetector, X: Any = None) -> Parity:
                 off["map"], _off_map(found.anomaly_map, wanted.anomaly_map, standardized)
             )
     return Parity(n, n_unreadable, off["score"], off["p_value"], off["map"], n_changed)
+
+
+def _least(wanted: Result, standardized: bool) -> float:
+    """What a difference is relative to at the least."""
+    if standardized:
+        return 1.0
+    tiny = float(np.finfo(float).tiny)
+    return max(abs(wanted.threshold or 0.0), tiny) if wanted.in_fit else tiny
 
 
 def _off_map(found: Any, wanted: Any, standardized: bool) -> float:

@@ -118,8 +118,8 @@ def check_exportable(detector: Any) -> None:
     if not isinstance(scorer, (PatchScorer, LevelSum)):
         raise InputError(
             f"a {type(detector).__name__} whose scorer is {type(scorer).__name__} cannot be "
-            "exported: Gaussians can (`fit` with the default --scorer), and the distances l2 and "
-            "sed"
+            "exported: Gaussians can (`fit` with the default --scorer), nearest neighbours (knn), "
+            "and the distances l2 and sed"
         )
 
 
