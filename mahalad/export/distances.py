@@ -83,7 +83,9 @@ class PooledGaussian(nn.Module):
     def precise(self, z: Tensor) -> Tensor:
         """Give Sigma^-1 z of differences z (n, D) to the mean."""
         y = z @ self.basis
-        inside = (y / self.variances) @ self.basis.transpose(-1, -2)
+        # Not (y / variances) @ basis.T: OpenVINO takes a square constant that is a second factor
+        # twice, once transposed, for one and the same.
+        inside = (self.basis @ (y / self.variances).transpose(0, 1)).transpose(0, 1)
         return (
             inside if self.whole else inside + (z - y @ self.basis.transpose(-1, -2)) / self.ridge
         )

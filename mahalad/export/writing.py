@@ -7,10 +7,12 @@ import io
 import json
 import warnings
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mahalad.detectors.file import golden_scores
 from mahalad.errors import CalibrationError, InputError, MissingExtraError
@@ -18,6 +20,7 @@ from mahalad.export.graph import Graph, check_exportable, no_fraction
 from mahalad.features.golden import GOLDEN_SEED
 from mahalad.files.onnx import FORMAT_VERSION, KEY, encode, sealed
 from mahalad.files.spec import to_spec
+from mahalad.runtime.by_openvino import openvino
 from mahalad.scorers.capabilities import capabilities_of, degrees_of_freedom, score_names
 from mahalad.thresholds.chi_square import NominalChiSquareThreshold
 from mahalad.thresholds.conformal import ConformalThreshold
@@ -27,21 +30,25 @@ OPSETS = range(17, 21)
 GOLDEN_RTOL = 1e-4
 
 
-def check_installed() -> Any:
-    """Import the package onnx, and see that onnxruntime is there.
+def check_installed(format: str = "onnx") -> Any:
+    """Import what an export needs: the package onnx, and see that the engine is there.
 
     Raises
     ------
     MissingExtraError
         One is not.
     """
+    if format == "openvino":
+        openvino()
     try:
         import onnx
-        import onnxruntime  # noqa: F401
+
+        if format == "onnx":
+            import onnxruntime  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
             f"export needs the package {error.name}, which is not installed: "
-            'pip install "mahalad[onnx]"'
+            f'pip install "mahalad[{format}]"'
         ) from error
     return onnx
 
@@ -58,19 +65,55 @@ def check_opset(opset: int) -> None:
         raise InputError(f"opset {opset} is {why}; give {OPSETS[0]} to {OPSETS[-1]}")
 
 
+@dataclass(frozen=True)
+class Written:
+    """A detector as ONNX, before a file is made of it.
+
+    Attributes
+    ----------
+    graph : bytes
+        All inputs must be given.
+    defaults : dict of str to ndarray
+        Of those that need not be.
+    record : str
+        JSON: what judging needs beside the graph.
+    """
+
+    graph: bytes
+    defaults: dict[str, NDArray[Any]]
+    record: str
+
+
 def onnx_of(detector: Any, opset: int = OPSETS[0]) -> bytes:
     """Write a fitted detector as ONNX, sealed by a checksum.
 
     Raises
     ------
+    InputError, MissingExtraError, CalibrationError
+        As `write`.
+    """
+    onnx = check_installed()
+    written = write(detector, opset)
+    model = onnx.load_from_string(written.graph)
+    for name, value in written.defaults.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    model.producer_name, model.producer_version = "mahalad", importlib.metadata.version("mahalad")
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, written.record
+    content: bytes = sealed(model.SerializeToString())
+    return content
+
+
+def write(detector: Any, opset: int = OPSETS[0]) -> Written:
+    """Write a fitted detector as ONNX.
+
+    Raises
+    ------
     InputError
         It cannot be exported.
-    MissingExtraError
-        The package onnx is not installed.
     CalibrationError
         It has no threshold at its `fpr`.
     """
-    onnx = check_installed()
     check_opset(opset)
     check_exportable(detector)
     threshold = detector.threshold_
@@ -91,16 +134,9 @@ def onnx_of(detector: Any, opset: int = OPSETS[0]) -> bytes:
         detector.threshold, NominalChiSquareThreshold
     )
     graph = Graph(detector, ranking, nominal=nominal).eval()
-    model = onnx.load_from_string(_traced(graph, opset))
     defaults = {"fraction": no_fraction().numpy(), "threshold": np.array(threshold)}
-    for name, value in defaults.items():  # inputs that need not be given
-        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
-    model.producer_name, model.producer_version = "mahalad", importlib.metadata.version("mahalad")
-    text = json.dumps(record_of(detector, graph, opset), allow_nan=True)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = KEY, text
-    content: bytes = sealed(model.SerializeToString())
-    return content
+    record = json.dumps(record_of(detector, graph, opset), allow_nan=True)
+    return Written(_traced(graph, opset), defaults, record)
 
 
 def _traced(graph: Graph, opset: int) -> bytes:

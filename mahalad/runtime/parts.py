@@ -17,6 +17,7 @@ from mahalad.errors import ModelFileError
 from mahalad.files.onnx import decode
 from mahalad.images.pixels import Pixels
 from mahalad.images.preparing import Preparation
+from mahalad.images.reading import AHEAD_ON_CPU
 from mahalad.protocols import Features, Floats
 from mahalad.runtime.session import Session
 
@@ -67,6 +68,11 @@ class GraphFeatures:
         """How images are read."""
         check_parameters(PIXELS, self)
         return Pixels(self.bits, self.channels)
+
+    @property
+    def read_ahead(self) -> int:
+        """Batches to decode while the graph works on one."""
+        return AHEAD_ON_CPU
 
     def build(self) -> GraphFeatures:
         """Return itself: it is ready."""
