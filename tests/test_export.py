@@ -412,7 +412,8 @@ def test_models_that_cannot_be_exported(small_weights, tmp_path):
         (AnomalyDetector(fpr=0.1).fit(rows), "with no network cannot be exported"),
         (AnomalyDetector(features, LevelSum(OneClassSVM()), fpr=0.1).fit(GOOD[:12]),
          "whose scorer is OneClassSVM.* cannot be exported: Gaussians can"),
-        (MetricKNNClassifier(), "a MetricKNNClassifier cannot be exported: .* in an index"),
+        (MetricKNNClassifier(n_neighbors=1, novelty_fpr=0.5).fit(rows, ["a", "b"] * 15),
+         "a MetricKNNClassifier with no encoder cannot be exported"),
         (AnomalyDetector(turned, fpr=0.1).fit(GOOD[:12]), "several orientations of padded"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=text):

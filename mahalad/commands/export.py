@@ -21,8 +21,8 @@ from mahalad.commands.paths import check_given, check_output, force_option
               help="Folder, glob or file of images that the exported model must judge as MODEL "
               "does, beside generated ones. May be given several times.")  # fmt: skip
 @click.option("--fpr", type=Fpr(), default=None,
-              help="False-positive rate of the exported model. Default: that of MODEL; it may be "
-              "changed at any time.")  # fmt: skip
+              help="False-positive rate of the exported model (of a model of `tune`, the rate of "
+              "novelty). Default: that of MODEL; it may be changed at any time.")  # fmt: skip
 @click.option("--opset", type=int, default=17, show_default=True, metavar="N",
               help="Version of ONNX's operators, 17 to 20.")  # fmt: skip
 @click.option("--weights", metavar="FILE|hub", default=None,
@@ -40,7 +40,8 @@ def export(
 ) -> None:
     """Write MODEL, of `fit`, as a graph from pixels to score, p-value, verdict and map.
 
-    It is one file of ONNX, or two of OpenVINO (-o part.xml writes part.bin as well).
+    Of a MODEL of `tune` it is one from pixels to embeddings, with the labelled ones beside it in
+    the file. It is one file of ONNX, or two of OpenVINO (-o part.xml writes part.bin as well).
 
     The file is run at once, on generated images and those of --check. Nothing is written if scores
     differ by more than 1e-4 of themselves, maps by more than 1e-3, or a verdict.
@@ -50,9 +51,9 @@ def export(
     """
     from mahalad.export.exporting import export as write
     from mahalad.export.exporting import format_of
-    from mahalad.export.writing import check_installed, check_opset
+    from mahalad.export.formats import check_installed, check_opset
     from mahalad.files.openvino import weights_beside
-    from mahalad.loading import load
+    from mahalad.loading import is_classifier, load
 
     check_given(images)
     format = format_of(output, format)
@@ -64,8 +65,10 @@ def export(
         beside = str(weights_beside(output))
         check_output(beside, "export", [*names, model, weights, output], force=force)
     detector = load(model, weights=weights, device="cpu", engine="torch")
-    if fpr is not None and hasattr(detector, "set_fpr"):
-        detector.set_fpr(fpr)
+    if is_classifier(model):
+        click.get_current_context().call_on_close(detector.index_.close)
+    if fpr is not None:
+        (detector.set_novelty_fpr if is_classifier(model) else detector.set_fpr)(fpr)
     done = write(detector, output, format=format, check_on=names or None, opset=opset)
     click.echo(f"golden inputs: {done.golden}", err=True)
     if done.images is not None:

@@ -9,11 +9,12 @@ from typing import Any
 from mahalad.checks import Either, IsNone, OneOf, check_parameters
 from mahalad.choices import EXPORT_FORMATS
 from mahalad.errors import InputError
-from mahalad.export.checking import Parity, check, compare
-from mahalad.export.openvino import openvino_of
-from mahalad.export.writing import OPSETS, onnx_of
+from mahalad.export.checking import Parity, check, compare, compare_labels
+from mahalad.export.formats import OPSETS, check_installed, check_opset, onnx_of, openvino_of
+from mahalad.export.writing import write_classifier, write_detector
 from mahalad.files.container import write_atomically
 from mahalad.files.openvino import SUFFIX, is_pair, weights_beside
+from mahalad.metric.classifier import MetricKNNClassifier
 from mahalad.runtime.loading import loaded, loaded_pair
 
 
@@ -50,8 +51,8 @@ def export(
 
     Parameters
     ----------
-    detector : AnomalyDetector, fitted
-        With features of a network, and Gaussians, nearest patches or nearest neighbours.
+    detector : AnomalyDetector or MetricKNNClassifier, fitted
+        With features of a network; a detector with Gaussians, nearest patches or neighbours.
     path : str or Path
         The file; it is written whole or not at all, after the engine ran it.
     format : {"onnx", "openvino"}, optional
@@ -84,21 +85,28 @@ def export(
     The graph takes ``pixels`` (n, 3, S, S), uint8, as the model's images are prepared (``box`` (n,
     4) as well, where they are padded) and gives ``score`` (n,), ``level_scores``, ``p_value``
     (conformal thresholds), ``anomaly`` and ``map`` (n, S, S). `mahalad.runtime` prepares images.
+    That of a classifier gives ``embedding`` (n, n_components); its index is in the record of the
+    file, and `mahalad.runtime` counts the votes.
     """
-    name = str(path)
-    if format_of(path, format) == "openvino":
-        graph, weights = openvino_of(detector, opset)
+    name, format = str(path), format_of(path, format)
+    check_installed(format)
+    check_opset(opset)
+    is_classifier = isinstance(detector, MetricKNNClassifier)
+    written = (write_classifier if is_classifier else write_detector)(detector, opset)
+    if format == "openvino":
+        graph, weights = openvino_of(written)
         files = {weights_beside(path): weights, Path(path): graph}
         exported = loaded_pair(graph, weights, name)
     else:
-        content = onnx_of(detector, opset)
+        content = onnx_of(written)
         files = {Path(path): content}
         exported = loaded(content, name)
-    golden = compare(detector, exported)
+    compared = compare_labels if is_classifier else compare
+    golden = compared(detector, exported)
     check(golden, "golden inputs")
     images = None
     if check_on is not None:
-        images = compare(detector, exported, check_on)
+        images = compared(detector, exported, check_on)
         check(images, "the images given")
     for file, content in files.items():
         write_atomically(file, content)

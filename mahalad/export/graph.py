@@ -104,8 +104,8 @@ def check_exportable(detector: Any) -> None:
     """
     if not isinstance(detector, AnomalyDetector):
         raise InputError(
-            f"a {type(detector).__name__} cannot be exported: what it compares images with is in "
-            "an index, not in a graph; a detector of `mahalad fit` can"
+            f"a {type(detector).__name__} cannot be exported: a detector of `mahalad fit` and a "
+            "classifier of `mahalad tune` can"
         )
     features = detector.features_
     if not isinstance(features, BackboneFeatures):
