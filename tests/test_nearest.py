@@ -20,7 +20,7 @@ from mahalad.scorers.positions.scorer import PatchScorer
 
 SIDE, D = 9, 5  # blocks of 4 and 5 positions along an axis
 HALF = 2e-3
-"""What keeping patches as float16 does to distances, relative to a typical one."""
+"""What single precision and rounding do to distances, relative to a typical one."""
 
 
 def samples(n, seed=0, side=SIDE):
@@ -82,11 +82,35 @@ def fitted():
     return X, moments, patches, nuisance, Nearest.of(moments, patches, 0.01, nuisance)
 
 
+def patches_of(X):
+    return Patches.of(X, np.ones(X.shape[:2], bool))
+
+
+def as_stored(X, patches, nearest):
+    """Patches of images X as they are compared with."""
+    return nearest.patches(patches.keys, len(X)).features[patches.places(X)]
+
+
+def test_patches_are_rounded_to_steps_that_are_fine_near_the_mean(fitted):
+    X, location = fitted[0].copy(), fitted[4].location
+    X[3] = (X[3] - location) * 30 + location  # one odd image
+    nearest = Nearest.of(Moments.from_samples(X.swapaxes(0, 1)), patches_of(X), 0.01, None)
+    exact = np.abs(X - nearest.location)
+    largest = exact.max(axis=(0, 1))
+    off = np.abs(as_stored(X, patches_of(X), nearest) - X)
+    # Half a step: sqrt(d) is rounded to multiples of sqrt(largest) / 127.
+    half = np.sqrt(largest) / 254
+    assert (off <= 2 * half * np.sqrt(exact) + half**2 + 1e-5).all()
+    assert np.median(off) < 0.03 * np.median(exact)
+    assert nearest.stored.dtype == np.int8
+
+
 def test_distances_equal_the_slow_loops(fitted):
-    X, _, _, nuisance, nearest = fitted
+    X, _, patches, nuisance, nearest = fitted
     new = samples(7, seed=2)
     Ms = metrics(X, 0.01, nuisance.differences, 4)
-    wanted = np.sqrt(slow_squares(new, X, Ms).min(axis=-1))
+    bank = as_stored(X, patches, nearest)
+    wanted = np.sqrt(slow_squares(new, bank, Ms).min(axis=-1))
     found = nearest.distances(new)
     np.testing.assert_allclose(found, wanted, atol=HALF * wanted.mean())
 
@@ -98,13 +122,13 @@ def test_images_of_the_fit_are_left_out_of_patches_and_metric(fitted, grouped):
     changed = np.full(30, -1)
     changed[[2, 9, 17, 28]] = range(4)
     out = nearest.left_out(X, labels, moments, patches, 0.01, nuisance, changed)
-    first = np.empty((30, SIDE**2))
+    stored = as_stored(X, patches, nearest)
     squares = np.empty((30, SIDE**2, 30))
     for fold in range(5):
         own = labels % 5 == fold
         kept = [i for i in range(4) if changed[own].max(initial=-1) < 0 or i not in changed[own]]
         d = nuisance.differences.reshape(4, 2, SIDE**2, D)[kept].reshape(-1, SIDE**2, D)
-        squares[own] = slow_squares(X[own], X, metrics(X[~own], 0.01, d, len(kept)))
+        squares[own] = slow_squares(X[own], stored, metrics(X[~own], 0.01, d, len(kept)))
     squares = np.where((labels[:, None] == labels)[:, None], np.inf, squares)
     first = np.sqrt(squares.min(axis=-1))
     np.testing.assert_allclose(out.distances, first, atol=HALF * first.mean())
@@ -118,7 +142,7 @@ def test_images_of_the_fit_are_left_out_of_patches_and_metric(fitted, grouped):
     more = []
     for number, row in enumerate((2, 9, 17, 28)):
         copies = X[row] + nuisance.differences[2 * number : 2 * number + 2].astype(np.float32)
-        bank = X[labels != labels[row]]
+        bank = stored[labels != labels[row]]
         d = np.sqrt(slow_squares(np.concatenate([X[row : row + 1], copies]), bank, Ms).min(axis=-1))
         more.append((np.maximum(d[1:] - d[0], 0) ** 2).sum(axis=0))
     scale = np.mean(more)

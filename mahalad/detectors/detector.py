@@ -12,53 +12,37 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.base import OutlierMixin
 
-from mahalad.checks import (
-    N_AUGMENT,
-    Either,
-    IsNone,
-    Limit,
-    OneOf,
-    Real,
-    Some,
-    Whole,
-    check_parameters,
-)
-from mahalad.choices import CHANGES, NEAR_COPIES
 from mahalad.detectors import file, lots
 from mahalad.detectors.asking import Fitted
-from mahalad.detectors.calibrating import calibrate, copies_in, leaked
+from mahalad.detectors.calibrating import calibrate, copies_in
 from mahalad.detectors.checkpoints import Checkpoint, read_with_checkpoint
-from mahalad.detectors.copies import describe
+from mahalad.detectors.fit_warnings import warn_of_copies, warn_of_mixture
 from mahalad.detectors.fitting import FitReader, read
 from mahalad.detectors.given import check_columns, check_good
 from mahalad.detectors.maps import map_threshold
+from mahalad.detectors.parameters import FitParameters
 from mahalad.detectors.removing import without
 from mahalad.detectors.state import LEFT_OUT, Calibrated, FitRecipe, FitState, joined_depths
 from mahalad.detectors.suspects import suspected
 from mahalad.errors import CalibrationError, InputError
-from mahalad.features.copying import copy_extractor
 from mahalad.features.file import engines_of, restore_features
 from mahalad.features.parameters import (
     ask_for,
     changed_params,
     check_unchanged,
-    comparable_params,
     run_as_asked,
 )
 from mahalad.files.classes import class_named
 from mahalad.files.container import read_model, write_model
 from mahalad.files.damage import naming
 from mahalad.files.spec import params_spec, to_spec
-from mahalad.images.pixels import describe_mixture, pixels_of
 from mahalad.protocols import Floats, Threshold
 from mahalad.result import Result, judge
 from mahalad.scorers.capabilities import (
-    capabilities_of,
     degrees_of_freedom,
 )
-from mahalad.scorers.level_sum import make_scorer
 from mahalad.thresholds.conformal import ConformalThreshold, check_fpr
 from mahalad.thresholds.guarantee import Guarantee, guarantee_of
 from mahalad.thresholds.rules import (
@@ -66,25 +50,15 @@ from mahalad.thresholds.rules import (
     check_threshold,
     fit_threshold,
     needs_scores,
-    takes_calibration,
 )
 from mahalad.unfitted import NotFittedError
 
 _log = logging.getLogger(__name__)
 
 _MUST_MATCH = ("threshold", "tolerate", "n_augment", "random_state", "max_stored", "near_copies")
-_LIMITS: dict[str, Limit] = {
-    "n_augment": N_AUGMENT,
-    "n_folds": Whole(2),
-    "holdout_fraction": Real("(0, 1)"),
-    "max_stored": Whole(2),
-    "random_state": Either((IsNone(), Whole(0, 2**63 - 1))),
-    "near_copies": OneOf(NEAR_COPIES),
-    "tolerate": Either((OneOf(("auto",)), Some(CHANGES))),
-}
 
 
-class AnomalyDetector(OutlierMixin, BaseEstimator):
+class AnomalyDetector(OutlierMixin, FitParameters):
     """Compose a feature extractor, a scorer and a threshold into a detector.
 
     Parameters
@@ -165,7 +139,6 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     [1, -1]
     """
 
-    max_stored: int | None
     features_: Any
     _state: FitState
     _calibrated: Calibrated | None  # None: images were added since it was made
@@ -292,7 +265,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         )
         self._state = mine.merge(added)
         _log.info("%d images added to %d", added.store.n_seen, mine.store.n_seen)
-        self._warn_of_mixture(mine)
+        warn_of_mixture(self._state, mine, self.features_)
         if added.store.n_seen:
             self._calibrated = None
         return self
@@ -326,7 +299,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         mine = self._with_sums()
         self._state = mine.merge(other._with_sums())
         _log.info("%d images joined with %d", self.n_images_ - mine.store.n_seen, mine.store.n_seen)
-        self._warn_of_mixture(mine)
+        warn_of_mixture(self._state, mine, self.features_)
         self._calibrated = None
         return self
 
@@ -812,61 +785,11 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             calibrated = calibrate(state, reader.recipe, self.unfitted_scorer)
         self.features_, self._state, self._calibrated = reader.features, state, calibrated
         _log.info("%s: threshold %s, fpr %g", type(self).__name__, self.threshold, self.fpr)
-        self._warn_of_mixture(FitState(), stacklevel)
+        warn_of_mixture(state, FitState(), self.features_, stacklevel)
         if calibrated is not None:
-            self._warn_of_copies(stacklevel)
+            warn_of_copies(state, reader.recipe, stacklevel)
             self._warn_if_uncalibrated(stacklevel)
         return self
-
-    def unfitted_parts(self) -> tuple[Any, Any]:
-        """Fresh feature extractor (None where features are given) and scorer, unfitted."""
-        return copy_extractor(self.features), self.unfitted_scorer()
-
-    def unfitted_scorer(self) -> Any:
-        """A fresh scorer, unfitted."""
-        return clone(make_scorer("gaussian") if self.scorer is None else self.scorer)
-
-    def __sklearn_clone__(self) -> Self:
-        copy: Self = super().__sklearn_clone__()
-        if "features" in self.get_params(deep=False):  # fitted ones stay so: `fit` does not
-            copy.features = copy_extractor(self.features)
-        return copy
-
-    def most_stored(self) -> int:
-        """Most images whose features are kept, with the default where none is given."""
-        return 10_000 if self.max_stored is None else self.max_stored
-
-    def _recipe(self) -> FitRecipe:
-        holds_out = isinstance(self.threshold, str) and self.threshold == "holdout"
-        streams = capabilities_of(self.unfitted_scorer()).mergeable and not holds_out
-        return FitRecipe(
-            threshold=self.threshold,
-            n_folds=self.n_folds,
-            holdout_fraction=self.holdout_fraction,
-            capacity=self.most_stored() if streams else None,
-            salt=self._salt(),
-            n_augment=self.n_augment,
-            near_copies=self.near_copies,
-            tolerate=self.tolerated(),
-        )
-
-    def tolerated(self) -> tuple[str, ...]:
-        """Kinds of harmless changes that the scorer is told of, in the order of all kinds."""
-        return () if self.tolerate == "auto" and self._is_nominal() else self._kinds()
-
-    def _kinds(self) -> tuple[str, ...]:
-        """`tolerated` with a calibrated threshold."""
-        if self.tolerate == "auto":
-            return CHANGES if capabilities_of(self.unfitted_scorer()).tolerates else ()
-        return tuple(kind for kind in CHANGES if kind in self.tolerate)
-
-    def _is_nominal(self) -> bool:
-        """Whether the threshold is "chi2-nominal", which scorers with maps refuse by themselves."""
-        nominal = isinstance(self.threshold, str) and self.threshold == "chi2-nominal"
-        return nominal and not capabilities_of(self.unfitted_scorer()).has_maps
-
-    def _knows_changes(self) -> bool:
-        return capabilities_of(self.unfitted_scorer()).tolerates and not self._is_nominal()
 
     def _with_sums(self) -> FitState:
         """The state, with the sums of a scorer that has such."""
@@ -925,62 +848,11 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         fitted = self._up_to_date()
         return lots.conformal_rule(fitted.scores, fitted.weights)
 
-    def _warn_of_mixture(self, before: FitState, stacklevel: int = 3) -> None:
-        """Say that images are stored in 16 bits and otherwise, unless they were before."""
-        if pixels_of(self.features_).bits is not None:
-            return
-        text = describe_mixture(self._state.depths or {})
-        if text and not describe_mixture(before.depths or {}):
-            warnings.warn(text, stacklevel=stacklevel)
-
-    def _warn_of_copies(self, stacklevel: int) -> None:
-        ignored = int(leaked(self._state, self._recipe()).sum())
-        if ignored:
-            warnings.warn(
-                f"{ignored} of {self._state.held_out.n_kept} calibration images show parts that "
-                "are in the fit as well, and do not count",
-                stacklevel=stacklevel,
-            )
-        store = self._state.store
-        if not self._state.held_out.is_empty and not store.is_complete:
-            warnings.warn(
-                f"of {store.n_seen} images of the fit {store.n_kept} are kept (max_stored): "
-                "whether calibration images are among the others was not seen; they must not be",
-                stacklevel=stacklevel,
-            )
-        together = self.copies_
-        if together:
-            warnings.warn(describe(together), stacklevel=stacklevel)
-
     def _warn_if_uncalibrated(self, stacklevel: int) -> None:
         try:
             self._fitted_threshold().critical_value(self.fpr)
         except CalibrationError as error:
             warnings.warn(f"images can be scored but not judged: {error}", stacklevel=stacklevel)
-
-    def _check_values(self) -> None:
-        """Refuse parameters that are out of their limits, of a file's model as well."""
-        check_fpr(self.fpr)
-        check_threshold(self.threshold)
-        given = {name: getattr(self, name) for name in _LIMITS}
-        check_parameters(_LIMITS, given | {"max_stored": self.most_stored()})
-        if self.tolerate != "auto" and self.tolerated() and not self._knows_changes():
-            raise InputError(
-                "tolerate is for Gaussians of all features and a calibrated threshold: leave out "
-                "the reduction (or the other scorer, or threshold='chi2-nominal'), or give "
-                "tolerate=()"
-            )
-
-    def _check_parameters(self, calibration: Any, calibration_groups: Any = None) -> None:
-        """Refuse what cannot be fitted: parameters out of their limits, or at odds."""
-        self._check_values()
-        if calibration_groups is not None and calibration is None:
-            raise InputError("calibration_groups were given without calibration images")
-        if calibration is not None and not takes_calibration(self.threshold):
-            raise InputError(
-                f"calibration images are for threshold='holdout', not {self.threshold!r}: ask for "
-                "that rule, or for 'tolerance'"
-            )
 
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
@@ -999,26 +871,10 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
                 "be updated or merged"
             )
 
-    def _params_of_fit(self) -> dict[str, Any]:
-        """Parameters without those that may change after a fit, in a form to be compared."""
-        params: dict[str, Any] = self.get_params(deep=False)
-        del params["fpr"]
-        # Rules that use the same scores may be exchanged.
-        params["threshold"] = ["holdout" if self._recipe().holds_out else "leave-out"]
-        if self.tolerated() != self._kinds():
-            params["threshold"].append("nothing tolerated")
-        if "tolerate" in params and self.tolerate != "auto":  # kinds are named in any order
-            kinds = self._kinds()
-            params["tolerate"] = "auto" if kinds == CHANGES else kinds
-        return comparable_params(params, ("features",))
-
     def _check_as_fitted(self) -> None:
         """Refuse parameters out of their limits, and those that were changed since the fit."""
         self._check_values()
         check_unchanged(self._state.params, self._params_of_fit())
-
-    def _salt(self) -> int:
-        return 0 if self.random_state is None else int(self.random_state)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_state")

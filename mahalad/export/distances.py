@@ -199,7 +199,9 @@ class NearestPatches(nn.Module):
         matching = nearest.matching
         self.D, self.n_steps = nearest.location.shape[1], matching.moves.shape[1]
         self.register_buffer("location", tensor(nearest.location))
-        self.register_buffer("stored", tensor(nearest.stored.transpose(1, 2, 0), torch.float16))
+        stored = torch.from_numpy(np.ascontiguousarray(nearest.stored.transpose(1, 2, 0)))
+        self.register_buffer("stored", stored)
+        self.is_squared = nearest.is_squared
         self.register_buffer("scale", tensor(nearest.scale[:, None]))
         self.register_buffer("precisions", matching.precisions)
         self.register_buffer("moves", matching.moves[:, :, None])
@@ -220,7 +222,8 @@ class NearestPatches(nn.Module):
         of_blocks = z[self.members].reshape(n_blocks, -1, self.D) @ self.precisions
         y = of_blocks.reshape(self.members.shape[0], -1, self.D)[self.place]
         moved = (y * -2)[self.sources].reshape(len(self.place), -1, self.D)
-        values = (self.stored.double() * self.scale).float()  # (P, D, n_patches)
+        steps = self.stored.double()  # (P, D, n_patches)
+        values = ((steps * steps.abs() if self.is_squared else steps) * self.scale).float()
         n_patches = self.constants.shape[3]
         products = (moved @ values).reshape(len(self.place), self.n_steps, -1, n_patches)
         best = (products + self.constants).amin(dim=3)  # (P, steps, n), at the patches' places

@@ -336,7 +336,7 @@ def _nearest(name: str, side: int, size: int) -> Iterator[Row]:
     n_blocks = max(1, side // BLOCK_STEPS) ** 2
     yield Row(f"{stem}/keys", "u", (n,))
     yield Row(
-        f"{stem}/patches", "f", (n, side**2, size), "half", first=tuple(range(1, N_PATCHES + 1))
+        f"{stem}/patches", "fi", (n, side**2, size), "half", first=tuple(range(1, N_PATCHES + 1))
     )
     yield Row(f"{stem}/inside", "u", (n, side**2), below=2)
     yield Row(f"{stem}/location", "f", (side**2, size))

@@ -10,14 +10,7 @@ import numpy as np
 from mahalad.errors import CalibrationError
 from mahalad.possible import lowest_fpr, other_rules
 from mahalad.protocols import Floats
-from mahalad.thresholds.guarantee import CHI2_NEEDS, counted
-
-
-def can_match(scores: Floats) -> bool:
-    """Whether a chi-square can be matched to calibration scores: distances, not all the same."""
-    squares = scores**2
-    spread = len(scores) > 1 and np.var(squares, ddof=1) > (1e-12 * np.mean(squares)) ** 2
-    return bool(spread and scores.min() >= 0)
+from mahalad.thresholds.guarantee import CHI2_NEEDS, can_match, counted
 
 
 class ChiSquareThreshold:

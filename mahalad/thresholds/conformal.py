@@ -9,8 +9,7 @@ import numpy as np
 from mahalad.errors import CalibrationError, InputError
 from mahalad.possible import other_rules
 from mahalad.protocols import Floats
-from mahalad.thresholds.chi_square import can_match
-from mahalad.thresholds.guarantee import conformal_needs, conformal_weight, counted
+from mahalad.thresholds.guarantee import can_match, conformal_needs, conformal_weight, counted
 from mahalad.thresholds.ranking import Ranking
 
 

@@ -45,6 +45,13 @@ _NAME_OF = {
 _RANKED = ("conformal", "holdout", "tolerance")
 
 
+def can_match(scores: Floats) -> bool:
+    """Whether a chi-square can be matched to calibration scores: distances, not all the same."""
+    squares = scores**2
+    spread = len(scores) > 1 and np.var(squares, ddof=1) > (1e-12 * np.mean(squares)) ** 2
+    return bool(spread and scores.min() >= 0)
+
+
 def rate_bounds(n: float, above: Floats, confidence: float = CONFIDENCE) -> Floats:
     """Bound the rates of thresholds that a weight of calibration scores lies above.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from mahalad.protocols import Floats
@@ -23,14 +24,27 @@ def for_each_chunk(work: Callable[[slice], None], n_positions: int, per_position
     Libraries are held to one thread each: threads that share small factorisations wait for each
     other at every matrix.
     """
-    n_threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
+    n_threads, parts = torch.get_num_threads(), list(chunks(n_positions, per_position))
     try:
-        with threadpool_limits(1, "blas"), pool:
-            for _ in pool.map(work, chunks(n_positions, per_position)):
-                pass
+        with _blas().limit(limits=1):
+            if min(n_threads, len(parts)) == 1:  # a thread takes longer to begin than much work
+                torch.set_num_threads(1)
+                for part in parts:
+                    work(part)
+                return
+            with ThreadPoolExecutor(
+                n_threads, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                for _ in pool.map(work, parts):
+                    pass
     finally:
         torch.set_num_threads(n_threads)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Find the libraries, once: that takes 5 ms."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def chunks(n_positions: int, per_position: int) -> Iterator[slice]:

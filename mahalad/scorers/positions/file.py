@@ -109,6 +109,8 @@ def nearest_of(name: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[Nearest, 
     precisions = np.empty((len(packed), D, D))
     precisions[:, rows, columns] = precisions[:, columns, rows] = packed
     metric = Metric(Blocks(round(P**0.5)), precisions)
-    stored, inside = own["patches"].astype(np.float16), own["inside"].astype(bool)
-    nearest = Nearest(metric, location, own["scale"], stored, inside)
+    stored = own["patches"]
+    if stored.dtype != np.int8:
+        stored = stored.astype(np.float16)
+    nearest = Nearest(metric, location, own["scale"], stored, own["inside"].astype(bool))
     return nearest, own["keys"].astype(np.uint64)

@@ -166,8 +166,8 @@ class Matching(Value):
         return z, y[torch.from_numpy(place)]
 
     def ready(self) -> None:
-        """Compute now what questions need."""
-        _ = self.constants, self.moves
+        """Compute now what questions need: they change nothing that is kept."""
+        _ = self.constants, self.moves, self.blocks.members, self.blocks.targets
 
 
 def _parts(n: int) -> list[slice]:

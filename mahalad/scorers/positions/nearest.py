@@ -22,7 +22,7 @@ from mahalad.scorers.positions.patches import Patches
 N_FOLDS = 5
 """Parts of the images that the metric is learned without, to score them."""
 
-_LARGEST = float(np.finfo(np.float16).max)
+_STEPS = 127  # largest number in what is stored
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +59,11 @@ class Nearest(Value):
     location : ndarray of shape (n_positions, n_features)
         Means of the good images.
     scale : ndarray of shape (n_features,)
-    stored : ndarray of float16, shape (n_patches, n_positions, n_features)
-        Good patches less the location, by the scale. So a model from a file has the very patches
-        that it had when it was written; what rounding does to distances is about 1e-3 of them.
+    stored : ndarray of int8, shape (n_patches, n_positions, n_features)
+        Good patches less the location: q stands for q |q| scale, so that steps are fine where most
+        differences are, and one odd image costs no precision. A model from a file has the very
+        patches that it had when it was written; rounding changes distances by some 1e-3. Of files
+        of format 7 it is float16, and q stands for q scale.
     inside : ndarray of bool, shape (n_patches, n_positions)
         Good patches that lie in a picture: all others are nobody's neighbours.
     """
@@ -69,7 +71,7 @@ class Nearest(Value):
     metric: Metric
     location: Floats
     scale: Floats
-    stored: NDArray[np.float16]
+    stored: NDArray[np.int8] | NDArray[np.float16]
     inside: NDArray[np.bool_]
 
     @classmethod
@@ -78,16 +80,27 @@ class Nearest(Value):
     ) -> Nearest:
         """Make it of the sums over all images, and of the patches of some."""
         scatter = Scatter.of(moments, patches.inside.mean(axis=0))
-        scale = np.sqrt(np.einsum("bii->i", scatter.sums) / (scatter.n * scatter.weights.sum()))
-        scale = np.where(scale > 0, scale, 1.0)
-        centred = (patches.features - scatter.location) / scale
-        stored = centred.clip(-_LARGEST, _LARGEST).astype(np.float16)
+        centred = patches.features - scatter.location
+        largest = np.abs(centred).max(axis=(0, 1), where=patches.inside[..., None], initial=0.0)
+        scale = np.where(largest > 0, largest, 1.0) / _STEPS**2
+        steps = np.rint(np.sqrt(np.abs(centred) / scale)).clip(max=_STEPS)
+        stored = np.copysign(steps, centred).astype(np.int8)
         metric = Metric.of(scatter, floor, nuisance)
         return cls(metric, scatter.location, scale, stored, patches.inside)
 
+    @property
+    def is_squared(self) -> bool:
+        """Whether what is stored stands for its squares."""
+        return self.stored.dtype == np.int8
+
+    def centred(self) -> Floats:
+        """Good patches less the location, (n_patches, n_positions, n_features)."""
+        steps = self.stored.astype(np.float64)
+        return (steps * np.abs(steps) if self.is_squared else steps) * self.scale
+
     def patches(self, keys: NDArray[np.uint64], most: int) -> Patches:
         """Give back the patches, as they are stored, with their keys; of so many images at most."""
-        features = (self.stored * self.scale + self.location).astype(np.float32)
+        features = (self.centred() + self.location).astype(np.float32)
         return Patches(keys, features, self.inside, most)
 
     def distances(self, X: NDArray[Any]) -> Floats:
@@ -194,8 +207,8 @@ class Nearest(Value):
     @cached_property
     def _values(self) -> Tensor:
         """Good patches less the means of positions, (n_positions, n_patches, D), float32."""
-        values = self.stored * self.scale
-        return torch.from_numpy(np.ascontiguousarray(values.swapaxes(0, 1), dtype=np.float32))
+        values = self.centred().swapaxes(0, 1)
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
     def ready(self) -> Nearest:
         """Compute now what questions need."""
