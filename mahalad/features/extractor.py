@@ -22,7 +22,7 @@ from mahalad.images.geometry import (
 )
 from mahalad.images.pixels import Pixels
 from mahalad.images.preparing import Preparation
-from mahalad.images.reading import AHEAD, AHEAD_ON_CPU, prepared_batches
+from mahalad.images.reading import AHEAD, prepared_batches
 from mahalad.images.region import hash_region, read_region, region_on_grid
 from mahalad.unfitted import NotFittedError
 
@@ -337,8 +337,8 @@ class BackboneFeatures(BaseEstimator):
 
     @property
     def read_ahead(self) -> int:
-        """Batches to decode while the network works on one: more where it leaves cores idle."""
-        return AHEAD_ON_CPU if self._placed().device.type == "cpu" else AHEAD
+        """Batches to decode while the network works on one."""
+        return AHEAD
 
     def _placed(self) -> Backbone:
         """The network, on the device and by the engine that are asked for now (`set_params`)."""

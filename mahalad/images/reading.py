@@ -32,11 +32,11 @@ from mahalad.result import Result
 _log = logging.getLogger(__name__)
 
 N_THREADS = min(os.cpu_count() or 1, 16)
-AHEAD, AHEAD_ON_CPU = 2, 1
-"""Batches that are decoded while a network works on one: on a device of its own, and on the CPU.
+AHEAD = 2
+"""Batches that are decoded while a network works on one.
 
-There decoding takes cores from the network, but only in the end what it would take before: what is
-gained is the time in which either waits, for a disk or for its slowest thread.
+On the CPU decoding takes cores from the network, but only what it would take before: what is gained
+is the time in which either waits, for a disk or for its slowest thread.
 """
 
 Prepare = Callable[[Any], NDArray[Any]]

@@ -17,7 +17,7 @@ from mahalad.errors import ModelFileError
 from mahalad.files.onnx import decode
 from mahalad.images.pixels import Pixels
 from mahalad.images.preparing import Preparation
-from mahalad.images.reading import AHEAD_ON_CPU
+from mahalad.images.reading import AHEAD
 from mahalad.protocols import Features, Floats
 from mahalad.runtime.session import Session
 
@@ -81,7 +81,7 @@ class GraphFeatures:
     @property
     def read_ahead(self) -> int:
         """Batches to decode while the graph works on one."""
-        return AHEAD_ON_CPU
+        return AHEAD
 
     def build(self) -> GraphFeatures:
         """Return itself: it is ready."""
