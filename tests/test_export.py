@@ -183,6 +183,15 @@ def test_equally_near_neighbours_and_images_of_the_fit_in_the_graph(small_weight
     np.testing.assert_allclose(found["score"][1:], wanted[1:], rtol=1e-4)
 
 
+def test_the_held_out_image_that_set_the_threshold(fitted, tmp_path):
+    """Its score is the threshold: rounding alone says whether it is above."""
+    detector = fitted(threshold="holdout", fpr=0.2)
+    done = export(detector, tmp_path / "part.onnx", check_on=GOOD)
+    assert done.images.holds and done.images.n == len(GOOD)
+    scores = detector.anomaly_score(GOOD)
+    assert np.isclose(scores, detector.threshold_, rtol=1e-6).any()
+
+
 def test_images_of_16_bits_and_floats(model):
     detector, path = model
     deep = [image.astype(np.uint16) * 257 + 77 for image in TEST[:3]]

@@ -54,7 +54,7 @@ def model(fitted, tmp_path_factory):
         {"scope": "image"},
         {"scope": "image", "reduction": "npca"},
         {"neighbourhood": 0, "roi": REGION, "input_size": 128},
-        {"input_size": 128, "tiles": 2},
+        {"input_size": 64, "tiles": 2},
         {"kind": KNNDetector, "n_neighbors": 2},
     ],
     ids=lambda options: " ".join(options),

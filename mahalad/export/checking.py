@@ -19,6 +19,8 @@ SCORE_RTOL = 1e-4
 """Largest change of a score, relative to it; of standardized ones below 1, absolute; of images of
 the fit that are scored as if they were none, relative to the threshold: of the distance of one to
 itself nothing but rounding is left."""
+ROUNDING = 1e-6
+"""Relative difference of scores of one image in another batch."""
 MAP_ATOL = 1e-3
 """Largest change of a map, in standard deviations of good images where it is above their mean, or
 of the largest share. Below the mean it is how alike a place is to a good one: of one that is in the
@@ -40,7 +42,8 @@ class Parity:
         Largest differences; see `SCORE_RTOL` and `MAP_ATOL`. `map` is 0 without maps. Of a
         classifier, `score` is that of embeddings, relative to their length.
     n_changed : int
-        Verdicts (labels, and whether an image is novel) that differ.
+        Verdicts (labels, and whether an image is novel) that differ. One of a score that is the
+        threshold itself, to rounding, does not count: that of the held-out image that set it.
     what : {"scores", "embeddings"}
         What `score` is about.
     """
@@ -96,7 +99,7 @@ def compare(detector: Any, exported: OnnxDetector, X: Any = None) -> Parity:
         unit = max(abs(wanted.score), _least(wanted, standardized))
         off["score"] = max(off["score"], _size(found.score - wanted.score) / unit)
         off["p_value"] = max(off["p_value"], _size(found.p_value - wanted.p_value))
-        n_changed += found.anomaly != wanted.anomaly
+        n_changed += found.anomaly != wanted.anomaly and not _is_the_threshold(wanted)
         if maps:
             off["map"] = max(
                 off["map"], _off_map(found.anomaly_map, wanted.anomaly_map, standardized)
@@ -153,6 +156,13 @@ def _least(wanted: Result, standardized: bool) -> float:
         return 1.0
     tiny = float(np.finfo(float).tiny)
     return max(abs(wanted.threshold or 0.0), tiny) if wanted.in_fit else tiny
+
+
+def _is_the_threshold(wanted: Result) -> bool:
+    """Whether rounding decides: the image is the one of the calibration that set the threshold."""
+    if wanted.score is None or wanted.threshold is None:
+        return False
+    return abs(wanted.score - wanted.threshold) <= ROUNDING * abs(wanted.threshold)
 
 
 def _off_map(found: Any, wanted: Any, standardized: bool) -> float:
