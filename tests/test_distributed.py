@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -12,7 +17,13 @@ from conftest import make_picture, run
 
 from mahalad import MahalanobisDetector
 from mahalad.distributed import Pool, Scored, fit, score
-from mahalad.errors import InputError
+from mahalad.distributed import pool as distributed_pool
+from mahalad.distributed.working import Setting
+from mahalad.errors import ClusterError, InputError
+from mahalad.features import BackboneFeatures
+from mahalad.features.extraction import Extracted
+from mahalad.files.container import read_model
+from mahalad.metric.classifier import MetricKNNClassifier
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
 pytest.importorskip("ray.data", reason="ray[data] is not installed")
@@ -151,6 +162,57 @@ def test_scores_are_the_local_ones_though_a_node_and_the_driver_are_lost(
         run(images, fpr=0.2)
 
 
+DRIVER = """
+    import os, signal, sys
+    from mahalad import MahalanobisDetector
+    from mahalad.detectors import checkpoints
+    from mahalad.distributed import Pool, fit
+    address, weights, good, state = sys.argv[1:]
+    write = checkpoints.Checkpoint.write
+    def written(self, *given):
+        write(self, *given)
+        os.kill(os.getpid(), signal.SIGKILL)
+    checkpoints.Checkpoint.write = written
+    detector = MahalanobisDetector("test_efficientnet", weights=weights, input_size=64,
+                                   batch_size=8, scope="image", fpr=0.1, max_stored=30)
+    fit(detector, good, checkpoint=state, checkpoint_every=24, address=address,
+        pool=Pool(1, cpus=0.9), part_size=8)
+"""
+
+
+def test_a_fit_whose_driver_is_killed_goes_on(
+    cluster, make, small_weights, picture_folder, tmp_path
+):
+    """After its first checkpoint; `benchmarks/distributed.py killed` does it at random points."""
+    good, state = picture_folder / "good", tmp_path / "state"
+    given = map(str, (cluster.address, small_weights, good, state))
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(DRIVER), *given])
+    assert killed.returncode == -signal.SIGKILL and state.exists()
+    done = []
+    options = {"checkpoint": state, "checkpoint_every": 24, "part_size": 8, "pool": ONE}
+    found = fit(make(scope="image", max_stored=30), good, **options, progress=done.append)
+    assert done[0] == 24 and sum(done) == 40
+    whole = make(scope="image", max_stored=30).fit(good)
+    assert_same(found, whole, picture_folder / "test")
+
+
+def test_workers_that_cannot_start_are_not_started_for_ever(
+    cluster, make, picture_folder, monkeypatch
+):
+    class Broken:
+        """Ends the process of a worker; it is sent by value."""
+
+        def take_over(self):
+            import os
+
+            os._exit(3)
+
+    monkeypatch.setattr(distributed_pool, "MOST_RESTARTS", 1)
+    monkeypatch.setattr(Setting, "here", lambda n_threads: Broken())
+    with pytest.raises(ClusterError, match=r"a worker failed for good .*worker process has died"):
+        fit(make(), picture_folder / "good", pool=ONE)
+
+
 def test_a_ray_dataset_of_images(cluster, make, picture_folder, tmp_path):
     """Their pixels come from Ray; what is done with them is the same."""
     cluster.add_node(**NODE)  # for the tasks that read
@@ -177,6 +239,39 @@ def test_what_is_refused_before_the_work(cluster, make, picture_folder, tmp_path
     detector = make(scope="image").fit(good)
     with pytest.raises(InputError, match=r"something else in it \(notes\.txt\)"):
         score(detector, good, tmp_path)
+
+
+def test_a_classifier_is_tuned_to_features_of_the_cluster(
+    cluster, picture_folder, small_weights, tmp_path
+):
+    """One image cannot be read; the model is that of features of this machine."""
+    if ray.cluster_resources()["CPU"] < 2:  # this test runs alone
+        cluster.add_node(**NODE)
+        cluster.wait_for_nodes()
+    labelled, models = tmp_path / "labelled", [tmp_path / "here", tmp_path / "there"]
+    shutil.copytree(picture_folder / "test", labelled)
+    (labelled / "spot" / "999.png").write_bytes(b"none")
+    network = ["--backbone", "test_efficientnet", "--weights", small_weights, "--size", "64",
+               "--levels", "head", "--batch-size", "8", "--neighbors", "3"]  # fmt: skip
+    for model, told in zip(models, ([], ["--ray", "auto", "--workers", "1"]), strict=True):
+        result = run("tune", labelled, "-o", model, "--no-projection", *network, *told)
+        assert result.exit_code == 3, result.output
+        assert "16 labelled images (good 8, spot 8)" in result.stderr
+        assert "999.png" in result.stderr
+    (header, arrays), (wanted_header, wanted) = map(read_model, models)
+    assert header == wanted_header and arrays.keys() == wanted.keys()
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(arrays[name], values, err_msg=name)
+    result = run("tune", labelled, "-o", tmp_path / "x", "--ray", "auto", "--cache", tmp_path)
+    assert result.exit_code == 2 and "--cache is of this machine" in result.stderr
+
+
+def test_features_of_another_encoder_are_refused(small_weights, picture_folder):
+    features = {"head": np.ones((16, 4))}
+    found = Extracted([], features, {"backbone": "another"})
+    encoder = BackboneFeatures("test_efficientnet", weights=small_weights, input_size=64)
+    with pytest.raises(InputError, match="are of another encoder"):
+        MetricKNNClassifier(encoder).fit(found, ["a", "b"] * 8)
 
 
 def test_command_lines(cluster, picture_folder, small_weights, tmp_path):

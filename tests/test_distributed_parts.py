@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from mahalad.detectors.reservoir import limit_of
+from mahalad.detectors.state import Bounds
 from mahalad.distributed.listing import entries_of, parts_of
 from mahalad.distributed.pool import Pool
 from mahalad.distributed.results import Folder
+from mahalad.distributed.room import Room, SharedRoom
 from mahalad.distributed.session import connect, differences
 from mahalad.distributed.working import (
     failure_of,
     joined_warnings,
+    naming_failures,
     raise_failure,
     warnings_as,
     with_less_memory,
@@ -136,12 +142,63 @@ def test_some_images_with_a_group_and_others_without(tmp_path):
         list(parts_of(entries_of(str(path)), 8))
 
 
+def test_room_is_that_of_all_parts_each_counted_once(rng):
+    hashes = rng.integers(0, 2**63, 60).astype(np.uint64)
+    hashes[30] = hashes[3]  # of one group, in two parts
+    room = Room(20)
+    for turn, numbers in ((0, (0, 1, 1)), (1, (0, 0, 1))):
+        room.start(turn, hashes[:0] if turn == 0 else hashes[:20], room.bounds())
+        for number in numbers:
+            own = hashes[20 * turn :][10 * number : 10 * number + 10]
+            room.tell(turn, number, own, Bounds(changed=7 - turn))
+        room.tell(turn - 1, 2, hashes[:10], Bounds())  # of an earlier turn, and late
+    assert room.bounds() == Bounds(limit_of(hashes[:40], 20), 6)
+    everything = Room(None)
+    everything.tell(0, 0, hashes, Bounds())
+    assert everything.bounds() == Bounds()
+
+
+@pytest.mark.parametrize("error", ["GetTimeoutError", "ActorDiedError"])
+def test_a_room_that_does_not_answer_bounds_nothing(error, monkeypatch):
+    ray = pytest.importorskip("ray", reason="ray is not installed")
+
+    def get(reference, timeout):
+        raise getattr(ray.exceptions, error)
+
+    monkeypatch.setattr(ray, "get", get)
+    actor = SimpleNamespace(bounds=SimpleNamespace(remote=lambda: None))
+    made = SimpleNamespace(remote=lambda capacity: actor)
+    room = SharedRoom(SimpleNamespace(remote=lambda num_cpus: lambda kind: made), 5)
+    assert room.bounds() == Bounds()
+
+
 def test_failures_travel_as_text():
     raise_failure("")
     with pytest.raises(WeightsError, match="other weights"):
         raise_failure(failure_of(WeightsError("other weights")))
     with pytest.raises(MahaladError, match="odd"):
         raise_failure('["NoSuchError", "odd"]')
+
+
+def test_errors_that_nobody_expects_say_who_failed_at_what():
+    with pytest.raises(ClusterError, match=r"a worker on .* failed on a to b: ZeroDivisionError: "):
+        raise_failure(failure_of(ZeroDivisionError("by zero"), "on a to b"))
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("Traceback\n  File\nValueError: odd\n", "ValueError: odd"),
+        ("died\n pid\nThe actor is dead because: 2.\nMore\n", "The actor is dead because: 2."),
+        ("", "no reason is known"),
+        ("x" * 500, "x" * 400 + " ..."),
+    ],
+)
+def test_what_ray_says_of_a_worker_that_failed_is_said_in_a_few_words(said, reason):
+    errors = pytest.importorskip("ray", reason="ray is not installed").exceptions
+    with pytest.raises(ClusterError, match=r"for good .* 8 times\): ") as raised, naming_failures():
+        raise errors.RayError(said)
+    assert str(raised.value).endswith(f"times): {reason}")
 
 
 def test_batches_are_halved_while_memory_is_short():

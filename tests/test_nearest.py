@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -246,6 +247,36 @@ def test_padded_pictures_have_boxes():
     inside = scorer.patches_["m"].inside[0].reshape(SIDE, SIDE)
     new[:, ~inside] = 1e3
     np.testing.assert_array_equal(scorer.score_samples({"m": new, BOX: box[:3]}), before)
+
+
+@pytest.mark.parametrize("n", [30, 90])
+def test_scores_count_gaussians_the_more_the_more_images_there_are(n):
+    good, new = {"m": levels_of(n, 0)["m"]}, {"m": levels_of(6, 2)["m"]}
+    scorer, k = PatchScorer(top_fraction=0.05).fit(good), round(0.05 * SIDE**2)
+    flat, gaussian = good["m"].reshape(n, -1, D), scorer.patch_gaussians_["m"]
+    moments, patches = gaussian.moments_, scorer.patches_["m"]
+    nearest = Nearest.of(moments, patches, 0.01, None)
+    out = nearest.left_out(flat, np.arange(n), moments, patches, 0.01, None, None)
+    left_out = out.distances, gaussian.leave_one_out(flat)[0]
+    s, t = (np.sqrt(d.var(axis=0).mean()) for d in left_out)
+    w = n / (2 * n + 200)
+    assert scorer.standards_.blend == pytest.approx(w / (1 - w) * s / t, rel=1e-3)
+    flat = new["m"].reshape(6, -1, D)
+    d = nearest.distances(flat) + scorer.standards_.blend * gaussian.distances(flat)
+    mean, deviation = scorer.standard_
+    top = np.sort((d - mean) / deviation, axis=1)[:, -k:].mean(axis=1)
+    np.testing.assert_allclose(-scorer.score_samples(new), top / scorer.scale_[0], rtol=1e-6)
+
+
+def test_models_of_format_7_stay_without_gaussians(tmp_path):
+    detector = load(Path(__file__).parent / "data" / "format7_nearest_reservoir.mahalad")
+    assert detector.scorer_.standards_.blend == 0
+    rng = np.random.default_rng(8)
+    shapes = {"fine": (3, 10, 10, 2), "coarse": (3, 8, 8, 2), "whole": (3, 5)}
+    detector.partial_fit({name: rng.normal(size=shape) for name, shape in shapes.items()})
+    detector.save(tmp_path / "m")
+    for again in (detector, load(tmp_path / "m")):
+        assert not again.scorer_.blends_ and again.scorer_.standards_.blend == 0
 
 
 def detector_of_patches(**options):

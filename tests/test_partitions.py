@@ -13,6 +13,7 @@ from PIL import Image
 from mahalad import AnomalyDetector, KNNDetector, MahalanobisDetector
 from mahalad.detectors.fitting import merged_states
 from mahalad.detectors.parts import open_reader, pack_reader
+from mahalad.distributed.room import Room
 from mahalad.scorers import make_scorer
 
 N_IMAGES = 26
@@ -111,6 +112,41 @@ def test_any_parts_in_any_order_are_the_whole(options, grouped, network, picture
     whole = make().fit(pictures, groups=groups)
     found = merged(make, pictures, parted(rng, N_IMAGES, 7), groups)
     assert_same(found, whole, NEW)
+
+
+@pytest.mark.parametrize("options", [{}, {"scope": "image"}], ids=["positions", "image"])
+@pytest.mark.parametrize("grouped", [False, True], ids=["", "groups"])
+def test_parts_bring_only_what_there_is_room_for(options, grouped, network, pictures, rng):
+    """Told of what is kept of the parts before, they drop what cannot stay; the fit is the same."""
+
+    def make():
+        return MahalanobisDetector(**network, batch_size=1, max_stored=6, fpr=0.4, **options)
+
+    groups = [f"part {i % 17}" for i in range(N_IMAGES)] if grouped else None
+    whole = make().fit(pictures, groups=groups)
+    reader, room, states = make().reader(), Room(6), []
+    parts = np.array_split(rng.permutation(N_IMAGES), 13)
+    for number, part in enumerate(parts):
+        own = None if groups is None else [groups[i] for i in part]
+        state = reader.read(taken(pictures, part), own, bounds=room.bounds())
+        for _ in range(2):  # work that is done again is counted once
+            room.tell(0, number, state.store.hashes, state.bounds)
+        states.append(reader.unpack(reader.pack(state)))
+    kept = [state.store.n_kept for state in states]
+    assert sum(kept) < N_IMAGES - 5 and max(kept) == 2
+    merged = merged_states(states[::-1])
+    assert_same(make().fit_state(reader, merged), whole, NEW)
+    assert merged.bounds.kept == room.bounds().kept
+    assert merged.store.n_kept <= 6 < merged.store.n_seen == N_IMAGES
+
+
+def test_a_state_that_is_sent_knows_what_it_dropped(network, pictures):
+    """Also if it had more than it keeps until then; else a later image could take that room."""
+    detector = MahalanobisDetector(**network, scope="image", max_stored=20, fpr=0.1)
+    reader = detector.reader()
+    sent = reader.unpack(reader.pack(reader.read(pictures[:24], [i // 3 for i in range(24)])))
+    assert sent.store.n_seen == 24 and sent.store.n_kept == 18
+    assert sent.store.hashes.max() < sent.bounds.kept
 
 
 def test_features_merge_exactly_whatever_the_scorer(rng):

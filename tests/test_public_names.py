@@ -84,6 +84,8 @@ NAMES = {
     "mahalad.distributed": {
         "Pool": "class",
         "Scored": "class",
+        "add": "function",
+        "extract": "function",
         "fit": "function",
         "score": "function",
     },

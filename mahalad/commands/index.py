@@ -12,6 +12,8 @@ import click
 
 from mahalad.commands.editing import edited
 from mahalad.commands.gathering import gather, only_listed, pages_option
+from mahalad.commands.many import check_workers, ray_options
+from mahalad.commands.many_labelled import add_on_ray
 from mahalad.commands.options import bits_option, max_pixels_option
 from mahalad.commands.paths import check_given
 from mahalad.commands.progress import progress_bar
@@ -19,6 +21,7 @@ from mahalad.errors import InputError
 from mahalad.index.address import absolute
 
 if TYPE_CHECKING:
+    from mahalad.distributed.adding import Added
     from mahalad.index.contract import VectorIndex
 
 
@@ -43,6 +46,10 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="As one JSON object
 @bits_option
 @max_pixels_option
 @pages_option
+@ray_options
+@click.option("--first-id", type=click.IntRange(min=0), default=None, metavar="ID",
+              help="With --ray: id of the first image; the others follow. With that of a run which "
+                   "was broken off, and the same images, what is missing is added.")  # fmt: skip
 def index_add(
     model: str,
     images: tuple[str, ...],
@@ -50,24 +57,58 @@ def index_add(
     new_label: bool,
     pages: str,
     bits: int | None,
+    ray: str | None,
+    workers: int | None,
+    first_id: int | None,
 ) -> None:
     """Add IMAGES with a label to the MODEL; prints their ids.
 
     The next answer takes them into account; nothing is trained again. An image that the index has
     already is added again, and votes again: a warning says so.
+
+    With --ray, an image that cannot be read is left out with a warning, and the index must be on a
+    server.
     """
     from mahalad.features.parameters import ask_for
 
     check_given(images)
+    check_workers(ray, workers)
+    if first_id is not None and ray is None:
+        raise click.UsageError("--first-id is for --ray")
     names, code = only_listed(gather(images, pages))
     with edited(model) as classifier:
         if bits is not None:
             ask_for(classifier, "bits", bits, ("encoder",))
-        ids = classifier.add(names, label, new_label=new_label)
+        if ray is None:
+            ids = classifier.add(names, label, new_label=new_label)
+        else:
+            found = add_on_ray(
+                classifier,
+                names,
+                label,
+                first_id,
+                address=ray,
+                workers=workers,
+                new_label=new_label,
+            )
+    if ray is not None:
+        sys.exit(_say_added(model, label, found) or code)
     for number in ids.tolist():
         click.echo(number)
     click.echo(f"{model}: {len(ids)} images added as {label}", err=True)
     sys.exit(code)
+
+
+def _say_added(model: str, label: str, found: Added) -> int:
+    """Say what was added on many machines; the exit code is 3 if images could not be read."""
+    for text in found.errors:
+        click.echo(f"Warning: left out: {text}", err=True)
+    click.echo(
+        f"{model}: {found.n_added} images added as {label}, {found.n_there} were there, "
+        f"{found.n_unreadable} cannot be read; ids from {found.first_id} on",
+        err=True,
+    )
+    return 3 if found.n_unreadable else 0
 
 
 @index.command("remove")

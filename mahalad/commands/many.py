@@ -1,4 +1,4 @@
-"""`fit --ray` and `score --ray`: the same work on many machines."""
+"""`--ray`: its options, and the work of `fit` and `score` on many machines."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def fit_on_ray(
     from mahalad.distributed.fitting import fit
     from mahalad.distributed.pool import Pool
 
-    _quieten()
+    quieten()
     with counted_progress("fit", total) as progress:
         fit(
             detector,
@@ -97,7 +97,7 @@ def score_on_ray(
     from mahalad.distributed.pool import Pool
     from mahalad.distributed.scoring import score
 
-    _quieten()
+    quieten()
     with counted_progress("score", total) as progress:
         return score(
             model,
@@ -113,8 +113,8 @@ def score_on_ray(
         )
 
 
-def _quieten() -> None:
-    """Keep what Ray Data tells of its plans from the terminal; where it is missing, nothing."""
+def quieten() -> None:
+    """Keep what Ray Data tells from the terminal: errors come as ours. Without it, do nothing."""
     with suppress(ImportError):
         import ray.data  # noqa: F401  (it sets levels when it is imported)
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

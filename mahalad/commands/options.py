@@ -190,9 +190,10 @@ def detector_options(command: Any, published: Sequence[str] = ()) -> Any:
                               "whole image."),
             click.option("--neighbourhood", type=Neighbourhood(), default="nearest",
                          show_default=True, metavar="nearest|0..5|all",
-                         help="What a place is compared with: the nearest good patch about it, "
-                              "or a Gaussian of this place and of those up to so many steps away "
-                              "(more work), or of all; for --scope positions."),
+                         help="What a place is compared with: the nearest good patch about it "
+                              "(and, for scores, its Gaussian), or a Gaussian alone, of this place "
+                              "and of those up to so many steps away (more work), or of all; for "
+                              "--scope positions."),
             click.option("--tolerate", type=Tolerated(), default="auto", show_default=True,
                          metavar="auto|none|KINDS",
                          help="Harmless changes of pictures that shall not be taken for defects: "

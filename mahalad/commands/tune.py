@@ -21,6 +21,8 @@ from mahalad.commands.embedding_options import (
     seed_option,
 )
 from mahalad.commands.gathering import gather, gather_labelled, pages_option
+from mahalad.commands.many import check_workers, ray_options
+from mahalad.commands.many_labelled import extract_on_ray
 from mahalad.commands.options import Fpr, Share, decorate, is_given
 from mahalad.commands.paths import check_output, force_option
 from mahalad.errors import InputError, MahaladError
@@ -85,6 +87,7 @@ def _learning_options(command: Any) -> Any:
 @click.option("--index", metavar="DIR|URL", default=None,
               help="Keep the embeddings in this folder (embedded Qdrant), or on a server "
                    "(qdrant://host:6333/collection). Default: in the model file.")  # fmt: skip
+@ray_options
 @seed_option
 @pages_option
 @force_option
@@ -99,6 +102,9 @@ def tune(labelled: str, output: str, force: bool, **options: Any) -> None:
     """
     from mahalad.metric.labelled import draw
 
+    check_workers(options["ray"], options["workers"])
+    if options["ray"] is not None and options["cache"] is not None:
+        raise click.UsageError("--cache is of this machine: it does not go with --ray")
     wanted = {name: options[name] for name in ("precision", "recall") if options[name]}
     if wanted and options["positive"] is None:
         raise click.UsageError(f"--{next(iter(wanted))} is about one label: give --positive LABEL")
@@ -123,12 +129,19 @@ def tune(labelled: str, output: str, force: bool, **options: Any) -> None:
         from mahalad.images.mvtec import grouping
 
         groups = list(map(grouping(options["group"]), paths))
+    X: Any = paths
+    if options["ray"] is not None:
+        told = {"address": options["ray"], "workers": options["workers"]}
+        X = extract_on_ray(classifier.encoder, paths, "labelled", **told)
+        if unlabelled:
+            found = extract_on_ray(classifier.encoder, unlabelled, "unlabelled", **told)
+            options["unlabelled"] = found
     with TemporaryDirectory() as folder:
         if options["search"] is not None:
             if classifier.cache is None:  # so that nothing is computed twice
                 classifier.set_params(cache=folder)
-            _search(classifier, paths, labels, groups, options)
-        classifier.fit(paths, labels, groups=groups, unlabelled=options["unlabelled"])
+            _search(classifier, X, labels, groups, options)
+        classifier.fit(X, labels, groups=groups, unlabelled=options["unlabelled"])
     with closing(classifier.index_):
         failure = _set_point(classifier, wanted)
         classifier.save(output)  # in any case: the training may have taken long
@@ -144,7 +157,7 @@ def tune(labelled: str, output: str, force: bool, **options: Any) -> None:
 
 def _search(
     classifier: MetricKNNClassifier,
-    paths: list[str],
+    X: Any,
     labels: list[str],
     groups: list[str] | None,
     options: dict[str, Any],
@@ -156,7 +169,7 @@ def _search(
     over = [n for n in SEARCHED if n not in option_of or not is_given(option_of[n])]
     found = search_parameters(
         classifier,
-        paths,
+        X,
         labels,
         n_candidates=options["search"],
         over=over,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mahalad.arrays import as_input_of, originals, rows, take
 from mahalad.detectors.changes import Changes
 from mahalad.detectors.copies import joined, near_copies, near_copies_of_features
-from mahalad.detectors.reservoir import FeatureStore, Kept, are_own
+from mahalad.detectors.reservoir import FeatureStore, Kept, are_own, group_names
 from mahalad.detectors.scoring import score
 from mahalad.detectors.state import Calibrated, FitRecipe, FitState, MakeScorer
 from mahalad.errors import CalibrationError, InputError
@@ -145,7 +145,7 @@ def _calibrate(state: FitState, recipe: FitRecipe, make_scorer: MakeScorer) -> C
             + (f"; {len(state.unreadable)} could not be read" if state.unreadable else "")
             + f": {more_images(store.n_seen)}"
         )
-    if recipe.capacity is not None and store.limit is not None and len(np.unique(store.groups)) < 2:
+    if recipe.capacity is not None and len(group_names(store)) < 2 and store.limit is not None:
         raise CalibrationError(
             f"groups are kept as a whole, and of {store.n_seen} images there is room for "
             f"{recipe.capacity} (max_stored), which is less than two groups: give a larger "

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
+from mahalad.detectors.state import Bounds, FitRecipe, FitState, MakeScorer
 from mahalad.detectors.state_file import describe_state, restore_state
 from mahalad.errors import InputError, ModelFileError
 from mahalad.files.container import read_header, read_model, write_model
@@ -23,8 +23,11 @@ KIND = "fit checkpoint"
 
 _log = logging.getLogger(__name__)
 
-ReadPart = Callable[[Iterator[Entry]], FitState | None]
-"""Reads all images that it is given into a state; None if there are none."""
+ReadPart = Callable[[Iterator[Entry], FitState | None], FitState | None]
+"""Reads all images that it is given into a state of their own; None if there are none.
+
+It is also given the state of the images before them, None if there are none.
+"""
 
 
 class Drawn:
@@ -178,7 +181,7 @@ def read_in_turns(
     state = None if checkpoint is None else checkpoint.resume(drawn)
     on_resumed(drawn.n)
     while (first := next(drawn, None)) is not None:
-        found = read_part(chain([first], islice(drawn, every - 1)))
+        found = read_part(chain([first], islice(drawn, every - 1)), state)
         if found is not None:
             state = found if state is None else state.merge(found)
         if checkpoint is not None and state is not None:
@@ -218,10 +221,12 @@ def read_with_checkpoint(
     """
     warn_of_folders(X, stacklevel=stacklevel + 1)
 
-    def read_part(entries: Iterator[Entry]) -> FitState:
+    def read_part(entries: Iterator[Entry], before: FitState | None) -> FitState:
         own = list(entries)
         told = None if groups is None else [entry.group for entry in own]
-        return read([entry.source for entry in own], told, stacklevel=stacklevel + 2)
+        bounds = Bounds() if before is None else before.bounds
+        sources = [entry.source for entry in own]
+        return read(sources, told, bounds=bounds, stacklevel=stacklevel + 2)
 
     return read_in_turns(_entries(X, groups), read_part, every, checkpoint)
 

@@ -261,7 +261,7 @@ class AnomalyDetector(OutlierMixin, FitParameters):
             recipe,
             groups=groups,
             levels=tuple(mine.levels),
-            changes_below=mine.changes.limit,
+            bounds=mine.bounds,
         )
         self._state = mine.merge(added)
         _log.info("%d images added to %d", added.store.n_seen, mine.store.n_seen)

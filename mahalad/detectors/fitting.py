@@ -15,7 +15,7 @@ from mahalad.detectors.changes import Pictures
 from mahalad.detectors.copies import thumbnail
 from mahalad.detectors.given import column_names
 from mahalad.detectors.reservoir import FeatureStore, Kept, own_groups
-from mahalad.detectors.state import FitRecipe, FitState, MakeScorer
+from mahalad.detectors.state import Bounds, FitRecipe, FitState, MakeScorer
 from mahalad.detectors.state_file import describe_state, restore_state
 from mahalad.errors import InputError
 from mahalad.features.extraction import extract
@@ -23,6 +23,8 @@ from mahalad.files.container import packed, unpacked
 from mahalad.images.listing import warn_of_folders
 from mahalad.images.reading import depths_of, left_out
 from mahalad.result import Result
+
+NO_BOUNDS = Bounds()
 
 _KIND = "part of a fit"
 
@@ -35,7 +37,7 @@ def read(
     *,
     groups: Sequence[Any] | None = None,
     levels: Sequence[str] = (),
-    changes_below: int | None = None,
+    bounds: Bounds = NO_BOUNDS,
     to_fit: bool = True,
     stacklevel: int = 3,
 ) -> FitState:
@@ -52,8 +54,8 @@ def read(
         What each image shows, a part's serial number for instance.
     levels : sequence of str, optional
         Names of the levels in the order of the fit that the images are added to.
-    changes_below : int, optional
-        Only images of lower ranks are changed: `Changes.limit` of the fit that is added to.
+    bounds : Bounds
+        Of the fit that the images are added to, which has no room for all.
     to_fit : bool, default=True
         Whether good images are wanted, so that folders called otherwise are warned of.
     stacklevel : int, default=3
@@ -73,13 +75,13 @@ def read(
     """
     if to_fit and features is not None:
         warn_of_folders(X, stacklevel=stacklevel + 1)
-    store = FeatureStore(recipe.capacity, recipe.salt)
+    store = FeatureStore(recipe.capacity, recipe.salt, bounds.kept)
     sums = make_scorer() if recipe.streams else None
     shapes: dict[str, list[int]] = {}
     unreadable: list[Result] = []
     depths: dict[str, str] = {}
     n_read = 0
-    pictures = Pictures(changes_below)
+    pictures = Pictures(bounds.changed)
     kinds = () if features is None else recipe.tolerate
     for images, found in extract(X, features, recipe.salt, recipe.n_augment):
         good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
@@ -156,7 +158,7 @@ class FitReader:
         X: Any,
         groups: Sequence[Any] | None = None,
         *,
-        changes_below: int | None = None,
+        bounds: Bounds = NO_BOUNDS,
         to_fit: bool = False,
         stacklevel: int = 3,
     ) -> FitState:
@@ -171,7 +173,7 @@ class FitReader:
             self.make_scorer,
             self.recipe,
             groups=groups,
-            changes_below=changes_below,
+            bounds=bounds,
             to_fit=to_fit,
             stacklevel=stacklevel + 1,
         )

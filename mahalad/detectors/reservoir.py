@@ -76,6 +76,8 @@ class FeatureStore:
     salt : int
         Salt of the hashes of groups that have a name. A picture that is a group of its own has its
         key for a hash.
+    limit : int, optional
+        That of a store which this one will be merged with: what cannot stay there is never kept.
 
     Attributes
     ----------
@@ -88,25 +90,31 @@ class FeatureStore:
         older format that kept part of its images.
     """
 
-    def __init__(self, capacity: int | None = None, salt: int = 0) -> None:
+    def __init__(
+        self, capacity: int | None = None, salt: int = 0, limit: int | None = None
+    ) -> None:
         self.capacity = capacity
         self.salt = salt
         self.n_seen = 0
-        self.limit: int | None = None
+        self.limit = limit
         self.whole = True
         self._chunks: list[Kept] = []
 
     def add(self, images: Kept) -> None:
         """Add images."""
         self.n_seen += len(images.keys)
+        if self.limit is not None:
+            stays = self._hashes(images) < self.limit
+            if self._chunks and not stays.any():
+                return
+            images = images if stays.all() else images.take(stays)
         self._hold([images])
 
     def merged(self, other: FeatureStore) -> FeatureStore:
         """Return a store of the images of both. Neither of the two changes."""
         both = self._empty()
         both.n_seen = self.n_seen + other.n_seen
-        limits = [limit for limit in (self.limit, other.limit) if limit is not None]
-        both.limit = min(limits, default=None)
+        both.limit = lower(self.limit, other.limit)
         both.whole = self.whole and other.whole
         both._hold([*self._chunks, *other._chunks])
         return both
@@ -143,6 +151,11 @@ class FeatureStore:
     @property
     def groups(self) -> NDArray[Any]:
         return self.kept.groups
+
+    @property
+    def hashes(self) -> NDArray[np.uint64]:
+        """Hashes of the kept images' groups, (n_kept,): the smallest stay."""
+        return self._hashes(self.kept) if self._chunks else np.empty(0, np.uint64)
 
     @property
     def n_held(self) -> int:
@@ -186,16 +199,14 @@ class FeatureStore:
 
         A group that had to go stays away, whatever comes later: the limit only ever falls.
         """
-        hashes = np.array(
-            [self._hash(*pair) for pair in zip(kept.groups, kept.keys, strict=True)], np.uint64
-        )
-        ordered, sizes = np.unique(hashes, return_counts=True)
+        hashes = self._hashes(kept)
         assert self.capacity is not None
-        too_many = np.flatnonzero(np.cumsum(sizes) > self.capacity)
-        if len(too_many):
-            limit = int(ordered[too_many[0]])
-            self.limit = limit if self.limit is None else min(limit, self.limit)
+        self.limit = lower(self.limit, limit_of(hashes, self.capacity))
         return np.ones(len(hashes), bool) if self.limit is None else hashes < self.limit
+
+    def _hashes(self, images: Kept) -> NDArray[np.uint64]:
+        pairs = zip(images.groups, images.keys, strict=True)
+        return np.array([self._hash(*pair) for pair in pairs], np.uint64)
 
     def _hash(self, group: str, key: int) -> int:
         if group == own_groups([int(key)])[0]:
@@ -203,6 +214,18 @@ class FeatureStore:
         salt = self.salt.to_bytes(8, "little")
         digest = hashlib.blake2b(group.encode("utf-8", "surrogatepass"), digest_size=8, key=salt)
         return int.from_bytes(digest.digest(), "little")
+
+
+def limit_of(hashes: NDArray[np.uint64], capacity: int) -> int | None:
+    """Return the smallest hash that has to go, of images (n,); None if there is room for all."""
+    ordered, sizes = np.unique(hashes, return_counts=True)
+    too_many = np.flatnonzero(np.cumsum(sizes) > capacity)
+    return int(ordered[too_many[0]]) if len(too_many) else None
+
+
+def lower(mine: int | None, other: int | None) -> int | None:
+    """Return the lower one of two limits; None is no limit."""
+    return min((limit for limit in (mine, other) if limit is not None), default=None)
 
 
 def own_groups(keys: Sequence[int]) -> list[str]:
@@ -233,12 +256,13 @@ def store_arrays(name: str, store: FeatureStore) -> dict[str, NDArray[Any]]:
 
 def store_record(store: FeatureStore) -> dict[str, Any]:
     """Describe, as JSON, what `store_arrays` leaves out."""
+    names = [] if store.is_empty else store.kept.names.tolist()  # first: this sets the limit
     return {
         "n_images": store.n_seen,
         "limit": store.limit,
         "whole_groups": store.whole,
         "groups": group_names(store),
-        "names": [] if store.is_empty else store.kept.names.tolist(),
+        "names": names,
     }
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mahalad.arrays import as_input_of, rows
 from mahalad.detectors.changes import Changes
-from mahalad.detectors.reservoir import FeatureStore
+from mahalad.detectors.reservoir import FeatureStore, lower
 from mahalad.errors import InputError
 from mahalad.protocols import Floats
 from mahalad.result import Result
@@ -68,6 +68,27 @@ class FitRecipe:
     def streams(self) -> bool:
         """Whether the scorer sums batch by batch, so that features need not all be kept."""
         return self.capacity is not None
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a fit has no room for any more, after some of its images.
+
+    Attributes
+    ----------
+    kept : int or None, default=None
+        Features of groups of this hash and larger ones need not be kept (`FeatureStore.limit`).
+        None: there is room for all.
+    changed : int or None, default=None
+        Images of this rank and higher ones need not be changed (`Changes.limit`).
+    """
+
+    kept: int | None = None
+    changed: int | None = None
+
+    def lowered(self, other: Bounds) -> Bounds:
+        """Return those of a fit to the images of both: the lower ones."""
+        return Bounds(lower(self.kept, other.kept), lower(self.changed, other.changed))
 
 
 @dataclass(frozen=True)
@@ -152,6 +173,11 @@ class FitState:
         return replace(
             self, scorer=scorer.partial_fit(as_input_of(scorer, rows(self.store.features)))
         )
+
+    @property
+    def bounds(self) -> Bounds:
+        """What further images need not bring."""
+        return Bounds(self.store.limit, self.changes.limit)
 
     @property
     def counted(self) -> FeatureStore:

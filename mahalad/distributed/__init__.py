@@ -9,13 +9,17 @@ from mahalad.lazy import hand_on
 _HOME_OF = {
     "Pool": "mahalad.distributed.pool",
     "Scored": "mahalad.distributed.results",
+    "add": "mahalad.distributed.adding",
+    "extract": "mahalad.distributed.extracting",
     "fit": "mahalad.distributed.fitting",
     "score": "mahalad.distributed.scoring",
 }
 
-__all__ = ["Pool", "Scored", "fit", "score"]
+__all__ = ["Pool", "Scored", "add", "extract", "fit", "score"]
 
 if TYPE_CHECKING:
+    from mahalad.distributed.adding import add
+    from mahalad.distributed.extracting import extract
     from mahalad.distributed.fitting import fit
     from mahalad.distributed.pool import Pool
     from mahalad.distributed.results import Scored

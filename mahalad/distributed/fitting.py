@@ -13,7 +13,7 @@ from mahalad.detectors.checkpoints import Checkpoint, read_in_turns
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.detectors.fitting import FitReader
 from mahalad.detectors.parts import open_reader, pack_reader
-from mahalad.detectors.state import FitState
+from mahalad.detectors.state import Bounds, FitState
 from mahalad.distributed.listing import (
     PART_SIZE,
     Part,
@@ -24,20 +24,23 @@ from mahalad.distributed.listing import (
     named_images,
     part_of,
     parts_of,
+    span_of,
 )
 from mahalad.distributed.merging import PartRead, Tree
 from mahalad.distributed.pool import Pool
+from mahalad.distributed.room import SharedRoom
 from mahalad.distributed.session import connect
 from mahalad.distributed.working import (
     Setting,
     failure_of,
     give_warnings,
-    quietly,
+    mapped,
+    naming_failures,
     warn,
     warnings_as,
     with_less_memory,
 )
-from mahalad.errors import InputError, MahaladError, UnreadableImageWarning
+from mahalad.errors import InputError, UnreadableImageWarning
 from mahalad.images.manifests import Entry, to_fit
 
 WINDOW = 1_000_000
@@ -122,7 +125,7 @@ def fit(
             raise InputError(
                 "checkpoint is for paths, whose order is known: the Ray dataset has images"
             )
-        state = work.read(dataset, part_size)
+        state = work.read(dataset, part_size, None)
     else:
         entries = entries_of(dataset, keep=to_fit(split), say=warn)
         state = _from_entries(
@@ -137,15 +140,17 @@ def fit(
 class ReadPart:
     """Hold a network in another process, and read parts of images into states by it."""
 
-    def __init__(self, content: Any, setting: Setting) -> None:
+    def __init__(self, content: Any, room: SharedRoom, setting: Setting) -> None:
         import ray
 
         setting.take_over()
         self._folder, self._failure = setting.folder, ""
+        self._room, self._bounds = room, Bounds()
+        sent = ray.get(content)
         try:
-            self._reader = open_reader(ray.get(content))
-        except MahaladError as error:
-            self._failure = failure_of(error)
+            self._reader = open_reader(sent)
+        except Exception as error:
+            self._failure = failure_of(error, "to make its network")
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
         """Read a part, a row of a table of parts or a batch of images, into a state."""
@@ -155,8 +160,8 @@ class ReadPart:
         try:
             with warnings_as(texts):
                 n, state = self._read(batch)
-        except MahaladError as error:
-            return PartRead(0, failure=failure_of(error)).as_table()
+        except Exception as error:
+            return PartRead(0, failure=failure_of(error, f"on {span_of(batch)}")).as_table()
         return PartRead(n, state, texts).as_table()
 
     def _read(self, batch: Mapping[str, Any]) -> tuple[int, bytes]:
@@ -168,15 +173,18 @@ class ReadPart:
             sources = named_images(batch)
             groups = [str(group) for group in batch["group"]] if "group" in batch else None
 
+        self._bounds = self._bounds.lowered(self._room.bounds())
+
         def read(batch_size: int) -> FitState:
             self._reader.features.set_params(batch_size=batch_size)
-            return self._reader.read(sources, groups)
+            return self._reader.read(sources, groups, bounds=self._bounds)
 
         before = self._reader.features.batch_size
         try:
             state = with_less_memory(read, before)
         finally:
             self._reader.features.set_params(batch_size=before)
+        self._bounds = self._bounds.lowered(state.bounds)
         return len(sources), self._reader.pack(state)
 
 
@@ -187,31 +195,36 @@ class _Work:
         self._ray, self._pool, self._reader, self._progress = ray, pool, reader, progress
         self._sent = ray.put(pack_reader(reader))
         self._to_merge = ray.put(pack_reader(reader, include_weights=False))
+        self._room = SharedRoom(ray, reader.recipe.capacity)
 
-    def parts(self, parts: Iterable[Part]) -> FitState | None:
+    def parts(self, parts: Iterable[Part], before: FitState | None) -> FitState | None:
         """Read parts into one state; None if there are none."""
         tables, sizes = [], []
         for part in parts:
             tables.append(self._ray.put(as_table(part)))
             sizes.append(len(part.names))
-        return self.read(self._ray.data.from_arrow_refs(tables), 1, sizes) if tables else None
+        if not tables:
+            return None
+        return self.read(self._ray.data.from_arrow_refs(tables), 1, before, sizes)
 
-    def read(self, dataset: Any, batch_size: int, sizes: Sequence[int] = ()) -> FitState | None:
-        """Read a Ray dataset of parts, or of images, into one state, and warn as was warned."""
+    def read(
+        self, dataset: Any, batch_size: int, before: FitState | None, sizes: Sequence[int] = ()
+    ) -> FitState | None:
+        """Read a Ray dataset of parts, or of images, into one state, and warn as was warned.
+
+        The state of the images before them, if any, says what there is room for.
+        """
         done = iter(sizes)
-        tree = Tree(self._ray, self._reader, self._to_merge)
-        found = quietly(dataset).map_batches(
-            ReadPart,
-            batch_size=batch_size,
-            batch_format="numpy",
-            fn_constructor_args=(self._sent, Setting.here(self._pool.n_threads)),
-            **self._pool.options(self._ray),
-        )
-        for bundle in quietly(found).iter_internal_ref_bundles():
-            for table in bundle.block_refs:
-                tree.add(table)
-            self._progress(sum(islice(done, bundle.num_rows())))
-        state, about = tree.result()
+        self._room.start(before)
+        tree = Tree(self._ray, self._reader, self._to_merge, self._room)
+        told = self._sent, self._room
+        found = mapped(self._ray, self._pool, dataset, ReadPart, batch_size, told)
+        with naming_failures():
+            for bundle in found.iter_internal_ref_bundles():
+                for table in bundle.block_refs:
+                    tree.add(table)
+                self._progress(sum(islice(done, bundle.num_rows())))
+            state, about = tree.result()
         give_warnings(about.warnings, stacklevel=6)
         return state
 
@@ -227,8 +240,8 @@ def _from_entries(
 ) -> FitState:
     """Read images by their paths, window by window, with a checkpoint after each if asked for."""
 
-    def read_window(window: Iterator[Entry]) -> FitState | None:
-        return work.parts(parts_of(window, part_size))
+    def read_window(window: Iterator[Entry], before: FitState | None) -> FitState | None:
+        return work.parts(parts_of(window, part_size), before)
 
     keeps = None
     if checkpoint is not None:

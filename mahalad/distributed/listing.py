@@ -154,6 +154,12 @@ def as_table(part: Part) -> Any:
     return pa.table({"place": [part.place], **columns})
 
 
+def span_of(batch: Mapping[str, Any]) -> str:
+    """Say which images a row of a table of parts, or a batch of images, is of."""
+    names = batch["names"][0] if "place" in batch else batch["path"]
+    return f"{names[0]} to {names[-1]}"
+
+
 def named_images(batch: Mapping[str, Any]) -> list[ImageSource]:
     """Give the images of a batch of a Ray dataset, by their names."""
     pairs = zip(batch["path"], batch["image"], strict=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mahalad.errors import ClusterError, InputError
+
+MOST_RESTARTS = 8
+"""Times that a process which is lost is started again, and that its work is done again."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,15 @@ class Pool:
         """Give the options of `Dataset.map_batches` for a pool that is `sized`."""
         strategy = ray.data.ActorPoolStrategy(size=self.n_workers)
         found: dict[str, Any] = {"compute": strategy, "num_cpus": self.cpus}
+        if _takes_any(ray.data.Dataset.map_batches):
+            found |= {"max_restarts": MOST_RESTARTS, "max_task_retries": MOST_RESTARTS}
         return found | ({"num_gpus": self.gpus} if self.gpus else {})
+
+
+def _takes_any(function: Any) -> bool:
+    """Whether a function takes arguments by any name: the version of Ray can bound restarts."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _most_below(total: float, each: float) -> int:

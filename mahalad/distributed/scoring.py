@@ -25,6 +25,7 @@ from mahalad.distributed.listing import (
     named_images,
     part_of,
     parts_of,
+    span_of,
 )
 from mahalad.distributed.pool import Pool
 from mahalad.distributed.results import STYLES, Folder, Scored, file_of
@@ -33,13 +34,14 @@ from mahalad.distributed.working import (
     Setting,
     failure_of,
     give_warnings,
-    quietly,
+    mapped,
+    naming_failures,
     raise_failure,
     warn,
     warnings_as,
     with_less_memory,
 )
-from mahalad.errors import InputError, MahaladError, ModelFileError
+from mahalad.errors import InputError, ModelFileError
 from mahalad.files.classes import class_named
 from mahalad.files.container import read_header
 from mahalad.files.onnx import is_export
@@ -166,15 +168,16 @@ class ScorePart:
 
         setting.take_over()
         self._style, self._folder, self._failure = style, setting.folder, ""
+        sent = ray.get(content)
         try:
-            self._model = _opened(ray.get(content), reading)
+            self._model = _opened(sent, reading)
             if isinstance(self._model, AnomalyDetector):
                 _ = self._model.set_fpr(fpr) if fpr is not None else None
                 self._good = self._model.calibration_scores_
             elif fpr is not None:
                 self._model.set_novelty_fpr(fpr)
-        except MahaladError as error:
-            self._failure = failure_of(error)
+        except Exception as error:
+            self._failure = failure_of(error, "to read the model")
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
         """Score a part, a row of a table of parts or a batch of images."""
@@ -186,8 +189,8 @@ class ScorePart:
             try:
                 with warnings_as(texts):
                     done = self._score(batch)
-            except MahaladError as error:
-                failure = failure_of(error)
+            except Exception as error:
+                failure = failure_of(error, f"on {span_of(batch)}")
         found = {
             "name": done["name"],
             "content": done["content"],
@@ -258,15 +261,10 @@ class _Work:
 
     def score(self, dataset: Any, batch_size: int) -> None:
         """Score a Ray dataset of parts, or of images."""
-        found = quietly(dataset).map_batches(
-            ScorePart,
-            batch_size=batch_size,
-            batch_format="numpy",
-            fn_constructor_args=(*self._told, Setting.here(self._pool.n_threads)),
-            **self._pool.options(self._ray),
-        )
-        for row in quietly(found).iter_rows():
-            self._write(row)
+        found = mapped(self._ray, self._pool, dataset, ScorePart, batch_size, self._told)
+        with naming_failures():
+            for row in found.iter_rows():
+                self._write(row)
 
     def _write(self, found: Mapping[str, Any]) -> None:
         raise_failure(found["failure"])

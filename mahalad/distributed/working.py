@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import platform
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,10 +16,17 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from mahalad import errors
-from mahalad.errors import MahaladError, UnreadableImageWarning
+from mahalad.distributed.pool import MOST_RESTARTS, Pool
+from mahalad.errors import ClusterError, MahaladError, UnreadableImageWarning
+from mahalad.index.contract import IndexUnavailableError
 
 MOST_WARNINGS = 50
 """Different warnings that are kept."""
+
+_DIED = ("The actor is dead because", "Task was killed due to")
+_LONGEST = 400
+
+_log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
@@ -53,16 +62,52 @@ class Setting:
         Image.MAX_IMAGE_PIXELS = self.max_pixels
 
 
-def failure_of(error: MahaladError) -> str:
-    """Describe an error as text, for `raise_failure` in another process."""
-    return json.dumps([type(error).__name__, str(error)])
+def failure_of(error: Exception, doing: str = "") -> str:
+    """Describe an error as text, for `raise_failure` in another process.
+
+    One that mahalad does not raise on purpose becomes a `ClusterError`, with what was being done.
+    """
+    if isinstance(error, MahaladError):
+        return json.dumps([type(error).__name__, str(error)])
+    _log.error("%s", doing, exc_info=error)
+    text = f"a worker on {platform.node()} failed {doing}: {type(error).__name__}: {error}"
+    return json.dumps(["ClusterError", text])
 
 
 def raise_failure(failure: str) -> None:
     """Raise the error that was described, unless the text is empty."""
     if failure:
         name, text = json.loads(failure)
-        raise getattr(errors, name, MahaladError)(text)
+        known = {**vars(errors), "IndexUnavailableError": IndexUnavailableError}
+        raise known.get(name, MahaladError)(text)
+
+
+@contextmanager
+def naming_failures() -> Iterator[None]:
+    """Raise what Ray says of a worker that failed as an error of mahalad's, in a few words.
+
+    Raises
+    ------
+    ClusterError
+        A worker could not be started, or was lost again and again.
+    """
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"a worker failed for good (what is lost is started again {MOST_RESTARTS} times): "
+            f"{_reason(str(error))}"
+        ) from error
+
+
+def _reason(text: str) -> str:
+    """What Ray says of a process that died, else the last line of the error that it raised."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    died = [line for line in lines if line.startswith(_DIED)]
+    found = died[0] if died else lines[-1] if lines else "no reason is known"
+    return found if len(found) <= _LONGEST else found[:_LONGEST] + " ..."
 
 
 def with_less_memory(work: Callable[[int], Answer], batch_size: int) -> Answer:
@@ -124,6 +169,21 @@ def give_warnings(counts: Mapping[str, int], stacklevel: int = 3) -> None:
 def warn(text: str) -> None:
     """Warn of what a manifest says."""
     warnings.warn(text, stacklevel=4)
+
+
+def mapped(ray: Any, pool: Pool, dataset: Any, work: Any, batch_size: int, told: Any) -> Any:
+    """Give the Ray dataset of what a pool makes of another one; `told` is what it is made with."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*ray_remote_args")  # there is no other way to restarts
+        return quietly(
+            quietly(dataset).map_batches(
+                work,
+                batch_size=batch_size,
+                batch_format="numpy",
+                fn_constructor_args=(*told, Setting.here(pool.n_threads)),
+                **pool.options(ray),
+            )
+        )
 
 
 def quietly(dataset: Any) -> Any:

@@ -117,6 +117,10 @@ class PositionScores(nn.Module):
             names.append(CONTEXT)
         self.names = names
         self.parts = nn.ModuleList(_positions(name, about, arrays) for name in names)
+        self.blend = standards.blend
+        if self.blend:
+            own = file.arrays_of_positions(self.coarsest, arrays)
+            self.gaussians = PositionGaussians(**own)
         weighted = bool(scorer.image_weight and scorer.image_gaussians_)
         self.pooled = list(scorer.image_gaussians_) if weighted else []
         self.image = nn.ModuleList(
@@ -147,6 +151,9 @@ class PositionScores(nn.Module):
     def forward(self, features: Features, boxes: Tensor | None) -> Tensor:
         """Give the parts of the score, (n, 1 or 2), up = abnormal."""
         distances = self._distances(self.coarsest, features)
+        if self.blend:
+            x = self._side_by_side(self.coarsest, features)
+            distances = distances + self.blend * self.gaussians(x)
         z = (distances - self.location) / self.deviation
         counted = self.counted[None] | torch.zeros_like(z, dtype=torch.bool)
         if boxes is not None:
@@ -178,12 +185,16 @@ class PositionScores(nn.Module):
 
     def _distances(self, name: str, features: Features) -> Tensor:
         """Distances (n, P) on a grid."""
-        group = next((group for group in self.groups if group[0] == name), self.groups[-1])
-        x = torch.cat([features[level] for level in group], dim=-1).flatten(1, 2)  # (n, P, D)
+        x = self._side_by_side(name, features)
         if name == CONTEXT:
             x = self.means @ x
         found: Tensor = self.parts[self.names.index(name)](x)
         return found
+
+    def _side_by_side(self, name: str, features: Features) -> Tensor:
+        """Features (n, P, D) of a grid; of the context those of the coarsest."""
+        group = next((group for group in self.groups if group[0] == name), self.groups[-1])
+        return torch.cat([features[level] for level in group], dim=-1).flatten(1, 2)
 
 
 class _Logarithm(nn.Module):

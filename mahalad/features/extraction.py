@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,25 @@ from mahalad.images.sources import ImageSource, is_stream
 
 Batch = tuple[list[ReadImage], dict[str, NDArray[Any]]]
 """Images read, and level name to features (n_good, n_copies, n_features) of the readable ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Extracted:
+    """Images that were read before, perhaps elsewhere, and their features.
+
+    Attributes
+    ----------
+    images : list of ReadImage
+        Without their pixels; also those that could not be read.
+    features : dict of str to ndarray of shape (n_readable, n_features)
+        By level; none where no image could be read.
+    record : mapping
+        What identifies the features: the extractor's `record()`.
+    """
+
+    images: list[ReadImage]
+    features: Mapping[str, NDArray[Any]]
+    record: Mapping[str, Any]
 
 
 def extract(

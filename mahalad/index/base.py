@@ -195,13 +195,13 @@ class CheckedIndex(ABC):
 
     def _new_ids(self, n: int) -> NDArray[np.int64]:
         """n ids, one after the other, above every id in the index."""
-        first = self._first_free_id()
+        first = self.next_id()
         if first + n - 1 > LARGEST_ID:
             raise InputError(f"{self.name}: no {n} ids left above {first - 1}; give ids yourself")
         return np.arange(first, first + n, dtype=np.int64)
 
-    def _first_free_id(self) -> int:
-        """An id above all others, by asking for single points only.
+    def next_id(self) -> int:
+        """See `VectorIndex.next_id`; it asks for single points only.
 
         n different ids none of which is n or more are 0 to n - 1; otherwise look further up in
         steps that double.

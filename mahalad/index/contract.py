@@ -159,6 +159,10 @@ class VectorIndex(Protocol):
 
     def __len__(self) -> int: ...
 
+    def next_id(self) -> int:
+        """Give an id above all others: that of the next point, unless its id is given."""
+        ...
+
     def flush(self) -> None:
         """Write to disk what is not there yet; what `add` returned for is safe without it."""
         ...

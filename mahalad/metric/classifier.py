@@ -184,7 +184,8 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         ----------
         X : images
             As everywhere (see `mahalad.images.iter_sources`); features where `encoder` is None.
-            Arrays have red first, unless the encoder's ``channels="bgr"`` says otherwise.
+            Arrays have red first, unless the encoder's ``channels="bgr"`` says otherwise. Or what
+            `mahalad.distributed.extract` made of them on many machines; `unlabelled` as well.
         y : sequence of str or int, shape (n_images,)
         groups : sequence of length n_images, optional
             What each image shows (a part's serial number, say). Images of one group, and copies

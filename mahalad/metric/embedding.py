@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mahalad.arrays import originals
 from mahalad.errors import InputError
 from mahalad.features.cache import CachedFeatures, hash_record
-from mahalad.features.extraction import extract
+from mahalad.features.extraction import Extracted, extract
 from mahalad.images.reading import ReadImage
 from mahalad.index.contract import Distance
 from mahalad.protocols import Floats
@@ -68,7 +68,16 @@ class Embedding:
     def read(
         self, X: Any, *, batch_size: int | None = None, promptly: bool = False
     ) -> Iterator[Batch]:
-        """Yield batches of decoded images, and their features; see `extract`."""
+        """Yield batches of decoded images, and their features; see `extract`.
+
+        Raises
+        ------
+        InputError
+            Features that another encoder computed (`Extracted`).
+        """
+        if isinstance(X, Extracted):
+            yield X.images, self._side_by_side(self._checked(X)) if X.features else np.empty((0, 0))
+            return
         if self._extractor is None and _are_paths(X):
             raise InputError(
                 "encoder=None takes features, and these are paths: give an encoder, such as "
@@ -105,6 +114,15 @@ class Embedding:
                 names.append(image.source.name)
             parts.append(F)
         return names, np.concatenate(parts)
+
+    def _checked(self, X: Extracted) -> Arrays:
+        """The features of images that were read before, if this encoder computed them."""
+        if self.encoder is None or hash_record(X.record) != hash_record(self.encoder.record()):
+            raise InputError(
+                "these features are of another encoder than the classifier's: compute them by its "
+                "own"
+            )
+        return dict(X.features)
 
     def _side_by_side(self, features: Arrays) -> Floats:
         """Levels as one array (n, n_features); the same levels every time."""

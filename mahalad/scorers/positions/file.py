@@ -40,6 +40,8 @@ def describe(
     }
     if boxed:
         about["boxed"] = True
+    if standards.blend:
+        about["blend"] = standards.blend
     arrays = {"joint/location": standards.standard[0], "joint/scale": standards.standard[1]}
     if standards.map_maxima is not None:
         about["maps"] = {name: own[:2] for name, own in standards.map_standards.items()}
@@ -64,6 +66,7 @@ def standards_of(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
         map_maxima=arrays["map_maxima"] if map_standards else None,
         n_active=int(about["n_active"]),
         context_weight=float(about.get("context_weight", 0.0)),
+        blend=float(about.get("blend", 0.0)),
     )
 
 

@@ -26,7 +26,7 @@ from mahalad.scorers.positions.gaussians import PatchGaussian
 from mahalad.scorers.positions.grids import CONTEXT, CONTEXT_STEPS
 from mahalad.scorers.positions.nearest import LeftOut, Nearest
 from mahalad.scorers.positions.patches import N_FINER, N_IMAGES, Patches
-from mahalad.scorers.positions.scoring import Inside, Scoring
+from mahalad.scorers.positions.scoring import GAUSSIANS, Inside, Scoring
 from mahalad.scorers.positions.standards import Standardized, Standards, unexplained, varying
 from mahalad.scorers.sets import numbered
 
@@ -42,13 +42,15 @@ class PatchScorer(Standardized, BaseEstimator):
     Levels that are maps, (n, height, width, n_features), are grouped by their grids: those on the
     coarsest one go together, finer ones each by itself. Each patch, the features of a position, is
     compared with the good ones at most one position away: its distance is the Mahalanobis distance
-    to the nearest of them. The image's score is the mean of the largest distances on the coarsest
-    grid. Mean and standard deviation of the leave-one-out distances of good images (and what
-    harmless changes add to these) standardize them, position by position. The image's map is the
-    weighted mean over grids of the distances' logarithms, each in standard deviations of good
-    images. A further grid, the context, has Gaussians of means over 4 x 4 positions of the coarsest
-    one; it counts the more, the less parts lie in place. Pooled levels, (n, n_features), get one
-    Gaussian each; the sum of their distances is added to the score.
+    to the nearest of them. On the coarsest grid the distance to a Gaussian of the position is added
+    to it: patches are better where parts move or have many forms, Gaussians where there are many
+    images. The image's score is the mean of the largest of these sums. Mean and standard deviation
+    of their leave-one-out values of good images (and what harmless changes add to these)
+    standardize them, position by position. The image's map is the weighted mean over grids of the
+    logarithms of distances, each in standard deviations of good images. A further grid, the
+    context, has Gaussians of means over 4 x 4 positions of the coarsest one; it counts the more,
+    the less parts lie in place. Pooled levels, (n, n_features), get one Gaussian each; the sum of
+    their distances is added to the score.
 
     Parameters
     ----------
@@ -62,11 +64,11 @@ class PatchScorer(Standardized, BaseEstimator):
     floor : float, default=0.01
         See `PatchGaussian`.
     neighbourhood : "nearest", int or "all", default="nearest"
-        What patches are compared with: ``"nearest"``, the nearest good patch about their position.
-        0: a Gaussian per position. A Gaussian of a position may be fitted to the features of all
-        positions up to a number of steps away, at most 5 ((2r + 1)^2 times the work of a fit), or,
-        ``"all"``, one Gaussian to all positions of a grid; if parts lie still, one for all costs
-        accuracy.
+        What patches are compared with: ``"nearest"``, the nearest good patch about their position
+        (and, for scores, its Gaussian). 0: a Gaussian per position alone. It may be fitted to the
+        features of all positions up to a number of steps away, at most 5 ((2r + 1)^2 times the work
+        of a fit), or, ``"all"``, one Gaussian to all positions of a grid; if parts lie still, one
+        for all costs accuracy.
 
     Attributes
     ----------
@@ -74,6 +76,9 @@ class PatchScorer(Standardized, BaseEstimator):
         By the name of the first level; "(context)" for the context, where the coarsest grid has
         at least 8 x 8 positions.
     image_gaussians_ : dict of str to LedoitWolfGaussian
+    blends_ : bool
+        Whether a score counts the Gaussians of the coarsest grid, too: so do all fits that compare
+        patches, but those of files of format 7.
     patches_ : dict of str to Patches
         Good patches by the name of a grid's first level, of 200 images at most on the coarsest grid
         and 100 on finer ones; empty if patches are compared with Gaussians alone.
@@ -99,6 +104,11 @@ class PatchScorer(Standardized, BaseEstimator):
     Leave-one-out scores and `map_maxima_` are standardized by the other images alone. With the
     image's own distance among them, whose largest values matter here, thresholds would be too
     low: 12 to 16 % of good images flagged where 10 % are asked for (simulated, 60 images).
+
+    Where patches are compared, the score is about d + b g, of the distance d to the nearest patch
+    and g to the Gaussian. With s the root mean variance over positions of either among good images,
+    left out, b = w / (1 - w) s_d / s_g: w = n / (2 n + 200) is the share of the Gaussians, which
+    know little of few images.
 
     The metric of patches is the covariance about the mean of a position, averaged over blocks of
     some 4 x 4 positions and, with the same weight, over all of them, shrunk by 0.05 to its mean
@@ -144,7 +154,7 @@ class PatchScorer(Standardized, BaseEstimator):
 
     def fit(self, X: Features, y: Any = None) -> Self:
         """Fit to the levels of good images, at least 5."""
-        for name in ("patch_gaussians_", "image_gaussians_", "groups_", "patches_"):
+        for name in ("patch_gaussians_", "image_gaussians_", "groups_", "patches_", "blends_"):
             self.__dict__.pop(name, None)
         self.partial_fit(X)
         self.standards_ = self.leave_one_out(X)[1]
@@ -164,6 +174,7 @@ class PatchScorer(Standardized, BaseEstimator):
             self.patches_: dict[str, Patches] = {}
             self._tolerate(self._changes)
             compared = [group[0] for group in self.groups_] if self._compares else []
+            self.blends_ = self._compares
         else:
             compared = list(self.patches_)
         features, inside = self._grids(X), self._inside(X)
@@ -249,8 +260,8 @@ class PatchScorer(Standardized, BaseEstimator):
         check_is_fitted(self, "standards_")
         self._check_levels(X)
         coarsest = self.groups_[-1]
-        found = self._distances(coarsest[0], grids.side_by_side(X, coarsest))
-        return self._scores({coarsest[0]: found}, self._inside(X), X)
+        features = {coarsest[0]: grids.side_by_side(X, coarsest)}
+        return self._scores(self._all_distances(features), self._inside(X), X)
 
     def score_samples(self, X: Features) -> Floats:
         """Sum of both parts, shape (n_images,), up = normal."""
@@ -263,14 +274,18 @@ class PatchScorer(Standardized, BaseEstimator):
         """
         check_is_fitted(self, "standards_")
         self.standards_.check_has_maps()
-        return self._maps(self._all_distances(X), self._inside(X))
+        features = self._grids(X)
+        found = {name: self._distances(name, values) for name, values in features.items()}
+        return self._maps(found, self._inside(X))
 
     def scores_and_maps(self, X: Features) -> tuple[Floats, Floats]:
         """`level_score_samples` and `anomaly_maps` for the work of one."""
         check_is_fitted(self, "standards_")
         self.standards_.check_has_maps()
-        distances, inside = self._all_distances(X), self._inside(X)
-        return self._scores(distances, inside, X), self._maps(distances, inside)
+        distances, inside = self._all_distances(self._grids(X)), self._inside(X)
+        scores = self._scores(distances, inside, X)
+        distances.pop(GAUSSIANS, None)
+        return scores, self._maps(distances, inside)
 
     def leave_one_out_level_scores(self, X: Features, groups: Any = None) -> Floats:
         """`level_score_samples` of fitted images, each by the fit without it (or its group).
@@ -309,23 +324,25 @@ class PatchScorer(Standardized, BaseEstimator):
         groups = numbered(content, groups)
         distances, growth, tolerated = {}, {}, None
         for name, values in features.items():
-            gaussian, n_pairs = self.patch_gaussians_[name], PAIRS[name == coarsest]
             if name in self.patches_:
                 left_out = self._patches_left_out(name, values, groups, changed)
                 distances[name], growth[name] = left_out.distances, left_out.growth
                 if name == coarsest:
                     tolerated = (left_out.tolerated, left_out.tolerated_by_others)
-                continue
-            distances[name], growth[name] = sharing.leave_one_out(
-                gaussian, values, inside[name], self._steps, groups, n_pairs, changed
-            )
+            if self._uses_gaussians(name):
+                key = GAUSSIANS if name in self.patches_ else name
+                gaussian, n_pairs = self.patch_gaussians_[name], PAIRS[name == coarsest]
+                distances[key], growth[key] = sharing.leave_one_out(
+                    gaussian, values, inside[name], self._steps, groups, n_pairs, changed
+                )
         image = sum(
             g.calibration_distances(X[name], groups, changed)
             for name, g in self._used_image_gaussians()
         )
         weight = self._context_weight(varying(distances[coarsest], inside[coarsest]))
+        n_images = self.patch_gaussians_[coarsest].moments_.n_samples
         return self._scoring().leave_one_out(
-            distances, growth, inside, image, groups, weight, tolerated
+            distances, growth, inside, image, groups, weight, n_images, tolerated
         )
 
     def standardized_by(self, standards: Standards) -> Self:
@@ -386,7 +403,7 @@ class PatchScorer(Standardized, BaseEstimator):
         for name, gaussian in self.patch_gaussians_.items():
             if name in self.patches_:
                 self._fitted_nearest(name).ready()
-            else:
+            if self._uses_gaussians(name):
                 gaussian.factorise()
         return self
 
@@ -438,7 +455,7 @@ class PatchScorer(Standardized, BaseEstimator):
             if name in self.patches_:
                 keys = self.patches_[name].keys
                 arrays |= file.nearest_arrays(name, self._fitted_nearest(name), keys)
-            else:
+            if self._uses_gaussians(name):
                 arrays |= file.level_arrays(name, gaussian.scoring_state())
         if self.patches_:
             about["nearest"] = list(self.patches_)
@@ -451,6 +468,7 @@ class PatchScorer(Standardized, BaseEstimator):
         self.groups_ = tuple(tuple(group) for group in about["groups"])
         self.boxed_ = bool(about.get("boxed", False))
         self.standards_ = file.standards_of(about, arrays)
+        self.blends_ = self.standards_.blend > 0
         self._nearest, self.patches_ = {}, {}
         for name in about.get("nearest", ()):
             self._nearest[name], keys = file.nearest_of(name, arrays)
@@ -459,10 +477,10 @@ class PatchScorer(Standardized, BaseEstimator):
         self.patch_gaussians_ = {}
         for name in [group[0] for group in self.groups_] + context:
             gaussian = PatchGaussian(self.floor)
-            if name in self._nearest:
-                gaussian.without_sums(self._nearest[name].location.shape)
-            else:
+            if self._uses_gaussians(name):
                 gaussian.restore_scoring(**file.arrays_of_positions(name, arrays))
+            else:
+                gaussian.without_sums(self._nearest[name].location.shape)
             self.patch_gaussians_[name] = gaussian
         self.image_gaussians_ = {
             name: LedoitWolfGaussian().restore_scoring(file.arrays_of_pooled(name, arrays))
@@ -496,6 +514,7 @@ class PatchScorer(Standardized, BaseEstimator):
             "positions": list(self.patch_gaussians_),
             "pooled": list(self.image_gaussians_),
             "nearest": list(self.patches_),
+            "blends": self.blends_,
         }
         arrays = self.sums()
         for name, own in self.patches_.items():
@@ -507,7 +526,7 @@ class PatchScorer(Standardized, BaseEstimator):
         """Become the fit whose `summed` are given; `standardized_by` must follow before scoring."""
         self._forget()
         self.groups_ = tuple(tuple(group) for group in about["groups"])
-        self.boxed_ = bool(about["boxed"])
+        self.boxed_, self.blends_ = bool(about["boxed"]), bool(about["blends"])
         self.patch_gaussians_ = {name: PatchGaussian(self.floor) for name in about["positions"]}
         self.image_gaussians_ = {name: LedoitWolfGaussian() for name in about["pooled"]}
         restore_sums(self.patch_gaussians_, arrays)
@@ -532,8 +551,18 @@ class PatchScorer(Standardized, BaseEstimator):
         """Which positions lie in the picture, (n, P), by the name of a grid's first level."""
         return grids.inside_of(X, self.groups_, self.patch_gaussians_)
 
-    def _all_distances(self, X: Features) -> dict[str, Floats]:
-        return {name: self._distances(name, values) for name, values in self._grids(X).items()}
+    def _uses_gaussians(self, name: str) -> bool:
+        """Whether Gaussians of a grid's positions count, beside its patches or alone."""
+        return name not in self.patches_ or (self.blends_ and name == self.groups_[-1][0])
+
+    def _all_distances(self, features: Features) -> dict[str, Floats]:
+        """Distances of the features of grids, by their names, and all that the score is about."""
+        found = {name: self._distances(name, values) for name, values in features.items()}
+        if self.blends_:
+            name = self.groups_[-1][0]
+            gaussian = self.patch_gaussians_[name]
+            found[GAUSSIANS] = sharing.distances_of(gaussian, features[name], self._steps)
+        return found
 
     def _distances(self, name: str, values: NDArray[Any]) -> Floats:
         if name in self.patches_:

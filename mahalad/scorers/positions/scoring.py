@@ -17,6 +17,7 @@ from mahalad.scorers.positions.standards import (
     Standards,
     map_standard,
     map_standard_by_others,
+    mean_deviation,
     mean_of_largest,
     standardization,
     standardization_by_others,
@@ -25,13 +26,21 @@ from mahalad.scorers.positions.standards import (
 
 Inside = NDArray[np.bool_]
 
+GAUSSIANS = "(gaussians)"
+"""In place of a grid's name: distances to the Gaussians of the coarsest one, where its patches are
+compared with good ones, too."""
+
+_SHARE = 0.5  # of these in a score, of many images
+_FEW = 100  # images of which it is half of that: of few a Gaussian knows little
+
 
 @dataclass(frozen=True)
 class Scoring:
     """How distances become scores and maps; see `PatchScorer` for the parameters.
 
     Distances (n, P) and `inside` (n, P), which says which positions lie in the picture, come by
-    the name of a grid's first level. `image` (n,) is the image-level distance, or 0.
+    the name of a grid's first level, or `GAUSSIANS`. `image` (n,) is the image-level distance, or
+    0.
     """
 
     groups: Groups
@@ -52,7 +61,9 @@ class Scoring:
         standards: Standards,
     ) -> Floats:
         """Score images, (n, n_parts), up = normal."""
-        parts = self._parts(distances, inside, image, standards.standard, standards.n_active)
+        own = inside[self.coarsest]
+        d = self._blended(distances, standards.blend)
+        parts = self._parts(d, own, image, standards.standard, standards.n_active)
         return np.asarray(-parts / standards.scale[: parts.shape[1]])
 
     def maps(
@@ -76,6 +87,7 @@ class Scoring:
         image: Any,
         labels: Any,
         context_weight: float,
+        n_images: int,
         tolerated: tuple[Floats, Floats] | None = None,
     ) -> tuple[Floats, Standards]:
         """Score good images by leave-one-out distances, and find the standards that these set.
@@ -83,15 +95,19 @@ class Scoring:
         Each image is standardized by those that are not of its group (`labels`, or None), whose
         distances are then those to fits without the image, too: by the factor `growth` (n, P).
         `tolerated` has what is added to the variances of distances on the coarsest grid: in the
-        standards (P,), and in those of each image by the others (n, P).
+        standards (P,), and in those of each image by the others (n, P). `n_images` is the number of
+        images in the fit, of which these may be some.
         """
-        d, own = distances[self.coarsest], inside[self.coarsest]
+        own = inside[self.coarsest]
+        blend = self._blend(distances, own, n_images)
+        d, d_growth = self._blended(distances, blend), growth[self.coarsest]
+        if blend:
+            d_growth = self._blended_growth(distances, growth, blend)
         n_active = int(varying(d, own).sum())
         by_all, by_each = (0.0, 0.0) if tolerated is None else tolerated
-        by_others = _widened(
-            standardization_by_others(d, own, labels, growth[self.coarsest]), by_each
-        )
-        parts = self._parts(distances, inside, image, by_others, n_active)
+        by_others = _widened(standardization_by_others(d, own, labels, d_growth), by_each)
+        parts = self._parts(d, own, image, by_others, n_active)
+        distances = {name: values for name, values in distances.items() if name != GAUSSIANS}
         scales = [max(float(part.std()), np.finfo(float).tiny) for part in parts.T]
         maps_by_others = {
             name: map_standard_by_others(values, inside[name], labels)
@@ -111,20 +127,47 @@ class Scoring:
             map_maxima=maps.max(axis=(1, 2)),
             n_active=n_active,
             context_weight=context_weight,
+            blend=blend,
         )
         return np.asarray(-parts / standards.scale[: parts.shape[1]]), standards
 
+    def _blend(self, distances: Mapping[str, Floats], own: Inside, n_images: int) -> float:
+        """Find the weight of Gaussians; `_SHARE` is of distances that deviate by as much."""
+        if GAUSSIANS not in distances:
+            return 0.0
+        nearest, gaussians = (
+            mean_deviation(distances[name], own) for name in (self.coarsest, GAUSSIANS)
+        )
+        share = _SHARE * n_images / (n_images + _FEW)
+        return share / (1 - share) * nearest / max(gaussians, np.finfo(float).tiny)
+
+    def _blended(self, distances: Mapping[str, Floats], blend: float) -> Floats:
+        """Distances (n, P) that the score is about."""
+        found = distances[self.coarsest]
+        return found + blend * distances[GAUSSIANS] if blend else found
+
+    def _blended_growth(
+        self, distances: Mapping[str, Floats], growth: Mapping[str, Floats], blend: float
+    ) -> Floats:
+        """Growth of the mean of blended distances, (n, P)."""
+        of = {name: distances[name].mean(axis=0) for name in (self.coarsest, GAUSSIANS)}
+        before = of[self.coarsest] + blend * of[GAUSSIANS]
+        after: Floats = (
+            growth[self.coarsest] * of[self.coarsest] + blend * growth[GAUSSIANS] * of[GAUSSIANS]
+        )
+        return np.asarray(np.divide(after, before, out=np.ones_like(after), where=before > 0))
+
     def _parts(
         self,
-        distances: Mapping[str, Floats],
-        inside: Mapping[str, Inside],
+        distances: Floats,
+        inside: Inside,
         image: Any,
         standard: tuple[Floats, Floats],
         n_active: int,
     ) -> Floats:
         """Parts of the score in units of their own, (n, 1 or 2), up = abnormal."""
         k = max(1, round(self.top_fraction * n_active))
-        columns = [mean_of_largest(distances[self.coarsest], inside[self.coarsest], standard, k)]
+        columns = [mean_of_largest(distances, inside, standard, k)]
         if self.image_weight:
             columns.append(self.image_weight * image)
         return np.column_stack(columns)

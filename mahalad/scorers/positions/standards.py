@@ -53,6 +53,9 @@ class Standards(Value):
     context_weight : float
         Weight of the context in the map, as a share of all other weights together: 0.6 times the
         share of the variance of good features that their position does not explain.
+    blend : float
+        What the score counts of the distance to a position's Gaussian, added to that to the nearest
+        good patch; 0 for one of the two alone.
     """
 
     scale: tuple[float, float]
@@ -61,6 +64,7 @@ class Standards(Value):
     map_maxima: Floats | None
     n_active: int
     context_weight: float
+    blend: float = 0.0
 
     def of_originals(self, n_copies: int) -> Standards:
         """Keep the maxima of the images themselves: of every `n_copies`-th row."""
@@ -143,6 +147,13 @@ def unexplained(moments: Moments, active: NDArray[np.bool_]) -> float:
     within = float(variance[active].mean())
     between = float(mean[active].var(axis=0).sum())
     return within / max(within + between, np.finfo(float).tiny)
+
+
+def mean_deviation(distances: Floats, inside: NDArray[np.bool_]) -> float:
+    """Root mean variance, over the positions that vary, of distances (n, P) inside pictures."""
+    at = varying(distances, inside)
+    d, counted = distances[:, at], inside[:, at]
+    return float(np.sqrt(_mean((d - _mean(d, counted)) ** 2, counted).mean()))
 
 
 def standardization(distances: Floats, inside: NDArray[np.bool_]) -> tuple[Floats, Floats]:
