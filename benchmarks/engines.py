@@ -3,12 +3,14 @@
     python benchmarks/engines.py [IMAGES...] [--scope positions --size 320] [--json FILE]
 
 All that is compared alternates, round by round, and medians over the rounds are printed. Images
-are decoded beforehand, but for the stage `decode`. Without IMAGES, some are generated. Stages of
-an engine:
+are decoded beforehand, but for the stages `decode` and `from files`. Without IMAGES, some are
+generated. Stages of an engine:
 
 * forward: prepared pixels to the network's levels;
 * statistics: features to scores (and with maps, to maps in pixels);
-* score, with maps: all of it.
+* score, with maps: all of it;
+* from files: files to scores, decoding in threads while the network computes. The last column is
+  its time as a multiple of the larger one of decoding in threads and `score`, each alone.
 
 Beside them stand the network as timm makes it, by torch as it comes (no channels last, nothing
 folded), the bare session of onnxruntime, with its own defaults, over that same network, on tensors
@@ -39,7 +41,7 @@ from mahalad.commands.memory import keep_freed_memory
 from mahalad.detectors.maps import in_pixels
 from mahalad.detectors.scoring import score, score_with_maps
 from mahalad.images.decoding import open_image
-from mahalad.images.reading import ReadImage
+from mahalad.images.reading import ReadImage, read_batches
 from mahalad.images.sources import ImageSource
 
 Step = Callable[[], object]
@@ -121,6 +123,7 @@ def steps_of(
         extractor.prepare(open_image(ImageSource(str(path), path, path))) for path in paths
     ]
     for batch in batches:
+        steps["decode", "mahalad in threads", batch] = decoding(extractor, paths, batch)
         parts = [slice(i, i + batch) for i in range(0, options.n, batch)]
         steps["bare network", "torch as it comes", batch] = bare_torch(network, pixels, parts)
         steps["bare network", "onnxruntime session", batch] = bare_onnx(session, pixels, parts)
@@ -131,6 +134,7 @@ def steps_of(
             steps["score", name, batch] = stages.score
             if options.scope == "positions":
                 steps["with maps", name, batch] = stages.with_maps
+            steps["from files", name, batch] = from_files(detector, paths, batch)
     return steps
 
 
@@ -166,6 +170,22 @@ class Stages:
             _, maps = score_with_maps(self.scorer, features, tuple(features))
             source = ImageSource("", None, None)
             in_pixels(self.extractor, maps, [ReadImage(source, one, 0, None) for one in batch])
+
+
+def decoding(extractor: Any, paths: list[Path], batch: int) -> Step:
+    def run() -> None:
+        for _ in read_batches(paths, extractor.prepare, batch_size=batch):
+            pass
+
+    return run
+
+
+def from_files(detector: Any, paths: list[Path], batch: int) -> Step:
+    def run() -> None:
+        for _ in detector.inspect(paths, batch_size=batch):
+            pass
+
+    return run
 
 
 def bare_decode(path: Path) -> None:
@@ -231,12 +251,14 @@ def measured(
 
 def text_of(rows: list[dict[str, Any]], about: dict[str, str]) -> str:
     """The table: images a second, and times of torch as it comes and of the bare session."""
+    seconds = {(row["stage"], row["by"], row["batch"]): row["seconds"] for row in rows}
     bare = {
-        (row["by"], row["batch"]): row["seconds"] for row in rows if row["stage"] == "bare network"
+        (by, batch): own for (stage, by, batch), own in seconds.items() if stage.startswith("bare")
     }
     lines = [
         ", ".join(f"{name} {value}" for name, value in about.items()),
-        f"{'stage':<14}{'by':<22}{'batch':>5}{'images/s':>10}{'x torch':>9}{'/ session':>11}",
+        f"{'stage':<14}{'by':<22}{'batch':>5}{'images/s':>10}{'x torch':>9}{'/ session':>11}"
+        f"{'/ larger':>10}",
     ]
     for row in rows:
         line = (
@@ -247,6 +269,12 @@ def text_of(rows: list[dict[str, Any]], about: dict[str, str]) -> str:
                 bare[by, row["batch"]] for by in ("torch as it comes", "onnxruntime session")
             )
             line += f"{ratio(torch_, row['seconds']):>9.2f}{ratio(row['seconds'], session):>11.2f}"
+        if row["stage"] == "from files":
+            alone = (
+                seconds["decode", "mahalad in threads", row["batch"]],
+                seconds["score", row["by"], row["batch"]],
+            )
+            line += f"{ratio(row['seconds'], max(alone, key=statistics.median)):>30.2f}"
         lines.append(line)
     return "\n".join(lines)
 

@@ -32,6 +32,13 @@ def take(features: Features, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return {name: values[rows] for name, values in features.items()}
 
 
+def joined(parts: Sequence[Features]) -> dict[str, NDArray[Any]]:
+    """The levels of all images, of those of some after the other."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def in_order(features: Features, level_names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """The levels in the order of the fit, whatever the order they were given in."""
     if set(features) != set(level_names):

@@ -23,6 +23,9 @@ CHANNELS = ("rgb", "bgr")
 ENGINES = ("auto", "torch", "onnx", "openvino")
 """What computes a frozen network; those below torch are extras of that name."""
 
+EXPORT_FORMATS = ("onnx", "openvino")
+"""What `export` writes: one file of ONNX, or the two of OpenVINO."""
+
 CHANGES = ("light", "noise", "compression", "shift", "focus")
 """Kinds of harmless changes of pictures; `mahalad.images.changes.CHANGES` has them."""
 

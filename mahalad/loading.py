@@ -78,8 +78,8 @@ def _exported(path: str | Path, given: list[str]) -> Any:
 
     if given:
         raise InputError(
-            f"{path}: an exported model, which runs by onnxruntime on the CPU with the weights that"
-            f" it has within: leave out {', '.join(given)}"
+            f"{path}: an exported model, which runs by its own engine on the CPU with the weights "
+            f"that it has within: leave out {', '.join(given)}"
         )
     return load_exported(path)
 

@@ -139,6 +139,59 @@ def test_other_distances(small_weights, name, tmp_path):
     assert_same(detector, load_exported(tmp_path / "part.onnx"), TEST)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"distance": "cosine", "n_neighbors": 3},
+        {"distance": "euclidean", "n_neighbors": 4, "reduce": "mean", "resize": "pad"},
+        {"reduction": "npca", "n_neighbors": 2, "roi": REGION},
+        {"tiles": 2, "threshold": "holdout", "fpr": 0.2},
+    ],
+    ids=lambda options: " ".join(f"{k}={v}" for k, v in options.items() if k != "roi"),
+)
+def test_nearest_neighbours(small_weights, options, tmp_path):
+    options = {"input_size": 64, "fpr": 0.1} | options
+    detector = KNNDetector("test_efficientnet", weights=small_weights, **options).fit(GOOD)
+    done = export(detector, tmp_path / "part.onnx", check_on=TEST)
+    assert done.golden.holds and done.images.n == len(TEST)
+    exported = load_exported(tmp_path / "part.onnx")
+    assert_same(detector, exported, TEST)
+    in_fit = [x for x, found in zip(GOOD, detector.inspect(GOOD), strict=True) if found.in_fit]
+    assert compare(detector, exported, in_fit).holds  # with "holdout" they are at distance 0
+    assert str(exported.guarantee_) == str(detector.guarantee_)
+    with pytest.raises(InputError, match="no anomaly maps"):
+        exported.anomaly_map(TEST)
+    detector, exported = detector.set_fpr(0.3), exported.set_fpr(0.3)
+    assert exported.threshold_ == detector.threshold_
+    np.testing.assert_array_equal(exported.predict(TEST), detector.predict(TEST))
+
+
+def test_equally_near_neighbours_and_images_of_the_fit_in_the_graph(small_weights, tmp_path):
+    """The graph knows no images of the fit: it measures their distance, to themselves too."""
+    options = {"weights": small_weights, "input_size": 64, "fpr": 0.2, "near_copies": "separate"}
+    twice = [*GOOD[:12], GOOD[0].copy()]
+    with pytest.warns(UserWarning, match="2 images are copies"):
+        detector = KNNDetector("test_efficientnet", n_neighbors=2, **options).fit(twice)
+    export(detector, tmp_path / "part.onnx")
+    session = load_exported(tmp_path / "part.onnx").features_.session
+    squares = np.stack([detector.features_.prepare(image) for image in [GOOD[0], *TEST]])
+    found = session.run(np.ascontiguousarray(squares.transpose(0, 3, 1, 2)))
+    features = detector.features_.transform(squares)
+    wanted = -detector.scorer_.score_samples(features)
+    assert found["score"][0] < 1e-3 * found["score"][1:].min()  # twice in the fit
+    np.testing.assert_allclose(found["score"][1:], wanted[1:], rtol=1e-4)
+
+
+def test_the_held_out_image_that_set_the_threshold(fitted, tmp_path):
+    """Its score is the threshold: rounding alone says whether it is above."""
+    detector = fitted(threshold="holdout", fpr=0.2)
+    done = export(detector, tmp_path / "part.onnx", check_on=GOOD)
+    assert done.images.holds and done.images.n == len(GOOD)
+    scores = detector.anomaly_score(GOOD)
+    assert np.isclose(scores, detector.threshold_, rtol=1e-6).any()
+
+
 def test_images_of_16_bits_and_floats(model):
     detector, path = model
     deep = [image.astype(np.uint16) * 257 + 77 for image in TEST[:3]]
@@ -368,8 +421,8 @@ def test_models_that_cannot_be_exported(small_weights, tmp_path):
         (AnomalyDetector(fpr=0.1).fit(rows), "with no network cannot be exported"),
         (AnomalyDetector(features, LevelSum(OneClassSVM()), fpr=0.1).fit(GOOD[:12]),
          "whose scorer is OneClassSVM.* cannot be exported: Gaussians can"),
-        (KNNDetector("test_efficientnet", fpr=0.1, **common).fit(GOOD[:12]), "cannot be exported"),
-        (MetricKNNClassifier(), "a MetricKNNClassifier cannot be exported: .* in an index"),
+        (MetricKNNClassifier(n_neighbors=1, novelty_fpr=0.5).fit(rows, ["a", "b"] * 15),
+         "a MetricKNNClassifier with no encoder cannot be exported"),
         (AnomalyDetector(turned, fpr=0.1).fit(GOOD[:12]), "several orientations of padded"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=text):

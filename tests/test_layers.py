@@ -60,7 +60,6 @@ PRIVATE: dict[str, set[str]] = {}
 LONG: dict[str, str] = {
     "detectors.detector": "one estimator: its public methods, with their documentation",
     "features.backbones": "one seam: a network, its levels, weights and engine as one value",
-    "features.extractor": "one estimator: its public methods, with their documentation",
     "files.layouts": "tables: what every kind of file is made up of",
     "index.server": "one backend: the whole contract, and what a server needs to be asked for it",
     "metric.autoencoder.autoencoder": "one estimator: its public methods, with their documentation",

@@ -56,7 +56,7 @@ NAMES = {
         "resize_square": "function",
     },
     "mahalad.export": {"export": "function"},
-    "mahalad.runtime": {"OnnxDetector": "class", "load": "function"},
+    "mahalad.runtime": {"OnnxClassifier": "class", "OnnxDetector": "class", "load": "function"},
     "mahalad.features": {"BackboneFeatures": "class", "turn": "function"},
     "mahalad.scorers": {
         "LevelSum": "class",

@@ -43,17 +43,19 @@ def read_detector(
     fpr = options["fpr"]
     if options["model"] is not None:
         from mahalad.loading import is_classifier, load
+        from mahalad.runtime.classifier import OnnxClassifier
 
         if is_classifier(options["model"]):
-            if not labels:
-                raise InputError(
-                    f"{options['model']}: a classifier by nearest neighbours has no anomaly maps: "
-                    "`mahalad score` without --maps gives its labels"
-                )
+            _check_no_maps(options["model"], labels)
             classifier = _read_classifier(options["model"], reading, fpr)
             _say_bits(classifier, options["bits"], "encoder")
             return classifier, 0
         detector = load(options["model"], **reading)
+        if isinstance(detector, OnnxClassifier):
+            _check_no_maps(options["model"], labels)
+            bits = {} if options["bits"] is None else {"bits": options["bits"]}
+            asked = {} if fpr is None else {"novelty_fpr": fpr}
+            return detector.set_params(**bits, **asked), 0
         _say_bits(detector, options["bits"], "features")
         if fpr is not None:
             detector.set_fpr(fpr)
@@ -77,6 +79,14 @@ def is_detector(model: Any) -> bool:
     from mahalad.runtime.detector import OnnxDetector
 
     return isinstance(model, (AnomalyDetector, OnnxDetector))
+
+
+def _check_no_maps(path: str, labels: bool) -> None:
+    if not labels:
+        raise InputError(
+            f"{path}: a classifier by nearest neighbours has no anomaly maps: `mahalad score` "
+            "without --maps gives its labels"
+        )
 
 
 def _say_bits(model: Any, bits: int | None, part: str) -> None:

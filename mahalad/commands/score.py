@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _FILES = {"xlsx": "workbook", "parquet": "parquet"}
 """Formats that are no text, and what the file is."""
+NO_LOT = "--fdr is for models of `fit`: classifiers judge image by image"
 
 
 @click.command()
@@ -145,6 +146,8 @@ def score(
     if maps is not None:
         _check_map_folder(Path(maps), [*images, *filter(None, [options["normals"]])], X)
     detector, unreadable_normals = read_detector(options, normals, labels=maps is None)
+    if fdr is not None and not is_detector(detector):
+        raise click.UsageError(NO_LOT)
     folder = None
     if maps is not None:
         folder = _map_folder(detector, Path(maps), map_format, images, X)
@@ -282,7 +285,7 @@ def _check_lot(options: dict[str, Any], maps: str | None) -> None:
     if maps is not None:
         raise click.UsageError("--maps are written image by image: they do not go with --fdr")
     if options["model"] is not None and is_classifier(options["model"]):
-        raise click.UsageError("--fdr is for models of `fit`: classifiers judge image by image")
+        raise click.UsageError(NO_LOT)
 
 
 def _check_map_folder(folder: Path, given: Sequence[str], names: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mahalad.scorers.neighbors import KthNeighborDistance
 from mahalad.scorers.positions.matching import ROUNDING
 from mahalad.scorers.positions.nearest import Nearest
 
@@ -23,41 +24,55 @@ def tensor(values: Any, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.from_numpy(np.array(values)).to(dtype)
 
 
+class Projected(nn.Module):
+    """Distances of pooled features (n, D) after a reduction.
+
+    Parameters
+    ----------
+    mean : ndarray of shape (D,)
+    components : ndarray of shape (D', D)
+    distance : Module
+        Takes what is left of the features, (n, D').
+    """
+
+    mean: Tensor
+    components: Tensor
+
+    def __init__(self, mean: NDArray[Any], components: NDArray[Any], distance: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("mean", tensor(mean))
+        self.register_buffer("components", tensor(components.T))
+        self.distance = distance
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give distances (n,), up = abnormal."""
+        found: Tensor = self.distance((x.double() - self.mean) @ self.components)
+        return found
+
+
 class PooledGaussian(nn.Module):
-    """The distance of pooled features (n, D) to one Gaussian, after a projection if there is one.
+    """The distance of pooled features (n, D) to one Gaussian.
 
     Parameters
     ----------
     state : mapping of str to ndarray
         As `LedoitWolfGaussian.scoring_state` gives it.
-    projection : tuple of two ndarrays, optional
-        Mean (D',) and components (D, D') of a reduction.
     """
 
     location: Tensor
     variances: Tensor
     basis: Tensor
-    mean: Tensor
-    components: Tensor
 
-    def __init__(
-        self,
-        state: Mapping[str, NDArray[Any]],
-        projection: tuple[NDArray[Any], NDArray[Any]] | None = None,
-    ) -> None:
+    def __init__(self, state: Mapping[str, NDArray[Any]]) -> None:
         super().__init__()
         for name in ("location", "variances", "basis"):
             self.register_buffer(name, tensor(state[name]))
         self.ridge = float(state["ridge"][0])
         self.whole = self.basis.shape[0] == self.basis.shape[1]
-        self.projects = projection is not None
-        if projection is not None:
-            self.register_buffer("mean", tensor(projection[0]))
-            self.register_buffer("components", tensor(projection[1].T))
 
     def forward(self, x: Tensor) -> Tensor:
         """Give distances (n,), up = abnormal."""
-        z = self.centred(x)
+        z = x.double() - self.location
         y = z @ self.basis
         squares = (y * y / self.variances).sum(dim=1)
         if not self.whole:
@@ -65,18 +80,51 @@ class PooledGaussian(nn.Module):
             squares = squares + (rest * rest).sum(dim=1) / self.ridge
         return squares.sqrt()
 
-    def centred(self, x: Tensor) -> Tensor:
-        """Give differences to the mean, (n, D)."""
-        x = x.double()
-        return ((x - self.mean) @ self.components if self.projects else x) - self.location
-
     def precise(self, z: Tensor) -> Tensor:
         """Give Sigma^-1 z of differences z (n, D) to the mean."""
         y = z @ self.basis
-        inside = (y / self.variances) @ self.basis.transpose(-1, -2)
+        # Not (y / variances) @ basis.T: OpenVINO takes a square constant that is a second factor
+        # twice, once transposed, for one and the same.
+        inside = (self.basis @ (y / self.variances).transpose(0, 1)).transpose(0, 1)
         return (
             inside if self.whole else inside + (z - y @ self.basis.transpose(-1, -2)) / self.ridge
         )
+
+
+class NearestSamples(nn.Module):
+    """The distance of pooled features (n, D) to the k-th nearest of the good images.
+
+    Parameters
+    ----------
+    fitted : KthNeighborDistance, fitted
+        Its samples are kept as float32: it changes a distance by about 1e-7 of their length.
+    """
+
+    location: Tensor
+    scale: Tensor
+    samples: Tensor
+
+    def __init__(self, fitted: KthNeighborDistance) -> None:
+        super().__init__()
+        self.register_buffer("location", tensor(fitted.location_))
+        self.register_buffer("scale", tensor(fitted.scale_))
+        self.register_buffer("samples", tensor(fitted.samples_, torch.float32))
+        self.k, self.is_mean = fitted.n_neighbors, fitted.reduce == "mean"
+        self.is_cosine = fitted.distance == "cosine"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give distances (n,), up = abnormal."""
+        x, samples = x.double(), self.samples.double()
+        if self.is_cosine:
+            z = x / (x * x).sum(dim=1, keepdim=True).sqrt()
+        else:
+            z = (x - self.location) / self.scale
+        # |z|^2 is the same for all samples. The nearest are measured again, from differences.
+        squares = (samples * samples).sum(dim=1) - 2 * (z @ samples.transpose(0, 1))
+        nearest = squares.topk(self.k, dim=1, largest=False).indices  # (n, k)
+        near = ((z[:, None] - samples[nearest]) ** 2).sum(dim=2)
+        near = near / 4 if self.is_cosine else near.sqrt()
+        return near.mean(dim=1) if self.is_mean else near.amax(dim=1)
 
 
 class RootMeanSquare(nn.Module):

@@ -104,8 +104,8 @@ def check_exportable(detector: Any) -> None:
     """
     if not isinstance(detector, AnomalyDetector):
         raise InputError(
-            f"a {type(detector).__name__} cannot be exported: what it compares images with is in "
-            "an index, not in a graph; a detector of `mahalad fit` can"
+            f"a {type(detector).__name__} cannot be exported: a detector of `mahalad fit` and a "
+            "classifier of `mahalad tune` can"
         )
     features = detector.features_
     if not isinstance(features, BackboneFeatures):
@@ -118,8 +118,8 @@ def check_exportable(detector: Any) -> None:
     if not isinstance(scorer, (PatchScorer, LevelSum)):
         raise InputError(
             f"a {type(detector).__name__} whose scorer is {type(scorer).__name__} cannot be "
-            "exported: Gaussians can (`fit` with the default --scorer), and the distances l2 and "
-            "sed"
+            "exported: Gaussians can (`fit` with the default --scorer), nearest neighbours (knn), "
+            "and the distances l2 and sed"
         )
 
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from mahalad.errors import InputError
 from mahalad.export.distances import (
     NearestPatches,
+    NearestSamples,
     PooledGaussian,
     PositionGaussians,
+    Projected,
     RootMeanSquare,
     tensor,
 )
@@ -23,6 +25,7 @@ from mahalad.export.network import Network
 from mahalad.scorers.baselines import MeanDistance, StandardizedDistance
 from mahalad.scorers.gaussian import LedoitWolfGaussian
 from mahalad.scorers.level_sum import LevelSum
+from mahalad.scorers.neighbors import KthNeighborDistance
 from mahalad.scorers.positions import file
 from mahalad.scorers.positions.grids import CONTEXT, context_means, map_weights
 from mahalad.scorers.positions.scorer import PatchScorer
@@ -73,19 +76,24 @@ class LevelScores(nn.Module):
 
 
 def _pooled(estimator: Any) -> nn.Module:
-    projection = None
     if isinstance(estimator, Pipeline) and isinstance(estimator[0], PrincipalComponents):
-        projection = estimator[0].mean_, estimator[0].components_
-        estimator = estimator[-1] if len(estimator) == 2 else estimator
+        reduction = estimator[0]
+        if len(estimator) == 2 and isinstance(
+            estimator[1], (LedoitWolfGaussian, KthNeighborDistance)
+        ):
+            return Projected(reduction.mean_, reduction.components_, _pooled(estimator[1]))
     if type(estimator) is LedoitWolfGaussian:
-        return PooledGaussian(estimator.scoring_state(), projection)
-    if projection is None and type(estimator) is MeanDistance:
+        return PooledGaussian(estimator.scoring_state())
+    if type(estimator) is KthNeighborDistance:
+        return NearestSamples(estimator)
+    if type(estimator) is MeanDistance:
         return RootMeanSquare(estimator.location_, np.ones(1))
-    if projection is None and type(estimator) is StandardizedDistance:
+    if type(estimator) is StandardizedDistance:
         return RootMeanSquare(estimator.location_, estimator.scale_)
     raise InputError(
         f"a model whose scorer is {estimator!r} cannot be exported: Gaussians can (also after a "
-        "reduction, or one per position), and the distances l2 and sed"
+        "reduction, or one per position), nearest neighbours (also after a reduction), and the "
+        "distances l2 and sed"
     )
 
 

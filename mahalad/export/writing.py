@@ -1,10 +1,8 @@
-"""The graph of a detector as ONNX, with a record of all else that judging needs."""
+"""The graph of a fitted model as ONNX, with a record of all else that judging needs."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
-import json
 import warnings
 from contextlib import redirect_stdout
 from typing import Any
@@ -12,66 +10,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from mahalad.detectors.file import golden_scores
-from mahalad.errors import CalibrationError, InputError, MissingExtraError
+from mahalad.errors import InputError
+from mahalad.export.embedding import EmbeddingGraph
+from mahalad.export.formats import Written
 from mahalad.export.graph import Graph, check_exportable, no_fraction
-from mahalad.features.golden import GOLDEN_SEED
-from mahalad.files.onnx import FORMAT_VERSION, KEY, encode, sealed
+from mahalad.export.records import classifier_record, detector_record
 from mahalad.files.spec import to_spec
-from mahalad.scorers.capabilities import capabilities_of, degrees_of_freedom, score_names
 from mahalad.thresholds.chi_square import NominalChiSquareThreshold
 from mahalad.thresholds.conformal import ConformalThreshold
 
-OPSETS = range(17, 21)
-"""Versions of ONNX's operators that can be written: 17 is the first with all that is needed."""
-GOLDEN_RTOL = 1e-4
 
-
-def check_installed() -> Any:
-    """Import the package onnx, and see that onnxruntime is there.
-
-    Raises
-    ------
-    MissingExtraError
-        One is not.
-    """
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(
-            f"export needs the package {error.name}, which is not installed: "
-            'pip install "mahalad[onnx]"'
-        ) from error
-    return onnx
-
-
-def check_opset(opset: int) -> None:
-    """Refuse a version of ONNX's operators that cannot be written.
-
-    Raises
-    ------
-    InputError
-    """
-    if opset not in OPSETS:
-        why = "too old: it lacks operators of networks" if opset < OPSETS[0] else "too new"
-        raise InputError(f"opset {opset} is {why}; give {OPSETS[0]} to {OPSETS[-1]}")
-
-
-def onnx_of(detector: Any, opset: int = OPSETS[0]) -> bytes:
-    """Write a fitted detector as ONNX, sealed by a checksum.
+def write_detector(detector: Any, opset: int) -> Written:
+    """Write a fitted detector as ONNX.
 
     Raises
     ------
     InputError
         It cannot be exported.
-    MissingExtraError
-        The package onnx is not installed.
     CalibrationError
         It has no threshold at its `fpr`.
     """
-    onnx = check_installed()
-    check_opset(opset)
     check_exportable(detector)
     threshold = detector.threshold_
     _, calibrated = detector.parts_to_ask()
@@ -91,31 +49,36 @@ def onnx_of(detector: Any, opset: int = OPSETS[0]) -> bytes:
         detector.threshold, NominalChiSquareThreshold
     )
     graph = Graph(detector, ranking, nominal=nominal).eval()
-    model = onnx.load_from_string(_traced(graph, opset))
     defaults = {"fraction": no_fraction().numpy(), "threshold": np.array(threshold)}
-    for name, value in defaults.items():  # inputs that need not be given
-        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
-    model.producer_name, model.producer_version = "mahalad", importlib.metadata.version("mahalad")
-    text = json.dumps(record_of(detector, graph, opset), allow_nan=True)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = KEY, text
-    content: bytes = sealed(model.SerializeToString())
-    return content
+    return Written(_traced(graph, opset), defaults, detector_record(detector, graph, opset))
 
 
-def _traced(graph: Graph, opset: int) -> bytes:
+def write_classifier(classifier: Any, opset: int) -> Written:
+    """Write a fitted classifier by nearest neighbours as ONNX.
+
+    Raises
+    ------
+    InputError
+        It cannot be exported.
+    """
+    graph = EmbeddingGraph(classifier.embedding_).eval()
+    defaults = {"fraction": no_fraction().numpy()}
+    return Written(_traced(graph, opset), defaults, classifier_record(classifier, opset))
+
+
+def _traced(graph: Graph | EmbeddingGraph, opset: int) -> bytes:
     side, n = graph.network.side, 2
-    boxes = [torch.tensor([[0.0, 0.25, 1.0, 0.75]] * n)] if graph.network.has_boxes else []
-    given = (
-        torch.zeros(n, 3, side, side, dtype=torch.uint8),
-        *boxes,
-        no_fraction(),
-        torch.tensor(0.0, dtype=torch.float64),
-    )
+    values = {
+        "pixels": torch.zeros(n, 3, side, side, dtype=torch.uint8),
+        "box": torch.tensor([[0.0, 0.25, 1.0, 0.75]] * n),
+        "fraction": no_fraction(),
+        "threshold": torch.tensor(0.0, dtype=torch.float64),
+    }
+    given = tuple(values[name] for name in graph.inputs)
     every = {k: f"fraction_{k}" for k in range(4)}
     axes: dict[str, Any] = {name: {0: "n"} for name in (*graph.inputs, *graph.outputs)}
     axes |= {"fraction": every}
-    del axes["threshold"]
+    axes.pop("threshold", None)
     content: Any = io.BytesIO()
     try:
         with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
@@ -139,76 +102,3 @@ def _traced(graph: Graph, opset: int) -> bytes:
         ) from error
     traced: bytes = content.getvalue()
     return traced
-
-
-def record_of(detector: Any, graph: Graph, opset: int) -> dict[str, Any]:
-    """Say, as JSON, what judging needs beside the graph, and where it comes from."""
-    fitted, calibrated = detector.parts_to_ask()
-    state_scores = golden_scores_of(detector)
-    positions = capabilities_of(fitted.scorer).has_maps
-    maps = None
-    if "map" in graph.outputs:
-        maps = {
-            "kind": "positions" if positions else "shares",
-            "threshold": detector.map_threshold_ if positions else None,
-        }
-    preparation = detector.features_.preparation()
-    region = preparation.region
-    return {
-        "format_version": FORMAT_VERSION,
-        "mahalad_version": importlib.metadata.version("mahalad"),
-        "class": type(detector).__name__,
-        "scope": getattr(detector, "scope", None),
-        "opset": opset,
-        "fpr": float(detector.fpr),
-        "threshold": to_spec(detector.threshold),
-        "threshold_value": float(detector.threshold_),
-        "levels": list(score_names(fitted.scorer, fitted.levels)),
-        "degrees_of_freedom": degrees_of_freedom(fitted.scorer),
-        "maps": maps,
-        "images": {
-            "side": preparation.side,
-            "resize": preparation.resize,
-            "interpolation": preparation.interpolation,
-            "region": None if region is None else encode(np.packbits(region)),
-            "colour": preparation.colour,
-            "bits": preparation.pixels.bits,
-            "channels": preparation.pixels.channels,
-        },
-        "features": detector.features_.record(),
-        "calibration": {
-            "method": calibrated.method,
-            "scores": encode(calibrated.scores),
-            "weights": encode(calibrated.weights),
-            "counts_parts": calibrated.counts_parts,
-        },
-        "fit": {
-            "n_images": detector.n_images_,
-            "date": detector.fit_date_,
-            "salt": fitted.salt,
-            "depths": sorted(fitted.depths),
-            "keys": encode(fitted.keys),
-            "left_out": encode(fitted.left_out),
-            "suspects": _suspects(detector),
-        },
-        "golden": {
-            "seed": GOLDEN_SEED,
-            "scores": state_scores.tolist(),
-            "rtol": GOLDEN_RTOL,
-            # Scores in standard deviations of good images pass through 0; distances do not.
-            "atol": GOLDEN_RTOL if positions else 0.0,
-        },
-    }
-
-
-def golden_scores_of(detector: Any) -> Any:
-    """Scores of the golden inputs by the detector."""
-    fitted, _ = detector.parts_to_ask()
-    return golden_scores(detector.features_, fitted, fitted.scorer)
-
-
-def _suspects(detector: Any) -> list[list[Any]]:
-    try:
-        return [[result.name, result.score] for result in detector.suspects_]
-    except CalibrationError:
-        return []

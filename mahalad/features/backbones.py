@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import timm
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mahalad.arrays import joined
 from mahalad.checks import INPUT_SIZE, TILES, check_parameters
 from mahalad.choices import HIGHEST
 from mahalad.errors import BackboneError, MahaladError
@@ -37,6 +38,7 @@ from mahalad.features.levels import (
     sequential_stages,
 )
 from mahalad.features.pooling import averaged, pool, pooling_weights, put_together
+from mahalad.features.short_memory import WithinMemory
 from mahalad.features.threads import extract_in_parts, parts_of
 from mahalad.features.weights import WeightsRecord, apply_weights, find_weights, hash_weights
 
@@ -48,6 +50,8 @@ _log = logging.getLogger(__name__)
 FINEST_STRIDE = 8
 MAX_MAP_FEATURES = 128
 MAP_PREFIX = "maps/"
+
+Found = TypeVar("Found")
 
 
 @dataclass(eq=False)
@@ -79,6 +83,7 @@ class Backbone:
     _frozen: Frozen = field(repr=False)
     _state: dict[str, Tensor] = field(repr=False)
     _projections: dict[str, Tensor] = field(repr=False)
+    _memory: WithinMemory = field(default_factory=WithinMemory, repr=False)
     _asked: tuple[str, str] = ("cpu", "torch")
 
     def extract(
@@ -99,17 +104,41 @@ class Backbone:
             Every level of `level_names` pooled over its positions, (n, n_channels), and every
             level of `map_names` as ``"maps/<level>"``, (n, height, width, n_features), each
             position averaged with its 8 neighbours.
+
+        Raises
+        ------
+        BackboneError
+            The memory of the device does not do for a single image.
+
+        Warns
+        -----
+        UserWarning
+            It does not do for all of them at once: fewer go together from now on.
         """
+        return joined(self._within_memory(self._extract_together, images, roi))
+
+    def _within_memory(
+        self,
+        work: Callable[[NDArray[Any], NDArray[np.bool_] | None], Found],
+        images: NDArray[Any],
+        roi: NDArray[np.bool_] | None,
+    ) -> list[Found]:
+        return self._memory.parts(
+            lambda rows: work(images[rows], _of_rows(roi, rows)),
+            len(images),
+            str(self.device),
+            self.side,
+        )
+
+    def _extract_together(
+        self, images: NDArray[Any], roi: NDArray[np.bool_] | None
+    ) -> dict[str, NDArray[np.float32]]:
         parts = parts_of(len(images), self.side) if self.device.type == "cpu" else []
         if len(parts) < 2:
             return self._extract(images, roi)
-
-        def extract(rows: slice) -> dict[str, NDArray[np.float32]]:
-            own = roi if roi is None or roi.ndim == 2 else roi[rows]
-            return self._extract(images[rows], own)
-
-        found = extract_in_parts(extract, parts)
-        return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        return joined(
+            extract_in_parts(lambda rows: self._extract(images[rows], _of_rows(roi, rows)), parts)
+        )
 
     def _extract(
         self, images: NDArray[Any], roi: NDArray[np.bool_] | None
@@ -129,6 +158,16 @@ class Backbone:
 
         Weights are (n, h, w) if each image has its own region.
         """
+        parts = self._within_memory(self._unpooled, images, roi)
+        maps = joined([{name: values for name, (values, _) in part.items()} for part in parts])
+        weights = [{name: values for name, (_, values) in part.items()} for part in parts]
+        shared = roi is None or roi.ndim == 2
+        of_images = weights[0] if shared else joined(weights)
+        return {name: (values, of_images[name]) for name, values in maps.items()}
+
+    def _unpooled(
+        self, images: NDArray[Any], roi: NDArray[np.bool_] | None
+    ) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
         with torch.inference_mode(), no_tf32():
             found = self.levels_of(self.normalised(images))
             return {
@@ -192,6 +231,7 @@ class Backbone:
             raise
         self.engine, self.device, self.run = opened.name, opened.device, opened.run
         self._projections = {n: x.to(opened.device) for n, x in self._projections.items()}
+        self._memory = WithinMemory()
         self._asked = device, engine
 
     def state(self) -> dict[str, NDArray[Any]]:
@@ -359,6 +399,11 @@ def _load_weights(
         resize_input(network, size, backbone)
     loaded = network.state_dict()
     return {key: loaded[key].detach().clone() for key in used}
+
+
+def _of_rows(roi: NDArray[np.bool_] | None, rows: slice) -> NDArray[np.bool_] | None:
+    """The regions of some of the images."""
+    return roi if roi is None or roi.ndim == 2 else roi[rows]
 
 
 def _projections(widths: Mapping[str, int]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from mahalad.arrays import joined
 from mahalad.checks import BATCH_SIZE, PIXELS, Limit, OneOf, check_parameters
 from mahalad.choices import ENGINES, ORIENTATIONS
 from mahalad.errors import InputError
@@ -21,7 +22,7 @@ from mahalad.images.geometry import (
 )
 from mahalad.images.pixels import Pixels
 from mahalad.images.preparing import Preparation
-from mahalad.images.reading import prepared_batches
+from mahalad.images.reading import AHEAD, prepared_batches
 from mahalad.images.region import hash_region, read_region, region_on_grid
 from mahalad.unfitted import NotFittedError
 
@@ -256,7 +257,7 @@ class BackboneFeatures(BaseEstimator):
             ahead=self.read_ahead,
             pixels=self.pixels,
         )
-        return _joined([self._oriented(prepared) for prepared in batches])
+        return joined([self._oriented(prepared) for prepared in batches])
 
     def _oriented(self, prepared: Sequence[NDArray[Any]]) -> Features:
         total = self._transform(prepared)
@@ -269,7 +270,7 @@ class BackboneFeatures(BaseEstimator):
 
     def _transform(self, prepared: Sequence[NDArray[Any]]) -> Features:
         backbone = self._placed()
-        found = _joined([backbone.extract(*self._squares(o)) for o in self.passes(prepared)])
+        found = joined([backbone.extract(*self._squares(o)) for o in self.passes(prepared)])
         if self.region_ is not None:
             for name, values in found.items():
                 if values.ndim == 4:
@@ -336,12 +337,8 @@ class BackboneFeatures(BaseEstimator):
 
     @property
     def read_ahead(self) -> int:
-        """Batches to decode while the network works on one.
-
-        It is 0 on the CPU, where decoding threads would take cores from the network's own, whose
-        slowest thread sets the pace.
-        """
-        return 0 if self._placed().device.type == "cpu" else 2
+        """Batches to decode while the network works on one."""
+        return AHEAD
 
     def _placed(self) -> Backbone:
         """The network, on the device and by the engine that are asked for now (`set_params`)."""
@@ -351,9 +348,3 @@ class BackboneFeatures(BaseEstimator):
     def record(self) -> dict[str, Any]:
         """Give what identifies these features: those with different records must not be mixed."""
         return record_of(self, None if self.region_ is None else hash_region(self.region_))
-
-
-def _joined(parts: Sequence[Features]) -> dict[str, NDArray[Any]]:
-    if len(parts) == 1:
-        return dict(parts[0])
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

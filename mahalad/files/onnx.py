@@ -29,7 +29,7 @@ _BEFORE = (
     + bytes([0x12, _N_DIGITS])
 )
 _LENGTH = len(_BEFORE) + _N_DIGITS
-_MEND = "copy it again, or export the model again"
+MEND = "copy it again, or export the model again"
 
 
 def sealed(content: bytes) -> bytes:
@@ -45,7 +45,7 @@ def is_sealed(end: bytes) -> bool:
 def is_export(path: str | Path) -> bool:
     """Whether a file is an exported model, or part of the name says so; it may be damaged."""
     path = Path(path)
-    if path.suffix.lower() == ".onnx":
+    if path.suffix.lower() in (".onnx", ".xml"):
         return True
     if not path.is_file() or path.stat().st_size < _LENGTH:
         return False
@@ -80,13 +80,13 @@ def check_sealed(content: bytes, name: str) -> None:
     if not is_sealed(content):
         raise ModelFileError(
             f"{name}: not a model of `mahalad export`, or cut short, or changed by another program "
-            f"({len(content):,} bytes, without a mahalad checksum at their end): {_MEND}"
+            f"({len(content):,} bytes, without a mahalad checksum at their end): {MEND}"
         )
     wanted = content[-_N_DIGITS:].decode("ascii", "replace")
     if hashlib.sha256(memoryview(content)[:-_LENGTH]).hexdigest() != wanted:
         raise ModelFileError(
             f"{name}: the exported model is damaged, or was edited (its SHA-256 is not that of "
-            f"what was written): {_MEND}"
+            f"what was written): {MEND}"
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mahalad.files.onnx import is_sealed
+from mahalad.files.openvino import is_sealed_graph
 
 MARK = "mahalad"
 """What pictures that a command writes have in their metadata."""
@@ -87,6 +88,8 @@ def recognize(path: str | Path) -> Content | None:
         if is_sealed(_end_of(path)):
             return Content("ONNX", "export")
         return Content("unknown", None)
+    if is_sealed_graph(_end_of(path)):
+        return Content("ONNX", "export")
     return _of_text(head.decode("utf-8", "replace"))
 
 

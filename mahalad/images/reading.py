@@ -32,6 +32,12 @@ from mahalad.result import Result
 _log = logging.getLogger(__name__)
 
 N_THREADS = min(os.cpu_count() or 1, 16)
+AHEAD = 2
+"""Batches that are decoded while a network works on one.
+
+On the CPU decoding takes cores from the network, but only what it would take before: what is gained
+is the time in which either waits, for a disk or for its slowest thread.
+"""
 
 Prepare = Callable[[Any], NDArray[Any]]
 

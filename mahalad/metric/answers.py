@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mahalad.index.contract import Neighbors
-from mahalad.metric.votes import Voting, winners
+from mahalad.errors import CalibrationError
+from mahalad.images.reading import ReadImage
+from mahalad.index.contract import Neighbors, VectorIndex
+from mahalad.metric.votes import HeldOut, Voting, winners
 from mahalad.protocols import Floats
 from mahalad.result import LabelledResult, Neighbour
 from mahalad.thresholds.conformal import ConformalThreshold
@@ -69,6 +72,71 @@ class Answers:
                     for id_, path, label, distance in near
                 ),
             )
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """How neighbours become answers: the arguments of `decide` beside the neighbours."""
+
+    classes: list[str]
+    voting: Voting
+    counts: NDArray[np.int64]
+    positive: int | None = None
+    threshold: float | None = None
+
+    def decide(self, found: Neighbors) -> Answers:
+        """Count the votes of neighbours (n, k), and name the winners."""
+        return decide(found, self.classes, self.voting, self.counts, self.positive, self.threshold)
+
+
+Novelty = tuple[ConformalThreshold | None, float | None]
+"""Rule and critical distance; None where there are too few images for them."""
+
+
+def novelty_of(held_out: HeldOut | None, fpr: float) -> Novelty:
+    """Make the rule of novelty at a rate, of answers to stored images; None: there are too few."""
+    if held_out is None:
+        return None, None
+    try:
+        rule = ConformalThreshold().fit(held_out.distances, weights=held_out.weights)
+    except CalibrationError:
+        return None, None
+    try:
+        return rule, rule.critical_value(fpr)
+    except CalibrationError:
+        return rule, None
+
+
+def answers_to(
+    batches: Iterable[tuple[list[ReadImage], Any]],
+    embed: Callable[[Any], NDArray[np.float32]],
+    index: VectorIndex,
+    rule: Rule,
+    novelty: Novelty,
+) -> Iterator[LabelledResult]:
+    """Answer images in their order; one that cannot be read gives a result with an error.
+
+    Parameters
+    ----------
+    batches : iterable of (list of ReadImage, features)
+        With the features of the readable ones.
+    embed : callable
+        Makes embeddings (n, n_components) of these.
+    index : VectorIndex
+    rule : Rule
+    novelty : Novelty
+    """
+    for images, F in batches:
+        good: Iterator[LabelledResult] = iter(())
+        names = [image.source.name for image in images if image.error is None]
+        if names:
+            found = index.query(embed(F), rule.voting.k)
+            good = rule.decide(found).results(names, *novelty)
+        for image in images:
+            if image.error is None:
+                yield next(good)
+            else:
+                yield LabelledResult(image.source.name, error=str(image.error))
 
 
 def decide(

@@ -21,7 +21,7 @@ from mahalad.index.address import absolute
 from mahalad.index.contract import Neighbors, VectorIndex
 from mahalad.metric import corrections, fitting
 from mahalad.metric import file as modelfiles
-from mahalad.metric.answers import Answers, decide
+from mahalad.metric.answers import Answers, Novelty, Rule, answers_to, novelty_of
 from mahalad.metric.copies import describe_copies
 from mahalad.metric.embedding import Embedding, embedding_distance
 from mahalad.metric.held_out import held_out_votes
@@ -373,17 +373,9 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         if maps:
             raise InputError("a classifier by nearest neighbours has no anomaly maps")
         novelty = self._novelty()
-        for images, F in self.embedding_.read(X, batch_size=batch_size, promptly=True):
-            good: Iterator[LabelledResult] = iter(())
-            names = [image.source.name for image in images if image.error is None]
-            if names:
-                found = self.index_.query(self.embedding_.embed(F), self.n_neighbors)
-                good = self._decide(found).results(names, *novelty)
-            for image in images:
-                if image.error is None:
-                    yield next(good)
-                else:
-                    yield LabelledResult(image.source.name, error=str(image.error))
+        embedding = self.embedding_
+        batches = embedding.read(X, batch_size=batch_size, promptly=True)
+        yield from answers_to(batches, embedding.embed, self.index_, self._rule(), novelty)
 
     @property
     def novelty_threshold_(self) -> float:
@@ -509,6 +501,11 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         """What chose the parameters of this fit, or of the next; None for parameters as given."""
         return self._searched or (None if self._fitted is None else self._fitted.search)
 
+    def parts_to_ask(self) -> tuple[Rule, HeldOut | None]:
+        """Give how neighbours become answers, and answers to stored images: for an export."""
+        self._as_asked()
+        return self._rule(), self._known_held_out()
+
     # -- files -----------------------------------------------------------------------------
 
     def save(self, path: str | Path, *, include_weights: bool = True) -> None:
@@ -632,26 +629,27 @@ class MetricKNNClassifier(ClassifierMixin, BaseEstimator):
         return self.operating_point_
 
     def _decide(self, found: Neighbors) -> Answers:
+        return self._rule().decide(found)
+
+    def _rule(self) -> Rule:
         fitted, known = self._state(), self._counts
         if known is None or known[0] is not fitted:
             counts = fitted.index.counts()
             self._counts = known = fitted, np.array([counts.get(n, 0) for n in fitted.names])
         point, code = self._checked_point(), positive_code(self.positive, fitted.classes)
         threshold = None if code is None or point is None else point.threshold
-        return decide(found, fitted.names, self._voting(), known[1], code, threshold)
+        return Rule(fitted.names, self._voting(), known[1], code, threshold)
 
-    def _novelty(self) -> tuple[ConformalThreshold | None, float | None]:
-        """Rule and critical distance; None where there are too few images for them."""
+    def _novelty(self) -> Novelty:
         fpr = check_fpr(self.novelty_fpr)
+        return novelty_of(self._known_held_out(), fpr)
+
+    def _known_held_out(self) -> HeldOut | None:
+        """Answers to stored images; None where too few are stored."""
         try:
-            found = self.held_out()[0]
-            rule = ConformalThreshold().fit(found.distances, weights=found.weights)
+            return self.held_out()[0]
         except CalibrationError:
-            return None, None
-        try:
-            return rule, rule.critical_value(fpr)
-        except CalibrationError:
-            return rule, None
+            return None
 
     def __sklearn_is_fitted__(self) -> bool:
         return self._fitted is not None

@@ -6,11 +6,16 @@ from typing import TYPE_CHECKING
 
 from mahalad.lazy import hand_on
 
-_HOME_OF = {"OnnxDetector": "mahalad.runtime.detector", "load": "mahalad.runtime.loading"}
+_HOME_OF = {
+    "OnnxClassifier": "mahalad.runtime.classifier",
+    "OnnxDetector": "mahalad.runtime.detector",
+    "load": "mahalad.runtime.loading",
+}
 
-__all__ = ["OnnxDetector", "load"]
+__all__ = ["OnnxClassifier", "OnnxDetector", "load"]
 
 if TYPE_CHECKING:
+    from mahalad.runtime.classifier import OnnxClassifier
     from mahalad.runtime.detector import OnnxDetector
     from mahalad.runtime.loading import load
 

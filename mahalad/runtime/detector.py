@@ -224,7 +224,7 @@ class OnnxDetector:
             raise ModelFileError(
                 f"{self._name}: does not score here as it did where it was exported: its check "
                 f"inputs give {found.tolist()} instead of {wanted.tolist()} (allowed: relative "
-                f"{golden['rtol']:g}): another version of onnxruntime or Pillow may be the reason; "
+                f"{golden['rtol']:g}): another version of the engine or Pillow may be the reason; "
                 "export it again here, or install the versions of there"
             )
         return self

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+from mahalad.errors import ModelFileError
 from mahalad.files.onnx import check_sealed, read_sealed
+from mahalad.files.openvino import SUFFIX, WEIGHTS_SUFFIX, check_pair, is_pair, read_pair
+from mahalad.runtime.by_onnxruntime import OnnxRunner
+from mahalad.runtime.by_openvino import OpenvinoRunner
+from mahalad.runtime.classifier import KIND, OnnxClassifier
 from mahalad.runtime.detector import OnnxDetector
 from mahalad.runtime.session import Session
 
 
-def load(path: str | Path, *, threads: int | None = None) -> OnnxDetector:
+def load(path: str | Path, *, threads: int | None = None) -> Any:
     """Read a model that `mahalad export` wrote, and check that it still says what it said.
 
-    Neither torch nor scikit-learn is needed: NumPy, Pillow and onnxruntime are.
+    Neither torch nor scikit-learn is needed: NumPy, Pillow and onnxruntime are, or OpenVINO for a
+    model of its format.
 
     Parameters
     ----------
     path : str or Path
+        ``part.onnx``; or ``part.xml`` for OpenVINO, with ``part.bin`` beside it.
     threads : int, optional
         Threads that compute; None for as many as there are cores.
 
     Returns
     -------
-    OnnxDetector
+    OnnxDetector or OnnxClassifier
 
     Raises
     ------
@@ -30,12 +38,31 @@ def load(path: str | Path, *, threads: int | None = None) -> OnnxDetector:
         No such file, not a model of `mahalad export`, edited, cut short, of a newer version; or its
         golden inputs score otherwise here.
     MissingExtraError
-        onnxruntime is not installed.
+        The engine, onnxruntime or OpenVINO, is not installed.
     """
+    if is_pair(path):
+        return loaded_pair(*read_pair(path), str(path), threads=threads)
+    if Path(path).suffix.lower() == WEIGHTS_SUFFIX:
+        raise ModelFileError(
+            f"{path}: weights of an OpenVINO model: give {Path(path).with_suffix(SUFFIX)}"
+        )
     return loaded(read_sealed(path), str(path), threads=threads)
 
 
-def loaded(content: bytes, name: str, *, threads: int | None = None) -> OnnxDetector:
+def loaded(content: bytes, name: str, *, threads: int | None = None) -> Any:
     """Do what `load` does with the content of a file."""
     check_sealed(content, name)
-    return OnnxDetector(Session(content, name, threads), name).check_golden()
+    runner = OnnxRunner(content, name, threads)
+    return _model_of(Session(runner, name), name)
+
+
+def loaded_pair(graph: bytes, weights: bytes, name: str, *, threads: int | None = None) -> Any:
+    """Do what `load` does with the content of both files of OpenVINO."""
+    check_pair(graph, weights, name)
+    runner = OpenvinoRunner(graph, weights, name, threads)
+    return _model_of(Session(runner, name), name)
+
+
+def _model_of(session: Session, name: str) -> Any:
+    make = OnnxClassifier if session.record.get("kind") == KIND else OnnxDetector
+    return make(session, name).check_golden()

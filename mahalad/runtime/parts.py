@@ -17,10 +17,11 @@ from mahalad.errors import ModelFileError
 from mahalad.files.onnx import decode
 from mahalad.images.pixels import Pixels
 from mahalad.images.preparing import Preparation
+from mahalad.images.reading import AHEAD
 from mahalad.protocols import Features, Floats
 from mahalad.runtime.session import Session
 
-LEVELS, MAP = "level_scores", "map"
+LEVELS, MAP, EMBEDDING = "level_scores", "map", "embedding"
 
 
 def preparation_in(record: Mapping[str, Any], name: str) -> Preparation:
@@ -46,7 +47,14 @@ def preparation_in(record: Mapping[str, Any], name: str) -> Preparation:
 
 
 class GraphFeatures:
-    """A feature extractor whose features are what the graph says: scores per level, and maps.
+    """A feature extractor whose features are what the graph says: scores per level, say.
+
+    Parameters
+    ----------
+    session : Session
+    preparation : Preparation
+    outputs : tuple of str
+        Those of the graph that are asked for.
 
     Attributes
     ----------
@@ -55,9 +63,11 @@ class GraphFeatures:
         See `BackboneFeatures`.
     """
 
-    def __init__(self, session: Session, preparation: Preparation, *, maps: bool = False) -> None:
+    def __init__(
+        self, session: Session, preparation: Preparation, outputs: tuple[str, ...] = (LEVELS,)
+    ) -> None:
         self.session = session
-        self.outputs = (LEVELS, MAP) if maps else (LEVELS,)
+        self.outputs = outputs
         self.batch_size = 16
         self.bits, self.channels = preparation.pixels.bits, preparation.pixels.channels
         self._preparation = preparation
@@ -67,6 +77,11 @@ class GraphFeatures:
         """How images are read."""
         check_parameters(PIXELS, self)
         return Pixels(self.bits, self.channels)
+
+    @property
+    def read_ahead(self) -> int:
+        """Batches to decode while the graph works on one."""
+        return AHEAD
 
     def build(self) -> GraphFeatures:
         """Return itself: it is ready."""
@@ -93,7 +108,7 @@ class GraphFeatures:
 
     def with_maps(self) -> GraphFeatures:
         """Give features of the same graph that are maps, too."""
-        other = GraphFeatures(self.session, self._preparation, maps=True)
+        other = GraphFeatures(self.session, self._preparation, (LEVELS, MAP))
         other.batch_size, other.bits, other.channels = self.batch_size, self.bits, self.channels
         return other
 

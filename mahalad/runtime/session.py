@@ -1,28 +1,44 @@
-"""An exported graph in a session of onnxruntime: arrays in, arrays out."""
+"""An exported graph in an engine: arrays in, arrays out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.errors import InputError, MissingExtraError, ModelFileError
-from mahalad.files.onnx import KEY, read_record
+from mahalad.errors import InputError
+from mahalad.files.onnx import read_record
+
+
+class Runner(Protocol):
+    """An engine that has a graph.
+
+    Attributes
+    ----------
+    record : str or None
+        What the file says of the model, as JSON.
+    inputs, outputs : tuple of str
+    """
+
+    record: str | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def run(self, given: dict[str, NDArray[Any]], names: Sequence[str]) -> list[NDArray[Any]]:
+        """Compute the outputs with these names; inputs with defaults need not be given."""
+        ...
 
 
 class Session:
-    """A session of onnxruntime on the CPU.
+    """An exported graph, and what its file says of it.
 
     Parameters
     ----------
-    content : bytes
-        As `mahalad.files.onnx.sealed` gives them.
+    runner : Runner
     name : str
         Of the file, for errors.
-    threads : int, optional
-        None for as many as there are cores.
 
     Attributes
     ----------
@@ -32,34 +48,14 @@ class Session:
 
     Raises
     ------
-    MissingExtraError
-        onnxruntime is not installed.
     ModelFileError
-        It cannot open the file, or the file is of another origin.
+        The file is of another origin.
     """
 
-    def __init__(self, content: bytes, name: str, threads: int | None = None) -> None:
-        ort = _onnxruntime()
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        options.log_severity_level = 3
-        self._name = name
-        try:
-            self._session = ort.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # it has kinds of its own
-            first_line = (str(error).splitlines() or ["?"])[0]
-            raise ModelFileError(
-                f"{name}: onnxruntime {ort.__version__} cannot open it ({first_line}): it needs "
-                "1.20 or newer (pip install --upgrade onnxruntime), or export the model again"
-            ) from error
-        self.record = read_record(self._session.get_modelmeta().custom_metadata_map.get(KEY), name)
-        self.inputs = tuple(x.name for x in self._session.get_inputs())
-        self.outputs = tuple(x.name for x in self._session.get_outputs())
-        # Maps take time: what nobody asks for is not computed.
-        self._run_options = ort.RunOptions()
-        self._run_options.only_execute_path_to_fetches = True
+    def __init__(self, runner: Runner, name: str) -> None:
+        self.record = read_record(runner.record, name)
+        self.inputs, self.outputs = runner.inputs, runner.outputs
+        self._runner, self._name = runner, name
 
     @property
     def side(self) -> int:
@@ -118,16 +114,4 @@ class Session:
                 )
             given["box"] = boxes
         names = list(self.outputs if outputs is None else outputs)
-        found = self._session.run(names, given, self._run_options)
-        return dict(zip(names, found, strict=True))
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError(
-            "an exported model needs the package onnxruntime, which is not installed: "
-            'pip install onnxruntime, or pip install "mahalad[runtime]"'
-        ) from error
-    return onnxruntime
+        return dict(zip(names, self._runner.run(given, names), strict=True))

@@ -25,7 +25,7 @@ def import_packages(engine: str) -> Any:
     """
     for package in PACKAGES[engine]:
         try:
-            with _sending_nothing():
+            with sending_nothing():
                 importlib.import_module(package)
         except ImportError as error:
             raise MissingExtraError(
@@ -45,7 +45,7 @@ def is_installed(engine: str) -> bool:
 
 
 @contextmanager
-def _sending_nothing() -> Iterator[None]:
+def sending_nothing() -> Iterator[None]:
     """Import without OpenVINO's telemetry, which tells its makers of every import by default.
 
     OpenVINO does without the package that sends if it is not there.

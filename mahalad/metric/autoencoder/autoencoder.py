@@ -20,7 +20,7 @@ from mahalad.features.weights import hash_weights
 from mahalad.files.damage import naming
 from mahalad.images.decoding import as_opened
 from mahalad.images.pixels import Pixels
-from mahalad.images.reading import left_out, prepared_batches
+from mahalad.images.reading import AHEAD, left_out, prepared_batches
 from mahalad.images.resizing import resize_square
 from mahalad.metric.autoencoder import file as autoencoder_file
 from mahalad.metric.autoencoder.checkpoints import check_checkpoint, train_with_checkpoint
@@ -200,7 +200,7 @@ class Autoencoder(BaseEstimator):
             self.input_size,
             INTERPOLATION,
             batch_size=self.batch_size,
-            ahead=2,
+            ahead=AHEAD,
             pixels=self.pixels,
         )
         self.unreadable_ = left_out(failed)
@@ -265,8 +265,8 @@ class Autoencoder(BaseEstimator):
 
     @property
     def read_ahead(self) -> int:
-        """Batches to decode while the network works on one; none on the CPU, which it needs."""
-        return 0 if self._device.type == "cpu" else 2
+        """Batches to decode while the network works on one."""
+        return AHEAD
 
     def record(self) -> dict[str, Any]:
         """Say what identifies these features, as JSON: those of two records must not be mixed."""
