@@ -249,7 +249,9 @@ def test_order_batch_size_shards_and_repetition_do_not_matter(detector, fitted, 
         merged,
         streamed,
     ):
-        assert_same(other, fitted, test, rtol=2e-4)
+        # Features change in the last digits with what is in a batch, and one between two steps is
+        # kept as either: see `Nearest`.
+        assert_same(other, fitted, test, rtol=1e-3)
 
 
 def test_shards_of_features_merged_equal_one_fit_exactly():

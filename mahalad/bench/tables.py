@@ -40,7 +40,7 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
         steps = parameters["neighbourhood"]
         places = f"a Gaussian per position{f', neighbourhood {steps}' if steps else ''}"
         if steps == "nearest":
-            places = "the nearest good patch and a Gaussian per position"
+            places = "nearest patch and Gaussian of positions"
         return f"scope positions: {places}, one of the image{copies}; raw scores"
     reduction = parameters["reduction"] or "none"
     return (
