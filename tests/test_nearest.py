@@ -124,15 +124,22 @@ def test_images_of_the_fit_are_left_out_of_patches_and_metric(fitted, grouped):
     changed[[2, 9, 17, 28]] = range(4)
     out = nearest.left_out(X, labels, moments, patches, 0.01, nuisance, changed)
     stored = as_stored(X, patches, nearest)
-    squares = np.empty((30, SIDE**2, 30))
+    squares, further = np.empty((2, 30, SIDE**2, 30))
     for fold in range(5):
-        own = labels % 5 == fold
+        own, two = labels % 5 == fold, np.isin(labels % 5, (fold, (fold + 1) % 5))
         kept = [i for i in range(4) if changed[own].max(initial=-1) < 0 or i not in changed[own]]
         d = nuisance.differences.reshape(4, 2, SIDE**2, D)[kept].reshape(-1, SIDE**2, D)
         squares[own] = slow_squares(X[own], stored, metrics(X[~own], 0.01, d, len(kept)))
+        further[own] = slow_squares(X[own], stored, metrics(X[~two], 0.01, d, len(kept)))
     squares = np.where((labels[:, None] == labels)[:, None], np.inf, squares)
+    further = np.where((labels[:, None] == labels)[:, None], np.inf, further)
     first = np.sqrt(squares.min(axis=-1))
-    np.testing.assert_allclose(out.distances, first, atol=HALF * first.mean())
+    # The metric of 24 images is as far from that of 29 as errors of 1 / m are.
+    ratio = np.sqrt(further.min(axis=-1)).mean(axis=0) / first.mean(axis=0)
+    step = (1 / 24 - 1 / 29) / (1 / 18 - 1 / 24)
+    squares *= (np.minimum(1 - step * (ratio - 1), 1) ** 2)[:, None]
+    first = np.sqrt(squares.min(axis=-1))
+    np.testing.assert_allclose(out.distances, first, atol=HALF / 5 * first.mean())
     for label in range(labels.max() + 1):
         others = labels != label
         without = np.sqrt(np.where(labels == label, np.inf, squares[others]).min(axis=-1))

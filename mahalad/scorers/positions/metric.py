@@ -103,23 +103,23 @@ class Scatter:
     def without(
         self,
         X: NDArray[np.floating],
-        folds: NDArray[np.intp],
+        left_out: list[NDArray[np.bool_]],
         floor: float,
         nuisances: list[Nuisance | None],
     ) -> Iterator[Metric]:
-        """Make the metrics of the samples that are not of a fold, fold by fold.
+        """Make the metrics of all samples but some, for one choice of these after the other.
 
         Parameters
         ----------
         X : ndarray of shape (n_samples, n_positions, D)
             Samples that are in the sums.
-        folds : ndarray of shape (n_samples,)
+        left_out : list of ndarrays of bool, shape (n_samples,)
         floor : float
         nuisances : list
-            What is tolerated without each fold.
+            What is tolerated without these.
         """
-        for fold, nuisance in enumerate(nuisances):
-            own = X[folds == fold]
+        for chosen_samples, nuisance in zip(left_out, nuisances, strict=True):
+            own = X[chosen_samples]
             rest = self.n - len(own)
             if rest < GAUSSIAN:
                 raise DegenerateDataError(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mahalad.errors import InputError
+from mahalad.possible import GAUSSIAN
 from mahalad.protocols import Floats, Value
 from mahalad.scorers.moments import Moments
 from mahalad.scorers.nuisance import Nuisance
@@ -141,14 +142,15 @@ class Nearest(Value):
         changed = np.full(len(X), -1) if changed is None else changed
         folds = labels % min(N_FOLDS, labels.max() + 1)
         scatter = Scatter.of(moments, patches.inside.mean(axis=0))
-        nuisances = [_without(nuisance, changed[folds == f]) for f in range(folds.max() + 1)]
+        shares = [folds == fold for fold in range(folds.max() + 1)]
+        nuisances = [_without(nuisance, changed[own]) for own in shares]
         first, second, of_first = (
             np.empty(X.shape[:2]),
             np.empty(X.shape[:2]),
             np.empty(X.shape[:2], int),
         )
-        for fold, metric in enumerate(scatter.without(X, folds, floor, nuisances)):
-            own = np.flatnonzero(folds == fold)
+        metrics = scatter.without(X, shares, floor, nuisances)
+        for own, metric in zip(shares, metrics, strict=True):
             first[own], second[own], of_first[own] = _two_nearest(
                 self._with(metric), X[own], labels[own], owners
             )
@@ -160,10 +162,42 @@ class Nearest(Value):
                 f"all {len(owners)} images whose patches are kept are of one group: none is left "
                 "to compare its images with; fit fewer images of it"
             )
+        larger = self._excess(X, labels, owners, shares, scatter, floor, nuisances, first)
+        first, second = first / larger, second / larger
         growth = _growth(first, np.where(np.isfinite(second), second, first), of_first, labels)
         told = nuisance if tolerates else None
         tolerated, by_others = self._tolerated(X, labels, owners, told, changed)
         return LeftOut(first, growth, tolerated, by_others)
+
+    def _excess(
+        self,
+        X: NDArray[Any],
+        labels: NDArray[np.intp],
+        owners: NDArray[np.intp],
+        shares: list[NDArray[np.bool_]],
+        scatter: Scatter,
+        floor: float,
+        nuisances: list[Nuisance | None],
+        first: Floats,
+    ) -> Floats:
+        """By what factor distances are larger than where an image alone is left out of the metric.
+
+        (n_positions,), by the distances with two shares left out, as errors of a metric of m images
+        go with 1 / m.
+        """
+        n, n_shares = len(X), len(shares)
+        pairs = [own | shares[(i + 1) % n_shares] for i, own in enumerate(shares)]
+        if n_shares < 3 or min(scatter.n - int(pair.sum()) for pair in pairs) < GAUSSIAN:
+            return np.ones(X.shape[1])
+        further = np.empty(X.shape[:2])
+        for own, metric in zip(shares, scatter.without(X, pairs, floor, nuisances), strict=True):
+            further[own] = _two_nearest(self._with(metric), X[own], labels[own], owners)[0]
+        further[~np.isfinite(further)] = 0.0
+        one, two = (1 / (scatter.n - n * k / n_shares) for k in (1, 2))
+        step = (one - 1 / max(scatter.n - 1, 1)) / (two - one)
+        before = first.mean(axis=0)
+        ratio = np.divide(further.mean(axis=0), before, out=np.ones_like(before), where=before > 0)
+        return np.asarray(np.maximum(1 / (1 - step * (ratio - 1)).clip(0.5), 1.0))
 
     def _tolerated(
         self,
