@@ -120,7 +120,7 @@ class Nearest(Value):
         nuisance: Nuisance | None,
         changed: NDArray[np.intp] | None,
         *,
-        tolerates: bool = True,
+        scored: bool = True,
     ) -> LeftOut:
         """Score images of the fit without them: out of the patches, and of the metric by folds.
 
@@ -133,8 +133,9 @@ class Nearest(Value):
             What this was made of.
         changed : ndarray of int of shape (n_images,), optional
             Number of the image among those of the nuisance, below 0 for others.
-        tolerates : bool, default=True
-            Whether to find what changes add to a distance; else they are said to add nothing.
+        scored : bool, default=True
+            Whether scores are about these distances. If not, what changes add to a distance is not
+            looked for, nor by how much it is too large, which takes as long again.
         """
         places = patches.places(X)
         owners = np.full(len(patches.keys), -1)
@@ -162,10 +163,11 @@ class Nearest(Value):
                 f"all {len(owners)} images whose patches are kept are of one group: none is left "
                 "to compare its images with; fit fewer images of it"
             )
-        larger = self._excess(X, labels, owners, shares, scatter, floor, nuisances, first)
-        first, second = first / larger, second / larger
+        if scored:
+            larger = self._excess(X, labels, owners, shares, scatter, floor, nuisances, first)
+            first, second = first / larger, second / larger
         growth = _growth(first, np.where(np.isfinite(second), second, first), of_first, labels)
-        told = nuisance if tolerates else None
+        told = nuisance if scored else None
         tolerated, by_others = self._tolerated(X, labels, owners, told, changed)
         return LeftOut(first, growth, tolerated, by_others)
 
