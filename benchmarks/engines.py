@@ -48,19 +48,16 @@ Step = Callable[[], object]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def main() -> None:
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Options of what is timed, without those of how much of it."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("images", nargs="*", type=Path)
-    parser.add_argument("--n", type=int, default=16, help="images that are scored")
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--weights", default=None)
     parser.add_argument("--scope", default="positions", choices=("positions", "image"))
     parser.add_argument("--size", type=int, default=320)
-    parser.add_argument("--engines", default="torch,onnx,openvino")
-    parser.add_argument("--batches", default="1,8,16")
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--clock",
@@ -70,6 +67,15 @@ def main() -> None:
     )
     parser.add_argument("--malloc", action="store_true", help="as the command line sets it")
     parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--n", type=int, default=16, help="images that are scored")
+    parser.add_argument("--engines", default="torch,onnx,openvino")
+    parser.add_argument("--batches", default="1,8,16")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.malloc and not keep_freed_memory():

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from engines import CLOCKS, generated, ratio
+from engines import CLOCKS, generated, parser_of, ratio
 from numpy.typing import NDArray
 
 from mahalad import MahalanobisDetector, load
@@ -40,26 +39,9 @@ PERCENTILES = (50, 95, 99)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("images", nargs="*", type=Path)
+    parser = parser_of(__doc__)
     parser.add_argument("--n", type=int, default=40, help="frames of a round")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
-    parser.add_argument("--weights", default=None)
-    parser.add_argument("--scope", default="positions", choices=("positions", "image"))
-    parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--by", default="torch,onnx,openvino,exported")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument(
-        "--clock",
-        default="wall",
-        choices=tuple(CLOCKS),
-        help="cpu, with --threads 1: for a machine that others use as well",
-    )
-    parser.add_argument("--malloc", action="store_true", help="as the command line sets it")
-    parser.add_argument("--json", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.malloc and not keep_freed_memory():

@@ -33,10 +33,11 @@ def take(features: Features, rows: NDArray[Any]) -> dict[str, NDArray[Any]]:
 
 
 def joined(parts: Sequence[Features]) -> dict[str, NDArray[Any]]:
-    """The levels of all images, of those of some after the other."""
+    """The levels of all images, of those of some after the other; none of none."""
     if len(parts) == 1:
         return dict(parts[0])
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    names = parts[0] if parts else ()
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def in_order(features: Features, level_names: Sequence[str]) -> dict[str, NDArray[Any]]:

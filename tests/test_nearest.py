@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -284,6 +285,16 @@ def test_models_of_format_7_stay_without_gaussians(tmp_path):
     detector.save(tmp_path / "m")
     for again in (detector, load(tmp_path / "m")):
         assert not again.scorer_.blends_ and again.scorer_.standards_.blend == 0
+
+
+def test_gaussians_without_weight_stay_in_a_file():
+    good, new = levels_of(30, 0), levels_of(3, 2)
+    scorer = PatchScorer().fit(good)
+    scorer = scorer.standardized_by(replace(scorer.standards_, blend=0.0))
+    about, arrays = scorer.state()
+    again = PatchScorer().restore(about, arrays)
+    assert again.blends_ and "levels/m/whitening" in arrays and about["blend"] == 0
+    np.testing.assert_allclose(again.score_samples(new), scorer.score_samples(new), rtol=1e-6)
 
 
 def detector_of_patches(**options):

@@ -40,9 +40,7 @@ from mahalad.files.damage import naming
 from mahalad.files.spec import params_spec, to_spec
 from mahalad.protocols import Floats, Threshold
 from mahalad.result import Result, judge
-from mahalad.scorers.capabilities import (
-    degrees_of_freedom,
-)
+from mahalad.scorers.capabilities import degrees_of_freedom
 from mahalad.thresholds.conformal import ConformalThreshold, check_fpr
 from mahalad.thresholds.guarantee import Guarantee, guarantee_of
 from mahalad.thresholds.rules import (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from mahalad import errors
+from mahalad.arrays import joined
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.detectors.parts import open_reader, pack_reader
 from mahalad.distributed.listing import (
@@ -112,7 +112,7 @@ def extract(
                 features += [arrays] if arrays else []
                 progress(one.n)
     give_warnings(warned)
-    return Extracted(images, _joined(features), reader.features.record())
+    return Extracted(images, joined(features), reader.features.record())
 
 
 class ExtractPart:
@@ -151,7 +151,7 @@ class ExtractPart:
 
         batches = with_less_memory(work, self._encoder.batch_size)
         about = [one for images, _ in batches for one in images]
-        arrays = _joined([features for _, features in batches if features])
+        arrays = joined([features for _, features in batches if features])
         return len(sources), packed({"kind": _KIND, "images": about}, arrays)
 
 
@@ -170,11 +170,6 @@ def _without_pixels(
             for image in images
         ]
         yield about, {name: F[:, 0] for name, F in features.items()}
-
-
-def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Features of several parts, one part after the other."""
-    return {name: np.concatenate([F[name] for F in parts]) for name in (parts[0] if parts else ())}
 
 
 def _image(name: str, about: Mapping[str, Any]) -> ReadImage:

@@ -18,6 +18,7 @@ from PIL import Image
 from mahalad import errors
 from mahalad.distributed.pool import MOST_RESTARTS, Pool
 from mahalad.errors import ClusterError, MahaladError, UnreadableImageWarning
+from mahalad.features.short_memory import is_out_of_memory
 from mahalad.index.contract import IndexUnavailableError
 
 MOST_WARNINGS = 50
@@ -130,12 +131,6 @@ def with_less_memory(work: Callable[[int], Answer], batch_size: int) -> Answer:
             "last digits of their features",
             stacklevel=2,
         )
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was short, of the machine or of a GPU."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text
 
 
 @contextmanager

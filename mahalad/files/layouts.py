@@ -306,7 +306,7 @@ def _scorer(scorer: Header, levels: Mapping[str, list[int]]) -> Layout:
         stem, n, places = f"scorer/levels/{name}", f"Gaussians of {name}", n_places[name]
         if name in compared:
             yield from _nearest(name, sizes[name][0][0], size)
-        if name not in compared or (name == coarsest and scorer.get("blend", 0)):
+        if name not in compared or (name == coarsest and "blend" in scorer):
             # One Gaussian for each place, or one of all places together.
             yield Row(f"{stem}/location", "f", (n, size), first=(1, places))
             yield Row(f"{stem}/whitening", "f", (n, size * (size + 1) // 2))

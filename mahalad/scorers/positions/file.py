@@ -40,8 +40,6 @@ def describe(
     }
     if boxed:
         about["boxed"] = True
-    if standards.blend:
-        about["blend"] = standards.blend
     arrays = {"joint/location": standards.standard[0], "joint/scale": standards.standard[1]}
     if standards.map_maxima is not None:
         about["maps"] = {name: own[:2] for name, own in standards.map_standards.items()}

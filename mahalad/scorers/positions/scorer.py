@@ -460,6 +460,8 @@ class PatchScorer(Standardized, BaseEstimator):
                 arrays |= file.level_arrays(name, gaussian.scoring_state())
         if self.patches_:
             about["nearest"] = list(self.patches_)
+        if self.blends_:
+            about["blend"] = self.standards_.blend
         for name, image_gaussian in self.image_gaussians_.items():
             arrays |= file.level_arrays(name, image_gaussian.scoring_state())
         return about, arrays
@@ -469,7 +471,7 @@ class PatchScorer(Standardized, BaseEstimator):
         self.groups_ = tuple(tuple(group) for group in about["groups"])
         self.boxed_ = bool(about.get("boxed", False))
         self.standards_ = file.standards_of(about, arrays)
-        self.blends_ = self.standards_.blend > 0
+        self.blends_ = "blend" in about
         self._nearest, self.patches_ = {}, {}
         for name in about.get("nearest", ()):
             self._nearest[name], keys = file.nearest_of(name, arrays)

@@ -132,14 +132,17 @@ class Scoring:
         return np.asarray(-parts / standards.scale[: parts.shape[1]]), standards
 
     def _blend(self, distances: Mapping[str, Floats], own: Inside, n_images: int) -> float:
-        """Find the weight of Gaussians; `_SHARE` is of distances that deviate by as much."""
+        """Find the weight of Gaussians; `_SHARE` is of distances that deviate by as much.
+
+        It is 0 where one of the two never varies.
+        """
         if GAUSSIANS not in distances:
             return 0.0
         nearest, gaussians = (
             mean_deviation(distances[name], own) for name in (self.coarsest, GAUSSIANS)
         )
         share = _SHARE * n_images / (n_images + _FEW)
-        return share / (1 - share) * nearest / max(gaussians, np.finfo(float).tiny)
+        return share / (1 - share) * nearest / gaussians if gaussians > 0 else 0.0
 
     def _blended(self, distances: Mapping[str, Floats], blend: float) -> Floats:
         """Distances (n, P) that the score is about."""
