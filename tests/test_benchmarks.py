@@ -488,6 +488,19 @@ def run_fpr(root: Path, folder: Path, **options: Any) -> tuple[dict[str, Any], s
     return json.loads(file.read_text()), text
 
 
+def test_fpr_of_one_rule_is_what_it_is_beside_the_others(root: Path, tmp_path: Path) -> None:
+    some = {"splits": 2, "alphas": [0.2], "categories": ["cog"]}
+    every, _ = run_fpr(root, tmp_path, **some)
+    one, text = run_fpr(root, tmp_path, **some, thresholds=["holdout"])
+    wanted = [r for r in every["categories"]["cog"]["results"] if r["rule"] == "holdout"]
+    assert one["categories"]["cog"]["results"] == wanted
+    assert one["parameters"]["thresholds"] == ["holdout"]
+    assert "holdout: calibrated on" in text
+    assert "chi2" not in text
+    with pytest.raises(InputError, match="thresholds"):
+        bench_fpr.run(roots=[root], thresholds=["bogus"], **IMAGE)
+
+
 def test_fpr_over_splits_matches_detectors_fitted_directly(root: Path, tmp_path: Path) -> None:
     report, text = run_fpr(root, tmp_path, splits=3, alphas=[0.1, 0.2], categories=["cog"], seed=5)
     extractor = BackboneFeatures(**NETWORK).build()

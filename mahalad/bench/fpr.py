@@ -1,4 +1,4 @@
-"""`mahalad bench fpr`: asked against achieved false-positive rate, for every threshold rule.
+"""`mahalad bench fpr`: asked against achieved false-positive rate, for threshold rules.
 
 The test normals of a benchmark need not come as its training normals did, and then no rule can
 hold on them. So all good images are pooled and split at random many times, and the official
@@ -21,19 +21,24 @@ from mahalad.bench.features import CategoryImages, FeatureOptions, check_scope, 
 from mahalad.bench.fpr_text import FIGURES, as_text
 from mahalad.bench.outputs import check_outputs, versions, write_json
 from mahalad.bench.plots import draw_fpr, save_figure
-from mahalad.checks import FPR, N_AUGMENT, SEED_NUMBER, SPLITS, Limit, check_parameters
+from mahalad.checks import FPR, N_AUGMENT, SEED_NUMBER, SPLITS, Limit, Some, check_parameters
+from mahalad.choices import THRESHOLDS
 from mahalad.detectors.reservoir import own_groups
 from mahalad.errors import InputError
 from mahalad.evaluation.images import mean_and_deviation, mean_and_sem, rates_at
 from mahalad.images.mvtec import Category, find_categories, grouping
 from mahalad.progress import Progress, no_progress
-from mahalad.thresholds.rules import RULES
 
 if TYPE_CHECKING:
     from mahalad.features.levels import Levels
 
 TEST_SHARE = 0.3
-_LIMITS: dict[str, Limit] = {"splits": SPLITS, "n_augment": N_AUGMENT, "seed": SEED_NUMBER}
+_LIMITS: dict[str, Limit] = {
+    "splits": SPLITS,
+    "n_augment": N_AUGMENT,
+    "seed": SEED_NUMBER,
+    "thresholds": Some(THRESHOLDS),
+}
 
 
 def run(
@@ -59,6 +64,7 @@ def run(
     scorer: str = "gaussian",
     n_augment: int = 0,
     seed: int = 0,
+    thresholds: Sequence[str] = (),
     alphas: Sequence[float] = (0.01, 0.05, 0.1),
     splits: int = 40,
     groups: Sequence[str] = (),
@@ -82,6 +88,9 @@ def run(
         See `make_scorer`; for ``scope="image"``.
     n_augment, seed
         As `n_augment` and `random_state` of `AnomalyDetector`; `seed` also draws the splits.
+    thresholds : sequence of str
+        Rules; all, if empty. "holdout" and "chi2-nominal" each need a fit of their own in every
+        split, the others share one.
     alphas : sequence of float
         Rates asked for.
     splits : int
@@ -105,11 +114,12 @@ def run(
         "scorer": scorer,
         "n_augment": n_augment,
         "seed": seed,
+        "thresholds": [rule for rule in THRESHOLDS if rule in thresholds] or list(THRESHOLDS),
         "alphas": alphas,
         "splits": splits,
         "groups": groups,
     }
-    check_parameters(_LIMITS, parameters)
+    check_parameters(_LIMITS, parameters | {"thresholds": thresholds})
     for alpha in alphas:
         check_parameters({"alphas": FPR}, {"alphas": alpha})
     check_outputs(json_file, plot_file)
@@ -119,7 +129,8 @@ def run(
     names = {category.name: _groups(category, patterns) for category in found}
     extractor = options.extractor().build()
     recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood, tolerate)
-    targets = [Target(rule, alpha) for rule in RULES for alpha in sorted(set(alphas))]
+    rates = sorted(set(alphas))
+    targets = [Target(rule, alpha) for rule in parameters["thresholds"] for alpha in rates]
     measured = {
         images.category.name: _measure(images, names[images.category.name], recipe, targets, splits)
         for images in extract_categories(found, extractor, recipe.needs_pictures, progress, cache)

@@ -7,9 +7,16 @@ from typing import Any
 from mahalad.bench.tables import describe_scorer, describe_tolerance, footnotes, not_available
 from mahalad.images.geometry import describe_input
 from mahalad.report.tables import format_table, percent
-from mahalad.thresholds.rules import RULES
 
 FIGURES = ("fpr", "tpr", "official_fpr")
+
+_ABOUT = {
+    "conformal": "calibrated by leaving images out",
+    "holdout": "calibrated on 30 % of the images fitted",
+    "tolerance": "as conformal, but at most the rate asked in 95 % of fits, not on average",
+    "chi2": "a chi-square, matched to the scores of images left out",
+    "chi2-nominal": "the paper's rule, as a reference",
+}
 
 
 def as_text(report: dict[str, Any]) -> str:
@@ -34,10 +41,7 @@ def as_text(report: dict[str, Any]) -> str:
             "",
             _table(report),
             "",
-            "conformal, chi2: calibrated by leaving images out; holdout: on 30 % of the images "
-            "fitted;",
-            "tolerance: as conformal, but at most the rate asked in 95 % of fits, not on average;",
-            "chi2-nominal: the paper's rule, as a reference.",
+            *(f"{rule}: {_ABOUT[rule]}" for rule in p["thresholds"]),
             *footnotes(reasons),
         ]
     )
@@ -58,7 +62,7 @@ def _table(report: dict[str, Any]) -> str:
         header += [f"FPR at {100 * alpha:g} %", "TPR", "official"]
     rows = []
     for name, one in report["categories"].items():
-        for rule in RULES:
+        for rule in report["parameters"]["thresholds"]:
             cells = []
             for result in (r for r in one["results"] if r["rule"] == rule):
                 missing = not_available(result["reason"]) if result["reason"] else "-"
@@ -69,7 +73,7 @@ def _table(report: dict[str, Any]) -> str:
                 ]
             rows.append([name, rule, *cells])
     n = len(report["categories"])
-    for rule in RULES:
+    for rule in report["parameters"]["thresholds"]:
         cells = []
         for row in (row for row in report["mean"] if row["rule"] == rule):
             cells += [_mean_cell(row[name], n, name == "fpr") for name in FIGURES]
