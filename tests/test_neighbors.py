@@ -13,6 +13,7 @@ from mahalad.errors import DegenerateDataError, InputError
 from mahalad.scorers.capabilities import capabilities_of
 from mahalad.scorers.level_sum import LevelSum, make_scorer
 from mahalad.scorers.neighbors import KthNeighborDistance
+from mahalad.scorers.nuisance import Nuisance
 from mahalad.thresholds.calibration import leave_one_out_scores
 
 
@@ -72,6 +73,70 @@ def test_leave_one_out_equals_refits(distance, reduce, n_groups, D, rng):
     found = KthNeighborDistance(**parameters).fit(X).leave_one_out_distances(X, groups)
     wanted = left_out_by_refits(X, np.arange(25) if groups is None else groups, **parameters)
     np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+# -- harmless changes ----------------------------------------------------------------------
+
+
+def changes(n_images: int, D: int, seed: int = 5) -> Nuisance:
+    """Differences of 3 ways of change, mostly along one direction."""
+    rng = np.random.default_rng(seed)
+    d = rng.normal(size=(n_images * 3, 1)) * rng.normal(size=D) + 0.1 * rng.normal(
+        size=(n_images * 3, D)
+    )
+    return Nuisance(d / np.arange(1, D + 1) ** 2, n_images)
+
+
+def tolerant_oracle(X, new, k, reduce, nuisance):
+    """Neighbours by the metric (I + 3 N)^-1 of standardized features, by its definition."""
+    v, n = X.var(axis=0), len(X)
+    units = np.sqrt((n * v + 10 * v.mean()) / (n + 10))
+    d = nuisance.differences / units
+    N = d.T @ d / nuisance.n_images
+    N = 0.95 * N + 0.05 * np.trace(N) / len(N) * np.eye(len(N))
+    precision = np.linalg.inv(np.eye(len(N)) + 3 * N)
+    z = (new[:, None] - X) / units
+    found = np.sort(np.sqrt(np.einsum("mni,ij,mnj->mn", z, precision, z)), axis=1)[:, :k]
+    return found[:, -1] if reduce == "kth" else found.mean(axis=1)
+
+
+@pytest.mark.parametrize("reduce", NEIGHBOR_REDUCES)
+@pytest.mark.parametrize(("D", "n_images"), [(6, 4), (40, 3)])
+@pytest.mark.parametrize("before", [True, False])
+def test_changes_shorten_distances_along_them(reduce, D, n_images, before):
+    X, new, nuisance = samples(30, D), samples(9, D, seed=1, offset=2.9), changes(n_images, D)
+    scorer = KthNeighborDistance(2, reduce=reduce)
+    scorer = scorer.tolerate(nuisance).fit(X) if before else scorer.fit(X).tolerate(nuisance)
+    wanted = tolerant_oracle(X, new, 2, reduce, nuisance)
+    np.testing.assert_allclose(scorer.distances(new), wanted, rtol=1e-9)
+    plain = KthNeighborDistance(2, reduce=reduce).fit(X)
+    assert (wanted < plain.distances(new)).all()
+    np.testing.assert_array_equal(scorer.tolerate(None).distances(new), plain.distances(new))
+
+
+@pytest.mark.parametrize("n_groups", [30, 12])
+@pytest.mark.parametrize(("n", "D"), [(30, 6), (30, 50), (60, 20)])
+def test_changes_of_an_image_are_left_out_with_it(n_groups, n, D):
+    X, nuisance = samples(n, D), changes(4, D)
+    X[3] += 8 / np.arange(1, D + 1) ** 2  # an odd one: deviations without it are others
+    groups = np.arange(n) % n_groups
+    changed = np.full(n, -1)
+    changed[[2, 7, 11, 2 + n_groups * (n > n_groups)]] = [0, 1, 2, 3]
+    scorer = KthNeighborDistance(2).tolerate(nuisance).fit(X)
+    found = scorer.leave_one_out_distances(X, groups, changed)
+    wanted = []
+    for x, group in zip(X, groups, strict=True):
+        own = changed[(groups == group) & (changed >= 0)]
+        others = nuisance.without(own) if len(own) else nuisance
+        wanted.append(tolerant_oracle(X[groups != group], x[None], 2, "kth", others)[0])
+    np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+def test_only_standardized_distances_tolerate_changes():
+    for distance in NEIGHBOR_DISTANCES:
+        scorer = LevelSum(KthNeighborDistance(distance=distance))
+        assert capabilities_of(scorer).tolerates == (distance == "standardized")
+    assert not capabilities_of(make_scorer("knn", "npca")).tolerates
 
 
 def test_images_are_left_out_with_their_copies(rng):

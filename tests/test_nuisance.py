@@ -514,6 +514,8 @@ def test_an_older_file_tolerates_nothing():
         (["--tolerate", "noise, light"], ("light", "noise")),
         (["--scope", "image", "--tolerate", "auto"], KINDS),
         (["--reduction", "npca"], ()),
+        (["--scorer", "knn", "--tolerate", "light"], ("light",)),
+        (["--scorer", "sed"], ()),
         (["--preset", "rippel2020"], ()),
         (["--preset", "rippel2020", "--tolerate", "focus"], ("focus",)),
     ],
@@ -535,7 +537,7 @@ def test_fit_tolerates_what_is_asked_for(options, kinds, small_weights, picture_
         (["--tolerate", "dust"], "'dust' is not auto, none, or some of light, noise"),
         (["--tolerate", "light,light"], "'light,light' is not auto, none"),
         (["--tolerate", ""], "'' is not auto, none"),
-        (["--tolerate", "light", "--scorer", "knn"], "--tolerate is for --scorer gaussian"),
+        (["--tolerate", "light", "--scorer", "sed"], "--tolerate is for --scorer gaussian or knn"),
         (["--tolerate", "light", "--reduction", "npca"], "leave out the reduction"),
     ],
 )

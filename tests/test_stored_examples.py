@@ -19,7 +19,9 @@ from mahalad.metric.autoencoder.autoencoder import Autoencoder
 
 DATA = Path(__file__).parent / "data"
 NEWER = ("format4", "format5", "format6", "format7")
-EXPECTED = {stem: json.loads((DATA / f"{stem}.json").read_text()) for stem in (*NEWER, "format8")}
+EXPECTED = {
+    stem: json.loads((DATA / f"{stem}.json").read_text()) for stem in (*NEWER, "format8", "format9")
+}
 DETECTORS = [
     (stem, name)
     for stem in EXPECTED
@@ -41,15 +43,15 @@ def made() -> ModuleType:
     """The script that wrote the examples, for the images that it asked about."""
     sys.path.insert(0, str(DATA))
     try:
-        import make_format8
+        import make_format9
     finally:
         sys.path.remove(str(DATA))
-    return make_format8
+    return make_format9
 
 
 def images_of(name: str, made: ModuleType) -> tuple[object, float]:
     kind = name.removesuffix("_slim")
-    if kind in ("image", "positions", "autoencoder", "region", "tolerant"):
+    if kind in ("image", "positions", "autoencoder", "region", "tolerant", "neighbours"):
         return made.squares(2, 6), OF_NETWORKS
     if kind in ("whole", "reservoir", "shared", "parts", "nearest", "nearest_reservoir"):
         return made.maps(2, 6), OF_POSITIONS

@@ -48,7 +48,13 @@ def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector
             **rule,
         )
     if options["scorer"] == "knn":
-        return KNNDetector(options["backbone"], reduction=options["reduction"], **network, **rule)
+        return KNNDetector(
+            options["backbone"],
+            reduction=options["reduction"],
+            tolerate=options["tolerate"],
+            **network,
+            **rule,
+        )
     return AnomalyDetector(
         BackboneFeatures(options["backbone"], **network),
         make_scorer(options["scorer"], options["reduction"]),

@@ -198,7 +198,7 @@ def detector_options(command: Any, published: Sequence[str] = ()) -> Any:
                          metavar="auto|none|KINDS",
                          help="Harmless changes of pictures that shall not be taken for defects: "
                               f"{', '.join(CHANGES)}. auto: all, unless --reduction or "
-                              "--threshold chi2-nominal; for --scorer gaussian."),
+                              "--threshold chi2-nominal; for --scorer gaussian or knn."),
             click.option("--reduction", default=None, metavar="pca|npca[:SHARE]",
                          help="Keep the first (pca) or last (npca) principal components; implies "
                               "--scope image."),
@@ -304,8 +304,11 @@ def settle(options: dict[str, Any]) -> dict[str, Any]:
                 "or leave --scope out"
             )
         options["scope"] = "image"
-    if options["tolerate"] != "auto" and options["scorer"] != "gaussian" and is_given("tolerate"):
-        raise click.UsageError(f"--tolerate is for --scorer gaussian, not {options['scorer']}")
+    tolerant = options["scorer"] in ("gaussian", "knn")
+    if options["tolerate"] != "auto" and not tolerant and is_given("tolerate"):
+        raise click.UsageError(
+            f"--tolerate is for --scorer gaussian or knn, not {options['scorer']}"
+        )
     if options["scope"] == "image":
         for name in ("neighbourhood", "image_weight", "top_fraction"):
             if name in options and is_given(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ class KNNDetector(AnomalyDetector):
         See `MahalanobisDetector` (with ``scope="image"``).
     batch_size, device, engine
         See `MahalanobisDetector` (with ``scope="image"``).
+    tolerate : "auto" or sequence of str, default="auto"
+        Harmless changes of pictures that shall not be taken for defects; kinds are those of
+        `MahalanobisDetector`. Differences between images that are as these changes make them count
+        little. ``"auto"``: all of them; none with a `reduction`, or another distance than
+        ``"standardized"``, which know nothing of it. (): none.
     fpr : float, default=0.05
         Share of good images that may be flagged, if they are exchangeable with those fitted.
     threshold : str, default="conformal"
@@ -64,7 +70,6 @@ class KNNDetector(AnomalyDetector):
     """
 
     max_stored = None  # neighbours are sought among all images
-    tolerate = ()  # distances to images know no covariance
 
     def __init__(
         self,
@@ -82,6 +87,7 @@ class KNNDetector(AnomalyDetector):
         roi: Any = None,
         bits: int | None = None,
         channels: str = "rgb",
+        tolerate: str | Sequence[str] = "auto",
         fpr: float = 0.05,
         threshold: str | Threshold = "conformal",
         n_augment: int = 0,
@@ -106,6 +112,7 @@ class KNNDetector(AnomalyDetector):
         self.roi = roi
         self.bits = bits
         self.channels = channels
+        self.tolerate = tolerate
         self.fpr = fpr
         self.threshold = threshold
         self.n_augment = n_augment

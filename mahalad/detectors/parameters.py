@@ -116,9 +116,9 @@ class FitParameters(BaseEstimator):
         check_parameters(_LIMITS, given | {"max_stored": self.most_stored()})
         if self.tolerate != "auto" and self.tolerated() and not self._knows_changes():
             raise InputError(
-                "tolerate is for Gaussians of all features and a calibrated threshold: leave out "
-                "the reduction (or the other scorer, or threshold='chi2-nominal'), or give "
-                "tolerate=()"
+                "tolerate is for Gaussians of all features, or standardized distances between "
+                "images, and a calibrated threshold: leave out the reduction (or the other scorer "
+                "or distance, or threshold='chi2-nominal'), or give tolerate=()"
             )
 
     def _check_parameters(self, calibration: Any, calibration_groups: Any = None) -> None:

@@ -103,12 +103,20 @@ class NearestSamples(nn.Module):
     location: Tensor
     scale: Tensor
     samples: Tensor
+    basis: Tensor
+    shares: Tensor
 
     def __init__(self, fitted: KthNeighborDistance) -> None:
         super().__init__()
         self.register_buffer("location", tensor(fitted.location_))
         self.register_buffer("scale", tensor(fitted.scale_))
-        self.register_buffer("samples", tensor(fitted.samples_, torch.float32))
+        samples, by = fitted.compared_, fitted.contracted_by_
+        self.register_buffer("samples", tensor(samples, torch.float32))
+        self.is_contracted = by is not None
+        if by is not None:
+            basis, shares, self.contraction = by
+            self.register_buffer("basis", tensor(basis))
+            self.register_buffer("shares", tensor(shares))
         self.k, self.is_mean = fitted.n_neighbors, fitted.reduce == "mean"
         self.is_cosine = fitted.distance == "cosine"
 
@@ -119,6 +127,9 @@ class NearestSamples(nn.Module):
             z = x / (x * x).sum(dim=1, keepdim=True).sqrt()
         else:
             z = (x - self.location) / self.scale
+        if self.is_contracted:
+            along = (z @ self.basis) * self.shares
+            z = (z - along @ self.basis.transpose(0, 1)) * self.contraction
         # |z|^2 is the same for all samples. The nearest are measured again, from differences.
         squares = (samples * samples).sum(dim=1) - 2 * (z @ samples.transpose(0, 1))
         nearest = squares.topk(self.k, dim=1, largest=False).indices  # (n, k)

@@ -26,7 +26,7 @@ from mahalad.files.old.upgrade import upgrade
 
 _log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 8  # 8: good patches of each grid
+FORMAT_VERSION = 9  # 9: nearest neighbours tolerate harmless changes
 _KEY = "mahalad"
 CHECKSUM = "mahalad_sha256"
 """Name of the array that holds the checksum; `read_model` does not give it."""

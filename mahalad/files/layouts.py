@@ -1,4 +1,4 @@
-"""What model files of format 8 are made up of: the header of each kind, and its arrays.
+"""What model files of format 9 are made up of: the header of each kind, and its arrays.
 
 `docs/model-format.md` says what it all means.
 """

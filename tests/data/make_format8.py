@@ -1,7 +1,7 @@
 """How the stored examples of format 8 were made; not to be run again once it is released.
 
-They are what is new in it: detectors that compare patches of every grid. All others are as in
-format 7.
+They are what is new in it: detectors that compare patches of every grid; and nearest neighbours of
+pictures, which learned something in the next one. All others are as in format 7.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from make_format7 import answers_of, labelled_answers, maps, rows, squares
 
-from mahalad import AnomalyDetector, load
+from mahalad import AnomalyDetector, KNNDetector, load
 from mahalad.files.container import FORMAT_VERSION
 from mahalad.scorers.positions.scorer import PatchScorer
 
@@ -34,4 +34,8 @@ if __name__ == "__main__":
         path = here / f"format8_{name}.mahalad"
         detector.fit(maps(0, 30)).save(path, include_features=whole)
         expected[name] = answers_of(load(path), maps(2, 6))
+    neighbours = KNNDetector(fpr=0.1, levels=["stem", "blocks.0"], input_size=32)
+    path = here / "format8_neighbours.mahalad"
+    neighbours.fit(squares(1, 30)).save(path)
+    expected["neighbours"] = answers_of(load(path), squares(2, 6))
     (here / "format8.json").write_text(json.dumps(expected, indent=1) + "\n")

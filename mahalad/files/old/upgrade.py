@@ -7,7 +7,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mahalad.files.old import format1, format2, format3, format4, format5, format6, format7
+from mahalad.files.old import (
+    format1,
+    format2,
+    format3,
+    format4,
+    format5,
+    format6,
+    format7,
+    format8,
+)
 
 Header = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
@@ -20,6 +29,7 @@ STEPS: Mapping[int, Callable[[Header, Arrays], tuple[Header, Arrays]]] = {
     5: format5.upgrade,
     6: format6.upgrade,
     7: format7.upgrade,
+    8: format8.upgrade,
 }
 """Format to the step from it to the next one."""
 
