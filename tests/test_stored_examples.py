@@ -51,7 +51,7 @@ def made() -> ModuleType:
 
 def images_of(name: str, made: ModuleType) -> tuple[object, float]:
     kind = name.removesuffix("_slim")
-    if kind in ("image", "positions", "autoencoder", "region", "tolerant", "neighbours"):
+    if kind in ("image", "positions", "autoencoder", "region", "tolerant", "neighbours", "places"):
         return made.squares(2, 6), OF_NETWORKS
     if kind in ("whole", "reservoir", "shared", "parts", "nearest", "nearest_reservoir"):
         return made.maps(2, 6), OF_POSITIONS

@@ -117,7 +117,7 @@ class PositionScores(nn.Module):
             names.append(CONTEXT)
         self.names = names
         self.parts = nn.ModuleList(_positions(name, about, arrays) for name in names)
-        self.blend = standards.blend
+        self.blend, self.common = standards.blend, standards.common
         if self.blend:
             own = file.arrays_of_positions(self.coarsest, arrays)
             self.gaussians = PositionGaussians(**own)
@@ -158,9 +158,14 @@ class PositionScores(nn.Module):
         counted = self.counted[None] | torch.zeros_like(z, dtype=torch.bool)
         if boxes is not None:
             counted = counted & self._inside(boxes, distances)
-        top = torch.where(counted, z, -torch.inf).topk(self.k, dim=1).values
-        n_top = counted.to(torch.int64).sum(dim=1).clamp(1, self.k)
-        columns = [torch.where(top > -torch.inf, top, 0.0).sum(dim=1) / n_top / self.scale[0]]
+        ordered = torch.where(counted, z, -torch.inf).topk(z.shape[1] if self.common else self.k)
+        top, n_counted = ordered.values[:, : self.k], counted.to(torch.int64).sum(dim=1)
+        n_top = n_counted.clamp(1, self.k)
+        found = torch.where(top > -torch.inf, top, 0.0).sum(dim=1) / n_top
+        if self.common:
+            median = ordered.values.gather(1, (n_counted // 2)[:, None])[:, 0]
+            found = found - torch.where(n_counted > 0, median, 0.0).clamp(0, self.common)
+        columns = [found / self.scale[0]]
         if self.pooled:
             image = sum(part(features[n]) for n, part in zip(self.pooled, self.image, strict=True))
             columns.append(self.image_weight * image / self.scale[1])

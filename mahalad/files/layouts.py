@@ -95,6 +95,8 @@ DETECTOR = {
             "context_weight": Optional(float),
             "nearest": Optional(ListOf(str)),
             "blend": Optional(float),
+            "common": Optional(float),
+            "image_tolerance": Optional(float),
         }
     ),
     "fit": {

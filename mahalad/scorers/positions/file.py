@@ -40,6 +40,8 @@ def describe(
     }
     if boxed:
         about["boxed"] = True
+    if standards.common:
+        about["common"] = standards.common
     arrays = {"joint/location": standards.standard[0], "joint/scale": standards.standard[1]}
     if standards.map_maxima is not None:
         about["maps"] = {name: own[:2] for name, own in standards.map_standards.items()}
@@ -65,6 +67,7 @@ def standards_of(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
         n_active=int(about["n_active"]),
         context_weight=float(about.get("context_weight", 0.0)),
         blend=float(about.get("blend", 0.0)),
+        common=float(about.get("common", 0.0)),
     )
 
 

@@ -26,7 +26,7 @@ from mahalad.scorers.positions.gaussians import PatchGaussian
 from mahalad.scorers.positions.grids import CONTEXT, CONTEXT_STEPS
 from mahalad.scorers.positions.nearest import LeftOut, Nearest
 from mahalad.scorers.positions.patches import N_FINER, N_IMAGES, Patches
-from mahalad.scorers.positions.scoring import GAUSSIANS, Inside, Scoring
+from mahalad.scorers.positions.scoring import COMMON, GAUSSIANS, IMAGE_TOLERANCE, Inside, Scoring
 from mahalad.scorers.positions.standards import Standardized, Standards, unexplained, varying
 from mahalad.scorers.sets import numbered
 
@@ -105,6 +105,11 @@ class PatchScorer(Standardized, BaseEstimator):
     image's own distance among them, whose largest values matter here, thresholds would be too
     low: 12 to 16 % of good images flagged where 10 % are asked for (simulated, 60 images).
 
+    Where harmless changes are tolerated, the median of an image's standardized distances, up to 1,
+    is taken from each of them before the largest are averaged: light and noise raise distances
+    everywhere, a defect those of its place. The image-level distance has 10 times the covariance
+    of these changes.
+
     Where patches are compared, the score is about d + b g, of the distance d to the nearest patch
     and g to the Gaussian. With s the root mean variance over positions of either among good images,
     left out, b = w / (1 - w) s_d / s_g: w = n / (2 n + 200) is the share of the Gaussians, which
@@ -132,6 +137,7 @@ class PatchScorer(Standardized, BaseEstimator):
     accepts_levels = True
     keeps_sums = True
     _changes: tuple[Features, int] | None = None
+    _image_tolerance = IMAGE_TOLERANCE
     _nearest: Mapping[str, Nearest] = MappingProxyType({})  # made when it is first needed
 
     def __init__(
@@ -342,8 +348,9 @@ class PatchScorer(Standardized, BaseEstimator):
         )
         weight = self._context_weight(varying(distances[coarsest], inside[coarsest]))
         n_images = self.patch_gaussians_[coarsest].moments_.n_samples
+        common = COMMON if self._changes is not None and self._changes[0] else 0.0
         return self._scoring().leave_one_out(
-            distances, growth, inside, image, groups, weight, n_images, tolerated
+            distances, growth, inside, image, groups, weight, n_images, tolerated, common
         )
 
     def standardized_by(self, standards: Standards) -> Self:
@@ -397,7 +404,8 @@ class PatchScorer(Standardized, BaseEstimator):
             values = sharing.alone(found[name], self._steps)
             gaussian.tolerate(Nuisance(values, n_images, len(values) // len(found[name])))
         for name, image_gaussian in self.image_gaussians_.items():
-            image_gaussian.tolerate(Nuisance(differences[name], n_images))
+            root = np.sqrt(self._image_tolerance)
+            image_gaussian.tolerate(Nuisance(root * differences[name].astype(float), n_images))
 
     def factorise(self) -> Self:
         """Compute now what scoring needs of the sums, rather than at the first question."""
@@ -452,6 +460,8 @@ class PatchScorer(Standardized, BaseEstimator):
         check_is_fitted(self, "standards_")
         pooled = list(self.image_gaussians_)
         about, arrays = file.describe(self.standards_, self.groups_, pooled, self.boxed_)
+        if self.standards_.common:
+            about["image_tolerance"] = self._image_tolerance
         for name, gaussian in self.patch_gaussians_.items():
             if name in self.patches_:
                 keys = self.patches_[name].keys
@@ -472,6 +482,7 @@ class PatchScorer(Standardized, BaseEstimator):
         self.boxed_ = bool(about.get("boxed", False))
         self.standards_ = file.standards_of(about, arrays)
         self.blends_ = "blend" in about
+        self._image_tolerance = float(about.get("image_tolerance", 1.0))
         self._nearest, self.patches_ = {}, {}
         for name in about.get("nearest", ()):
             self._nearest[name], keys = file.nearest_of(name, arrays)

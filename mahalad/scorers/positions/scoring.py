@@ -30,6 +30,15 @@ GAUSSIANS = "(gaussians)"
 """In place of a grid's name: distances to the Gaussians of the coarsest one, where its patches are
 compared with good ones, too."""
 
+COMMON = 1.0
+"""The most that is taken from standardized distances as common to all of an image, where harmless
+changes are tolerated. These raise the median by 0 to 1.5, as measured, and large defects by up to
+7."""
+
+IMAGE_TOLERANCE = 10.0
+"""Weight of the covariance of harmless changes in the image-level Gaussian; of 1, 3 and 10 the one
+with which fewest changed pictures are flagged, at the same accuracy."""
+
 _SHARE = 0.5  # of these in a score, of many images
 _FEW = 100  # images of which it is half of that: of few a Gaussian knows little
 
@@ -63,7 +72,7 @@ class Scoring:
         """Score images, (n, n_parts), up = normal."""
         own = inside[self.coarsest]
         d = self._blended(distances, standards.blend)
-        parts = self._parts(d, own, image, standards.standard, standards.n_active)
+        parts = self._parts(d, own, image, standards.standard, standards.n_active, standards.common)
         return np.asarray(-parts / standards.scale[: parts.shape[1]])
 
     def maps(
@@ -89,6 +98,7 @@ class Scoring:
         context_weight: float,
         n_images: int,
         tolerated: tuple[Floats, Floats] | None = None,
+        common: float = 0.0,
     ) -> tuple[Floats, Standards]:
         """Score good images by leave-one-out distances, and find the standards that these set.
 
@@ -96,7 +106,7 @@ class Scoring:
         distances are then those to fits without the image, too: by the factor `growth` (n, P).
         `tolerated` has what is added to the variances of distances on the coarsest grid: in the
         standards (P,), and in those of each image by the others (n, P). `n_images` is the number of
-        images in the fit, of which these may be some.
+        images in the fit, of which these may be some. `common` goes into the standards.
         """
         own = inside[self.coarsest]
         blend = self._blend(distances, own, n_images)
@@ -106,7 +116,7 @@ class Scoring:
         n_active = int(varying(d, own).sum())
         by_all, by_each = (0.0, 0.0) if tolerated is None else tolerated
         by_others = _widened(standardization_by_others(d, own, labels, d_growth), by_each)
-        parts = self._parts(d, own, image, by_others, n_active)
+        parts = self._parts(d, own, image, by_others, n_active, common)
         distances = {name: values for name, values in distances.items() if name != GAUSSIANS}
         scales = [max(float(part.std()), np.finfo(float).tiny) for part in parts.T]
         maps_by_others = {
@@ -128,6 +138,7 @@ class Scoring:
             n_active=n_active,
             context_weight=context_weight,
             blend=blend,
+            common=common,
         )
         return np.asarray(-parts / standards.scale[: parts.shape[1]]), standards
 
@@ -167,10 +178,11 @@ class Scoring:
         image: Any,
         standard: tuple[Floats, Floats],
         n_active: int,
+        common: float,
     ) -> Floats:
         """Parts of the score in units of their own, (n, 1 or 2), up = abnormal."""
         k = max(1, round(self.top_fraction * n_active))
-        columns = [mean_of_largest(distances, inside, standard, k)]
+        columns = [mean_of_largest(distances, inside, standard, k, common)]
         if self.image_weight:
             columns.append(self.image_weight * image)
         return np.column_stack(columns)

@@ -56,6 +56,9 @@ class Standards(Value):
     blend : float
         What the score counts of the distance to a position's Gaussian, added to that to the nearest
         good patch; 0 for one of the two alone.
+    common : float
+        The most that is taken from all standardized distances of an image, where their median is
+        above 0; see `mean_of_largest`.
     """
 
     scale: tuple[float, float]
@@ -65,6 +68,7 @@ class Standards(Value):
     n_active: int
     context_weight: float
     blend: float = 0.0
+    common: float = 0.0
 
     def of_originals(self, n_copies: int) -> Standards:
         """Keep the maxima of the images themselves: of every `n_copies`-th row."""
@@ -118,18 +122,30 @@ class Standardized:
 
 
 def mean_of_largest(
-    distances: Floats, inside: NDArray[np.bool_], standard: tuple[Floats, Floats], k: int
+    distances: Floats,
+    inside: NDArray[np.bool_],
+    standard: tuple[Floats, Floats],
+    k: int,
+    common: float = 0.0,
 ) -> Floats:
     """Mean, (n,), of the `k` largest standardized distances (n, P) of each image.
 
-    An image with fewer positions in its picture has the mean of all of them.
+    An image with fewer positions in its picture has the mean of all of them. The median of all that
+    count, of two the lower one, is taken from each if it is above 0, but no more than `common`:
+    what happens to a picture as a whole, less light or noise, raises them all alike, and a defect
+    those of its place.
     """
     location, scale = standard
     counted = inside & np.isfinite(scale)
-    z = np.where(counted, (distances - location) / scale, -np.inf)
-    top = np.partition(z, z.shape[1] - k, axis=1)[:, -k:]
-    n_top = np.clip(counted.sum(axis=1), 1, k)
-    return np.asarray(np.where(np.isfinite(top), top, 0.0).sum(axis=1) / n_top)
+    z = np.sort(np.where(counted, (distances - location) / scale, -np.inf), axis=1)
+    n_counted, n_all = counted.sum(axis=1), z.shape[1]
+    top = z[:, -k:]
+    n_top = np.clip(n_counted, 1, k)
+    found = np.where(np.isfinite(top), top, 0.0).sum(axis=1) / n_top
+    if common:
+        median = z[np.arange(len(z)), n_all - n_counted + (n_counted - 1) // 2]
+        found -= np.clip(np.where(n_counted > 0, median, 0.0), 0, common)
+    return np.asarray(found)
 
 
 def unexplained(moments: Moments, active: NDArray[np.bool_]) -> float:
