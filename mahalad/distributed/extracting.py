@@ -90,8 +90,8 @@ def extract(
     reader = AnomalyDetector(encoder).reader()
     device = str(getattr(encoder, "device", "auto"))
     sized = (pool or Pool()).sized(ray.cluster_resources(), device, reads=is_dataset(dataset))
-    size = -(-max(1, part_size) // reader.features.batch_size) * reader.features.batch_size
-    parts = list(parts_of(entries_of(dataset, say=warn), size))
+    part_size = reader.whole_batches(max(1, part_size))
+    parts = list(parts_of(entries_of(dataset, say=warn), part_size))
     tables = ray.data.from_arrow_refs([ray.put(as_table(part)) for part in parts])
     images: list[ReadImage] = []
     features: list[dict[str, NDArray[Any]]] = []

@@ -114,8 +114,7 @@ def fit(
     sized = (pool or Pool()).sized(
         ray.cluster_resources(), str(getattr(detector, "device", "auto"))
     )
-    step = reader.features.batch_size
-    part_size = -(-max(1, part_size) // step) * step
+    part_size = reader.whole_batches(max(1, part_size))
     work = _Work(ray, sized, reader, progress)
     if holds_images(dataset):
         if checkpoint is not None:
