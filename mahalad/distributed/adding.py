@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,19 +17,21 @@ from mahalad.distributed.listing import (
     is_dataset,
     part_of,
     parts_of,
-    span_of,
 )
 from mahalad.distributed.pool import Pool
+from mahalad.distributed.results import MOST_ERRORS
 from mahalad.distributed.session import connect
 from mahalad.distributed.working import (
     Setting,
-    failure_of,
+    answer_to,
+    answers_in,
     give_warnings,
     mapped,
     naming_failures,
-    raise_failure,
+    read_saved,
+    saved,
+    started,
     warn,
-    warnings_as,
 )
 from mahalad.errors import InputError
 from mahalad.images.manifests import Entry, of_split
@@ -43,7 +41,6 @@ PART_SIZE = 256
 """Images of a part."""
 
 _WINDOW = 1000  # parts of which the driver has the paths at a time
-_MOST_ERRORS = 1000
 
 
 @dataclass
@@ -77,7 +74,7 @@ class Added:
         self.n_added += int(found["n_added"])
         self.n_there += int(found["n_there"])
         self.n_unreadable += len(found["errors"])
-        self.errors += found["errors"][: _MOST_ERRORS - len(self.errors)]
+        self.errors += found["errors"][: MOST_ERRORS - len(self.errors)]
 
 
 def add(
@@ -151,16 +148,16 @@ def add(
     # Read twice: an unknown label is refused before anything is added.
     _check_known(classifier, _labelled(dataset, label, split, lambda text: None), new_label)
     found = Added(classifier.index_.next_id() if first_id is None else first_id)
-    told = (ray.put(_content_of(classifier)), found.first_id, part_size)
+    told = (ray.put(saved(classifier)), found.first_id, part_size)
     parts = parts_of(_labelled(dataset, label, split, warn), part_size)
     with naming_failures():
         while window := [ray.put(as_table(part)) for part in islice(parts, _WINDOW)]:
             tables = ray.data.from_arrow_refs(window)
-            for row in mapped(ray, sized, tables, AddPart, 1, told).iter_rows():
-                raise_failure(row["failure"])
-                give_warnings(json.loads(row["warnings"]))
+            rows = mapped(ray, sized, tables, AddPart, 1, told).iter_rows()
+            for answer in answers_in(rows):
+                give_warnings(answer.warnings)
                 before = found.n_images
-                found.count(json.loads(row["counts"]))
+                found.count(answer.about)
                 progress(found.n_images - before)
     classifier.use_index(classifier.index_)
     return found
@@ -170,33 +167,15 @@ class AddPart:
     """Hold a classifier in another process, and add parts of labelled images to its index."""
 
     def __init__(self, content: Any, first_id: int, part_size: int, setting: Setting) -> None:
-        import ray
-
-        setting.take_over()
-        self._folder, self._failure = setting.folder, ""
-        self._first_id, self._part_size = first_id, part_size
-        sent = ray.get(content)
-        try:
-            self._classifier = _opened(sent)
-        except Exception as error:
-            self._failure = failure_of(error, "to read the model")
+        self._classifier, self._failure = started(content, _opened, "to read the model", setting)
+        self._first_id, self._part_size, self._folder = first_id, part_size, setting.folder
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
         """Add the images of a row of a table of parts, but those that are there."""
-        import pyarrow as pa
+        return answer_to(batch, self._add, self._failure)
 
-        texts: Counter[str] = Counter()
-        failure, counts = self._failure, {}
-        if not failure:
-            try:
-                with warnings_as(texts):
-                    counts = self._add(part_of({key: own[0] for key, own in batch.items()}))
-            except Exception as error:
-                failure = failure_of(error, f"on {span_of(batch)}")
-        found = {"counts": json.dumps(counts), "warnings": json.dumps(texts), "failure": failure}
-        return pa.table({name: [value] for name, value in found.items()})
-
-    def _add(self, part: Part) -> dict[str, Any]:
+    def _add(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        part = part_of(batch)
         first = self._first_id + part.place * self._part_size
         ids = np.arange(first, first + len(part.names), dtype=np.int64)
         new = self._missing(part, ids)
@@ -213,7 +192,7 @@ class AddPart:
                 labels, names = ([of[i] for i in good] for of in (part.groups, part.names))
                 index.add(embedding.embed(F), labels, names, ids[good])
             n_added += len(good)
-        return {"n_added": n_added, "n_there": int((~new).sum()), "errors": errors}
+        return {"n_added": n_added, "n_there": int((~new).sum()), "errors": errors}, b""
 
     def _missing(self, part: Part, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which images are not there under their ids; a label that was corrected stays.
@@ -270,14 +249,5 @@ def _check_known(
         )
 
 
-def _content_of(classifier: MetricKNNClassifier) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        classifier.save(Path(folder) / "model")
-        return (Path(folder) / "model").read_bytes()
-
-
 def _opened(content: bytes) -> MetricKNNClassifier:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.mahalad"
-        path.write_bytes(content)
-        return MetricKNNClassifier.load(path)
+    return read_saved(content, MetricKNNClassifier.load)

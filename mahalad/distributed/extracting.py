@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from numpy.typing import NDArray
 
 from mahalad import errors
-from mahalad.arrays import joined
+from mahalad.arrays import joined, originals
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.detectors.parts import open_reader, pack_reader
 from mahalad.distributed.listing import (
@@ -20,21 +19,19 @@ from mahalad.distributed.listing import (
     is_dataset,
     part_of,
     parts_of,
-    span_of,
 )
-from mahalad.distributed.merging import PartRead, parts_in
 from mahalad.distributed.pool import Pool
 from mahalad.distributed.session import connect
 from mahalad.distributed.working import (
     Setting,
-    failure_of,
+    answer_to,
+    answers_in,
     give_warnings,
     joined_warnings,
     mapped,
     naming_failures,
-    raise_failure,
+    started,
     warn,
-    warnings_as,
     with_less_memory,
 )
 from mahalad.errors import InputError
@@ -88,29 +85,25 @@ def extract(
     same, as with `mahalad.distributed.fit`.
     """
     ray = connect(address)
-    if is_dataset(dataset) and holds_images(dataset):
+    if holds_images(dataset):
         raise InputError("a Ray dataset of images: give one of paths, so that they have names")
     reader = AnomalyDetector(encoder).reader()
     device = str(getattr(encoder, "device", "auto"))
     sized = (pool or Pool()).sized(ray.cluster_resources(), device, reads=is_dataset(dataset))
-    size = -(-max(1, part_size) // reader.features.batch_size) * reader.features.batch_size
-    parts = list(parts_of(entries_of(dataset, say=warn), size))
+    part_size = reader.whole_batches(max(1, part_size))
+    parts = list(parts_of(entries_of(dataset, say=warn), part_size))
     tables = ray.data.from_arrow_refs([ray.put(as_table(part)) for part in parts])
     images: list[ReadImage] = []
     features: list[dict[str, NDArray[Any]]] = []
     warned: dict[str, int] = {}
     with naming_failures():
         found = mapped(ray, sized, tables, ExtractPart, 1, (ray.put(pack_reader(reader)),))
-        done = iter(parts)
-        for bundle in found.iter_internal_ref_bundles():
-            for one in (one for ref in bundle.block_refs for one in parts_in(ray.get(ref))):
-                raise_failure(one.failure)
-                warned = joined_warnings([warned, one.warnings])
-                header, arrays = unpacked(one.state, _KIND)
-                names = next(done).names
-                images += [_image(*pair) for pair in zip(names, header["images"], strict=True)]
-                features += [arrays] if arrays else []
-                progress(one.n)
+        for part, answer in zip(parts, answers_in(found.iter_rows()), strict=True):
+            warned = joined_warnings([warned, answer.warnings])
+            header, arrays = unpacked(answer.content, _KIND)
+            images += [_image(*pair) for pair in zip(part.names, header["images"], strict=True)]
+            features += [arrays] if arrays else []
+            progress(len(part.names))
     give_warnings(warned)
     return Extracted(images, joined(features), reader.features.record())
 
@@ -119,40 +112,24 @@ class ExtractPart:
     """Hold a network in another process, and compute features of parts of images by it."""
 
     def __init__(self, content: Any, setting: Setting) -> None:
-        import ray
-
-        setting.take_over()
-        self._folder, self._failure = setting.folder, ""
-        sent = ray.get(content)
-        try:
-            self._encoder = open_reader(sent).features
-        except Exception as error:
-            self._failure = failure_of(error, "to make its network")
+        self._reader, self._failure = started(content, open_reader, "to make its network", setting)
+        self._folder = setting.folder
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
         """Compute features of the images of a row of a table of parts."""
-        if self._failure:
-            return PartRead(0, failure=self._failure).as_table()
-        texts: Counter[str] = Counter()
-        try:
-            with warnings_as(texts):
-                n, content = self._extracted(batch)
-        except Exception as error:
-            return PartRead(0, failure=failure_of(error, f"on {span_of(batch)}")).as_table()
-        return PartRead(n, content, texts).as_table()
+        return answer_to(batch, self._extracted, self._failure)
 
-    def _extracted(self, batch: Mapping[str, Any]) -> tuple[int, bytes]:
-        part = part_of({key: values[0] for key, values in batch.items()})
-        sources = part.sources(self._folder)
+    def _extracted(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
+        sources, encoder = part_of(batch).sources(self._folder), self._reader.features
 
         def work(batch_size: int) -> list[Any]:
-            read = extraction.extract(sources, self._encoder, 0, batch_size=batch_size)
+            read = extraction.extract(sources, encoder, 0, batch_size=batch_size)
             return list(_without_pixels(read))
 
-        batches = with_less_memory(work, self._encoder.batch_size)
+        batches = with_less_memory(work, encoder.batch_size)
         about = [one for images, _ in batches for one in images]
         arrays = joined([features for _, features in batches if features])
-        return len(sources), packed({"kind": _KIND, "images": about}, arrays)
+        return {}, packed({"kind": _KIND, "images": about}, arrays)
 
 
 def _without_pixels(
@@ -169,7 +146,7 @@ def _without_pixels(
             }
             for image in images
         ]
-        yield about, {name: F[:, 0] for name, F in features.items()}
+        yield about, originals(features)
 
 
 def _image(name: str, about: Mapping[str, Any]) -> ReadImage:

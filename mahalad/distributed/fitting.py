@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,24 +19,22 @@ from mahalad.distributed.listing import (
     as_table,
     entries_of,
     holds_images,
-    is_dataset,
     named_images,
     part_of,
     parts_of,
-    span_of,
 )
-from mahalad.distributed.merging import PartRead, Tree
+from mahalad.distributed.merging import Tree
 from mahalad.distributed.pool import Pool
 from mahalad.distributed.room import SharedRoom
 from mahalad.distributed.session import connect
 from mahalad.distributed.working import (
     Setting,
-    failure_of,
+    answer_to,
     give_warnings,
     mapped,
     naming_failures,
+    started,
     warn,
-    warnings_as,
     with_less_memory,
 )
 from mahalad.errors import InputError, UnreadableImageWarning
@@ -117,10 +114,9 @@ def fit(
     sized = (pool or Pool()).sized(
         ray.cluster_resources(), str(getattr(detector, "device", "auto"))
     )
-    step = reader.features.batch_size
-    part_size = -(-max(1, part_size) // step) * step
+    part_size = reader.whole_batches(max(1, part_size))
     work = _Work(ray, sized, reader, progress)
-    if is_dataset(dataset) and holds_images(dataset):
+    if holds_images(dataset):
         if checkpoint is not None:
             raise InputError(
                 "checkpoint is for paths, whose order is known: the Ray dataset has images"
@@ -141,32 +137,16 @@ class ReadPart:
     """Hold a network in another process, and read parts of images into states by it."""
 
     def __init__(self, content: Any, room: SharedRoom, setting: Setting) -> None:
-        import ray
-
-        setting.take_over()
-        self._folder, self._failure = setting.folder, ""
-        self._room, self._bounds = room, Bounds()
-        sent = ray.get(content)
-        try:
-            self._reader = open_reader(sent)
-        except Exception as error:
-            self._failure = failure_of(error, "to make its network")
+        self._reader, self._failure = started(content, open_reader, "to make its network", setting)
+        self._folder, self._room, self._bounds = setting.folder, room, Bounds()
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
         """Read a part, a row of a table of parts or a batch of images, into a state."""
-        if self._failure:
-            return PartRead(0, failure=self._failure).as_table()
-        texts: Counter[str] = Counter()
-        try:
-            with warnings_as(texts):
-                n, state = self._read(batch)
-        except Exception as error:
-            return PartRead(0, failure=failure_of(error, f"on {span_of(batch)}")).as_table()
-        return PartRead(n, state, texts).as_table()
+        return answer_to(batch, self._read, self._failure)
 
-    def _read(self, batch: Mapping[str, Any]) -> tuple[int, bytes]:
+    def _read(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         if "place" in batch:
-            part = part_of({key: values[0] for key, values in batch.items()})
+            part = part_of(batch)
             sources: list[Any] = list(part.sources(self._folder))
             groups = part.known_groups
         else:
@@ -185,7 +165,7 @@ class ReadPart:
         finally:
             self._reader.features.set_params(batch_size=before)
         self._bounds = self._bounds.lowered(state.bounds)
-        return len(sources), self._reader.pack(state)
+        return {}, self._reader.pack(state)
 
 
 class _Work:
@@ -224,8 +204,8 @@ class _Work:
                 for table in bundle.block_refs:
                     tree.add(table)
                 self._progress(sum(islice(done, bundle.num_rows())))
-            state, about = tree.result()
-        give_warnings(about.warnings, stacklevel=6)
+            state, warned = tree.result()
+        give_warnings(warned, stacklevel=6)
         return state
 
 

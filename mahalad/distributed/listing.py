@@ -124,13 +124,15 @@ def is_dataset(value: Any) -> bool:
 
 
 def holds_images(dataset: Any) -> bool:
-    """Whether a Ray dataset has images, and not only their paths.
+    """Whether a data set is one of Ray that has images, and not only their paths.
 
     Raises
     ------
     InputError
-        It has no column path.
+        It is one without the column path.
     """
+    if not is_dataset(dataset):
+        return False
     columns = dataset.columns() or []
     if "path" not in columns:
         raise InputError(
@@ -140,10 +142,10 @@ def holds_images(dataset: Any) -> bool:
     return "image" in columns
 
 
-def part_of(row: Mapping[str, Any]) -> Part:
-    """Read a part from a row of a table of parts."""
-    texts = ([str(text) for text in row[key]] for key in ("names", "origins", "groups"))
-    return Part(int(row["place"]), *texts)
+def part_of(batch: Mapping[str, Any]) -> Part:
+    """Read a part from a batch that is a row of a table of parts."""
+    texts = ([str(text) for text in batch[key][0]] for key in ("names", "origins", "groups"))
+    return Part(int(batch["place"][0]), *texts)
 
 
 def as_table(part: Part) -> Any:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
 from mahalad.detectors.fitting import FitReader
@@ -12,52 +10,12 @@ from mahalad.detectors.parts import open_reader
 from mahalad.detectors.state import FitState
 from mahalad.distributed.pool import MOST_RESTARTS
 from mahalad.distributed.room import SharedRoom
-from mahalad.distributed.working import joined_warnings, raise_failure
+from mahalad.distributed.working import Answer, answers_in, joined_warnings
 
 FAN_IN = 8
 """Parts that are merged together."""
 
 _MOST_AT_ONCE = 4  # merges under way
-
-
-@dataclass(frozen=True)
-class PartRead:
-    """What came of a part of the images, or of several.
-
-    Attributes
-    ----------
-    n : int
-        Images, read or not.
-    state : bytes
-        Of `FitReader.pack`; empty if there is a failure.
-    warnings : dict of str to int
-        What was warned of, and how often.
-    failure : str
-        See `mahalad.distributed.working.raise_failure`.
-    """
-
-    n: int
-    state: bytes = b""
-    warnings: Mapping[str, int] = field(default_factory=dict)
-    failure: str = ""
-
-    def as_table(self) -> Any:
-        """Make a table with one row of it."""
-        import pyarrow as pa
-
-        columns = {
-            "n": pa.array([self.n], pa.int64()),
-            "state": pa.array([self.state], pa.large_binary()),
-            "warnings": pa.array([json.dumps(dict(self.warnings))]),
-            "failure": pa.array([self.failure]),
-        }
-        return pa.table(columns)
-
-
-def parts_in(table: Any) -> Iterator[PartRead]:
-    """Read the rows of a table, each from `PartRead.as_table`."""
-    for row in table.to_pylist():
-        yield PartRead(row["n"], row["state"], json.loads(row["warnings"]), row["failure"])
 
 
 class Tree:
@@ -91,8 +49,10 @@ class Tree:
             together, self._levels[level] = self._levels[level], []
             self.add(self._merged(together, of_parts=level == 0), level + 1)
 
-    def result(self) -> tuple[FitState | None, PartRead]:
-        """Merge what is left, the last FAN_IN of it here; None if nothing was added.
+    def result(self) -> tuple[FitState | None, dict[str, int]]:
+        """Merge what is left, the last FAN_IN of it here; also give counts of warnings.
+
+        The state is None if nothing was added.
 
         Raises
         ------
@@ -107,8 +67,7 @@ class Tree:
                 for tables in together
             ]
         self._levels, self._pending = [], []
-        found = (part for table in left for part in parts_in(self._ray.get(table)))
-        return merged_parts(found, self._reader)
+        return merged_parts(map(self._ray.get, left), self._reader)
 
     def _merged(self, tables: list[Any], *, of_parts: bool) -> Any:
         """A reference to the table of several; what is kept of single parts is told."""
@@ -128,33 +87,32 @@ def merge_tables(sent: bytes, told: tuple[SharedRoom, int] | None, *tables: Any)
     Where a room is given, it is told what is kept of them, under a number.
     """
     reader = open_reader(sent, build=False)
-    failures = [part for table in tables for part in parts_in(table) if part.failure]
+    failures = [text for table in tables for text in table["failure"].to_pylist() if text]
     if failures:
-        return failures[0].as_table()
-    parts = (part for table in tables for part in parts_in(table))
-    state, about = merged_parts(parts, reader)
+        return Answer(failure=failures[0]).as_table()
+    state, warned = merged_parts(tables, reader)
     if state is not None and told is not None:
         room, number = told
         room.tell(number, state)
     packed = b"" if state is None else reader.pack(state)
-    return PartRead(about.n, packed, about.warnings).as_table()
+    return Answer(content=packed, warnings=warned).as_table()
 
 
-def merged_parts(parts: Iterable[PartRead], reader: FitReader) -> tuple[FitState | None, PartRead]:
-    """Merge parts in their order; also give their number of images, and warnings.
+def merged_parts(
+    tables: Iterable[Any], reader: FitReader
+) -> tuple[FitState | None, dict[str, int]]:
+    """Merge parts of tables in their order; also give counts of their warnings.
 
     Raises
     ------
     MahaladError
         What went wrong with one of them.
     """
-    state, n = None, 0
+    state = None
     warned: dict[str, int] = {}
-    for part in parts:
-        raise_failure(part.failure)
-        n += part.n
+    for part in answers_in(row for table in tables for row in table.to_pylist()):
         warned = joined_warnings([warned, part.warnings])
-        if part.state:
-            own = reader.unpack(part.state)
+        if part.content:
+            own = reader.unpack(part.content)
             state = own if state is None else state.merge(own)
-    return state, PartRead(n, warnings=warned)
+    return state, warned

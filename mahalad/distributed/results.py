@@ -17,10 +17,11 @@ from mahalad.images.remote import described, file_system, is_url, patiently
 
 STYLES = ("parquet", "jsonl")
 """How the rows of a part are written."""
+MOST_ERRORS = 1000
+"""Images that cannot be read of which is kept why."""
 
 _ABOUT = "mahalad.json"
 _NAME = re.compile(r"part-(\d{6,})-([0-9a-f]{16})\.(parquet|jsonl)")
-_MOST_ERRORS = 1000
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Scored:
         """Add what was counted of a part."""
         for name, n in counts.items():
             setattr(self, name, getattr(self, name) + int(n))
-        self.errors += errors[: _MOST_ERRORS - len(self.errors)]
+        self.errors += errors[: MOST_ERRORS - len(self.errors)]
         self.n_parts += 1
 
     def rows(self) -> Iterator[dict[str, Any]]:

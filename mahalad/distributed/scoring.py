@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -25,20 +23,22 @@ from mahalad.distributed.listing import (
     named_images,
     part_of,
     parts_of,
-    span_of,
 )
 from mahalad.distributed.pool import Pool
 from mahalad.distributed.results import STYLES, Folder, Scored, file_of
 from mahalad.distributed.session import connect
 from mahalad.distributed.working import (
+    Answer,
     Setting,
-    failure_of,
+    answer_to,
+    answers_in,
     give_warnings,
     mapped,
     naming_failures,
-    raise_failure,
+    read_saved,
+    saved,
+    started,
     warn,
-    warnings_as,
     with_less_memory,
 )
 from mahalad.errors import InputError, ModelFileError
@@ -124,7 +124,7 @@ def score(
     ray = connect(address)
     content = _content_of(model)
     reading = dict(reading or {})
-    device = reading.get("device") or _device_of(model)
+    device = reading.get("device") or str(getattr(model, "device", "auto"))
     sized = (pool or Pool()).sized(ray.cluster_resources(), device, reads=is_dataset(dataset))
     about = {
         "model": hashlib.sha256(content).hexdigest(),
@@ -136,7 +136,7 @@ def score(
     folder, scored = Folder(output), Scored(str(output))
     there = folder.open(about)
     work = _Work(ray, sized, (ray.put(content), fpr, reading, style), folder, scored, progress)
-    if is_dataset(dataset) and holds_images(dataset):
+    if holds_images(dataset):
         if there:
             raise InputError(
                 f"{output}: has results already, and the images of a Ray dataset have no names "
@@ -164,47 +164,18 @@ class ScorePart:
         style: str,
         setting: Setting,
     ) -> None:
-        import ray
-
-        setting.take_over()
-        self._style, self._folder, self._failure = style, setting.folder, ""
-        sent = ray.get(content)
-        try:
-            self._model = _opened(sent, reading)
-            if isinstance(self._model, AnomalyDetector):
-                _ = self._model.set_fpr(fpr) if fpr is not None else None
-                self._good = self._model.calibration_scores_
-            elif fpr is not None:
-                self._model.set_novelty_fpr(fpr)
-        except Exception as error:
-            self._failure = failure_of(error, "to read the model")
+        make = partial(_opened, fpr=fpr, reading=reading)
+        self._model, self._failure = started(content, make, "to read the model", setting)
+        self._style, self._folder = style, setting.folder
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
         """Score a part, a row of a table of parts or a batch of images."""
-        import pyarrow as pa
+        return answer_to(batch, self._score, self._failure)
 
-        texts: Counter[str] = Counter()
-        failure, done = self._failure, {"name": "", "content": b"", "counts": {}, "errors": []}
-        if not failure:
-            try:
-                with warnings_as(texts):
-                    done = self._score(batch)
-            except Exception as error:
-                failure = failure_of(error, f"on {span_of(batch)}")
-        found = {
-            "name": done["name"],
-            "content": done["content"],
-            "counts": json.dumps(done["counts"]),
-            "errors": json.dumps(done["errors"]),
-            "warnings": json.dumps(texts),
-            "failure": failure,
-        }
-        return pa.table({name: [value] for name, value in found.items()})
-
-    def _score(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def _score(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         name = ""
         if "place" in batch:
-            part = part_of({key: values[0] for key, values in batch.items()})
+            part = part_of(batch)
             sources, name = part.sources(self._folder), file_of(part, self._style)
         else:
             sources = named_images(batch)
@@ -224,13 +195,14 @@ class ScorePart:
         if isinstance(self._model, AnomalyDetector):
             scores = np.asarray(results.scores, dtype=np.float64)
             counts["n_new"] = len(scores)
-            counts["n_above_all"] = int(n_above_all(scores, self._good)) if len(scores) else 0
+            good = self._model.calibration_scores_
+            counts["n_above_all"] = int(n_above_all(scores, good)) if len(scores) else 0
         if self._style == "parquet":
             content = parquet(rows)
         else:
             content = "".join(line + "\n" for line in lines(rows, "jsonl")).encode()
         errors = [str(result.error) for result in results.unreadable]
-        return {"name": name, "content": content, "counts": counts, "errors": errors}
+        return {"name": name, "counts": counts, "errors": errors}, content
 
     def _batch_size(self) -> int:
         params = self._model.get_params()
@@ -263,19 +235,17 @@ class _Work:
         """Score a Ray dataset of parts, or of images."""
         found = mapped(self._ray, self._pool, dataset, ScorePart, batch_size, self._told)
         with naming_failures():
-            for row in found.iter_rows():
-                self._write(row)
+            for answer in answers_in(found.iter_rows()):
+                self._write(answer)
 
-    def _write(self, found: Mapping[str, Any]) -> None:
-        raise_failure(found["failure"])
-        give_warnings(json.loads(found["warnings"]), stacklevel=5)
-        name, content = found["name"], bytes(found["content"])
+    def _write(self, found: Answer) -> None:
+        give_warnings(found.warnings, stacklevel=5)
+        name, counts, content = found.about["name"], found.about["counts"], found.content
         if not name:
             digest = hashlib.blake2b(content, digest_size=8).hexdigest()
             name = f"part-{self._scored.n_parts:06}-{digest}.{self._style}"
         self._folder.write(name, content)
-        counts = json.loads(found["counts"])
-        self._scored.count(counts, json.loads(found["errors"]))
+        self._scored.count(counts, found.about["errors"])
         self._progress(counts["n_scored"] + counts["n_unreadable"])
 
 
@@ -322,18 +292,17 @@ def _content_of(model: AnomalyDetector | str | Path) -> bytes:
             return Path(model).read_bytes()
         except OSError as error:
             raise ModelFileError(f"{model}: cannot be read ({error.strerror})") from error
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder) / "model")
-        return (Path(folder) / "model").read_bytes()
+    return saved(model)
 
 
-def _opened(content: bytes, reading: Mapping[str, Any]) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.mahalad"
-        path.write_bytes(content)
-        saved: Any = class_named(str(read_header(path).get("class")))
-        return saved.load(path, **reading)
+def _opened(content: bytes, fpr: float | None, reading: Mapping[str, Any]) -> Any:
+    """The model of what `_content_of` gave, with another rate if one is given."""
 
+    def load(path: Path) -> Any:
+        kind: Any = class_named(str(read_header(path).get("class")))
+        return kind.load(path, **reading)
 
-def _device_of(model: AnomalyDetector | str | Path) -> str:
-    return "auto" if isinstance(model, (str, Path)) else str(getattr(model, "device", "auto"))
+    model = read_saved(content, load)
+    if fpr is not None:
+        (model.set_fpr if isinstance(model, AnomalyDetector) else model.set_novelty_fpr)(fpr)
+    return model

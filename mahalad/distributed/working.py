@@ -1,4 +1,4 @@
-"""What happens in other processes: failures as values, memory that is short, warnings."""
+"""What happens in other processes: answers, failures as values, memory that is short, warnings."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import json
 import logging
 import os
 import platform
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
 
 from mahalad import errors
+from mahalad.distributed.listing import span_of
 from mahalad.distributed.pool import MOST_RESTARTS, Pool
 from mahalad.errors import ClusterError, MahaladError, UnreadableImageWarning
 from mahalad.features.short_memory import is_out_of_memory
@@ -29,7 +32,7 @@ _LONGEST = 400
 
 _log = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,104 @@ class Setting:
 
         torch.set_num_threads(self.n_threads)
         Image.MAX_IMAGE_PIXELS = self.max_pixels
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a part of the images, or of several.
+
+    Attributes
+    ----------
+    about : dict
+        What is said of it, as JSON allows.
+    content : bytes
+        What was made of it: a state, say.
+    warnings : dict of str to int
+        What was warned of, and how often.
+    failure : str
+        See `raise_failure`; where there is one, all else is empty.
+    """
+
+    about: Mapping[str, Any] = field(default_factory=dict)
+    content: bytes = b""
+    warnings: Mapping[str, int] = field(default_factory=dict)
+    failure: str = ""
+
+    def as_table(self) -> Any:
+        """Make a table with one row of it."""
+        import pyarrow as pa
+
+        columns = {
+            "about": pa.array([json.dumps(dict(self.about))]),
+            "content": pa.array([self.content], pa.large_binary()),
+            "warnings": pa.array([json.dumps(dict(self.warnings))]),
+            "failure": pa.array([self.failure]),
+        }
+        return pa.table(columns)
+
+
+def answers_in(rows: Iterable[Mapping[str, Any]]) -> Iterator[Answer]:
+    """Read rows of tables, each from `Answer.as_table`.
+
+    Raises
+    ------
+    MahaladError
+        One is a failure.
+    """
+    for row in rows:
+        raise_failure(row["failure"])
+        texts = json.loads(row["warnings"])
+        yield Answer(json.loads(row["about"]), bytes(row["content"]), texts)
+
+
+def started(
+    sent: Any, make: Callable[[bytes], Found], doing: str, setting: Setting
+) -> tuple[Found, str]:
+    """Make what a process holds, of a reference to bytes; or say what failed (None is made)."""
+    import ray
+
+    setting.take_over()
+    content = ray.get(sent)
+    try:
+        return make(content), ""
+    except Exception as error:
+        nothing: Any = None
+        return nothing, failure_of(error, doing)
+
+
+def answer_to(
+    batch: Mapping[str, Any],
+    work: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], bytes]],
+    failure: str,
+) -> Any:
+    """Give the table of the answer to a row of a table of parts, or to a batch of images.
+
+    It is what work makes of it, or why there is nothing: the failure of the start, if any.
+    """
+    found: tuple[Mapping[str, Any], bytes] = {}, b""
+    texts: Counter[str] = Counter()
+    if not failure:
+        try:
+            with warnings_as(texts):
+                found = work(batch)
+        except Exception as error:
+            failure = failure_of(error, f"on {span_of(batch)}")
+    return Answer(*found, texts, failure).as_table()
+
+
+def saved(model: Any) -> bytes:
+    """Give the content of the file that a model is saved to."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model")
+        return (Path(folder) / "model").read_bytes()
+
+
+def read_saved(content: bytes, load: Callable[[Path], Found]) -> Found:
+    """Read what `saved` gave by a function that reads files."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.mahalad"
+        path.write_bytes(content)
+        return load(path)
 
 
 def failure_of(error: Exception, doing: str = "") -> str:
@@ -111,7 +212,7 @@ def _reason(text: str) -> str:
     return found if len(found) <= _LONGEST else found[:_LONGEST] + " ..."
 
 
-def with_less_memory(work: Callable[[int], Answer], batch_size: int) -> Answer:
+def with_less_memory(work: Callable[[int], Found], batch_size: int) -> Found:
     """Do work with images in batches; where memory is short, in batches of half the size.
 
     Raises

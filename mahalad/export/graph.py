@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -125,4 +124,4 @@ def check_exportable(detector: Any) -> None:
 
 def no_fraction() -> Tensor:
     """The default of `fraction`: pixels of 8 bits."""
-    return torch.from_numpy(np.zeros((1, 1, 1, 1), np.float32))
+    return torch.zeros(1, 1, 1, 1, dtype=torch.float32)

@@ -26,7 +26,6 @@ GOLDEN_RTOL = 1e-4
 def detector_record(detector: Any, graph: Graph, opset: int) -> str:
     """Say of a detector, as JSON, what judging needs beside the graph, and where it comes from."""
     fitted, calibrated = detector.parts_to_ask()
-    state_scores = golden_scores_of(detector)
     positions = capabilities_of(fitted.scorer).has_maps
     maps = None
     if "map" in graph.outputs:
@@ -60,19 +59,13 @@ def detector_record(detector: Any, graph: Graph, opset: int) -> str:
         },
         "golden": {
             "seed": GOLDEN_SEED,
-            "scores": state_scores.tolist(),
+            "scores": golden_scores(detector.features_, fitted, fitted.scorer).tolist(),
             "rtol": GOLDEN_RTOL,
             # Scores in standard deviations of good images pass through 0; distances do not.
             "atol": GOLDEN_RTOL if positions else 0.0,
         },
     }
     return json.dumps(about, allow_nan=True)
-
-
-def golden_scores_of(detector: Any) -> Any:
-    """Scores of the golden inputs by the detector."""
-    fitted, _ = detector.parts_to_ask()
-    return golden_scores(detector.features_, fitted, fitted.scorer)
 
 
 def _suspects(detector: Any) -> list[list[Any]]:

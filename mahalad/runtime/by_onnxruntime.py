@@ -7,12 +7,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mahalad.errors import MissingExtraError, ModelFileError
 from mahalad.files.onnx import KEY
+from mahalad.runtime.session import imported, opening
 
 
 class OnnxRunner:
-    """A session of onnxruntime on the CPU.
+    """A `Runner` that is a session of onnxruntime on the CPU.
 
     Parameters
     ----------
@@ -23,12 +23,6 @@ class OnnxRunner:
     threads : int, optional
         None for as many as there are cores.
 
-    Attributes
-    ----------
-    record : str or None
-        What the file says of the model.
-    inputs, outputs : tuple of str
-
     Raises
     ------
     MissingExtraError
@@ -38,20 +32,14 @@ class OnnxRunner:
     """
 
     def __init__(self, content: bytes, name: str, threads: int | None = None) -> None:
-        ort = _onnxruntime()
+        ort = imported("onnxruntime", "an exported model", "runtime")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
-        try:
+        with opening(name, "onnxruntime", ort, "1.20"):
             self._session = ort.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # it has kinds of its own
-            first_line = (str(error).splitlines() or ["?"])[0]
-            raise ModelFileError(
-                f"{name}: onnxruntime {ort.__version__} cannot open it ({first_line}): it needs "
-                "1.20 or newer (pip install --upgrade onnxruntime), or export the model again"
-            ) from error
         self.record: str | None = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         self.inputs = tuple(x.name for x in self._session.get_inputs())
         self.outputs = tuple(x.name for x in self._session.get_outputs())
@@ -63,14 +51,3 @@ class OnnxRunner:
         """Compute the outputs with these names; inputs with defaults need not be given."""
         found: list[NDArray[Any]] = self._session.run(list(names), given, self._run_options)
         return found
-
-
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingExtraError(
-            "an exported model needs the package onnxruntime, which is not installed: "
-            'pip install onnxruntime, or pip install "mahalad[runtime]"'
-        ) from error
-    return onnxruntime

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.errors import MissingExtraError, ModelFileError
-from mahalad.features.engines.packages import sending_nothing
 from mahalad.files.openvino import PLACE
+from mahalad.runtime.session import imported, opening
 
 DEFAULTS = {"fraction": np.zeros((1, 1, 1, 1), np.float32), "threshold": np.array(0.0)}
 """What inputs are that need not be given."""
 
 
 class OpenvinoRunner:
-    """Models of OpenVINO on the CPU, in float32, compiled for the outputs that are asked for.
+    """A `Runner` of OpenVINO on the CPU, in float32, compiled for the outputs that are asked for.
 
     Parameters
     ----------
@@ -28,12 +28,6 @@ class OpenvinoRunner:
         Of the file, for errors.
     threads : int, optional
         None for as many as there are cores.
-
-    Attributes
-    ----------
-    record : str or None
-        What the file says of the model.
-    inputs, outputs : tuple of str
 
     Raises
     ------
@@ -46,7 +40,8 @@ class OpenvinoRunner:
     def __init__(self, graph: bytes, weights: bytes, name: str, threads: int | None = None) -> None:
         self._openvino = openvino()
         self._core, self._name = self._openvino.Core(), name
-        self._model = self._attempt(lambda: self._core.read_model(graph, weights))
+        with self._opening():
+            self._model = self._core.read_model(graph, weights)
         self.record: str | None = None
         if self._model.has_rt_info(list(PLACE)):
             self.record = self._model.get_rt_info(list(PLACE)).astype(str)
@@ -67,7 +62,8 @@ class OpenvinoRunner:
         wanted = tuple(names)
         with self._one_at_a_time:
             if wanted not in self._requests:
-                self._requests[wanted] = self._attempt(lambda: self._compiled(wanted))
+                with self._opening():
+                    self._requests[wanted] = self._compiled(wanted)
             request = self._requests[wanted]
             values = DEFAULTS | given
             inputs = {name: values[name] for name in self.inputs}
@@ -80,16 +76,8 @@ class OpenvinoRunner:
         part = self._openvino.Model(results, self._model.get_parameters(), "part")
         return self._core.compile_model(part, "CPU", self._hints).create_infer_request()
 
-    def _attempt(self, work: Any) -> Any:
-        try:
-            return work()
-        except Exception as error:  # it has kinds of its own
-            first_line = (str(error).splitlines() or ["?"])[0]
-            raise ModelFileError(
-                f"{self._name}: OpenVINO {self._openvino.__version__} cannot open it "
-                f"({first_line}): it needs 2025.0 or newer (pip install --upgrade openvino), or "
-                "export the model again"
-            ) from error
+    def _opening(self) -> AbstractContextManager[None]:
+        return opening(self._name, "OpenVINO", self._openvino, "2025.0")
 
 
 def openvino() -> Any:
@@ -100,12 +88,4 @@ def openvino() -> Any:
     MissingExtraError
         It is not installed.
     """
-    try:
-        with sending_nothing():
-            import openvino
-    except ImportError as error:
-        raise MissingExtraError(
-            "a model exported for OpenVINO needs the package openvino, which is not installed: "
-            'pip install openvino, or pip install "mahalad[openvino]"'
-        ) from error
-    return openvino
+    return imported("openvino", "a model exported for OpenVINO", "openvino")

@@ -22,7 +22,7 @@ from mahalad.metric.operating import OperatingPoint
 from mahalad.metric.votes import HeldOut, Voting
 from mahalad.protocols import Floats
 from mahalad.result import LabelledResult
-from mahalad.runtime.parts import EMBEDDING, GraphFeatures, preparation_in
+from mahalad.runtime.parts import EMBEDDING, GraphFeatures, change, preparation_in, reading_of
 from mahalad.runtime.session import Session
 from mahalad.thresholds.conformal import ConformalThreshold, check_fpr
 
@@ -130,9 +130,7 @@ class OnnxClassifier:
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Give what `set_params` may change."""
-        features = self.embedding_.encoder
-        return {"novelty_fpr": self.novelty_fpr, "batch_size": features.batch_size,
-                "bits": features.bits, "channels": features.channels}  # fmt: skip
+        return {"novelty_fpr": self.novelty_fpr, **reading_of(self.embedding_.encoder)}
 
     def set_params(self, **params: Any) -> Self:
         """Change `novelty_fpr`, `batch_size`, or how images are read: `bits` and `channels`.
@@ -142,17 +140,7 @@ class OnnxClassifier:
         InputError
             Another parameter: an exported model has all else within.
         """
-        known = self.get_params()
-        for name, value in params.items():
-            if name not in known:
-                raise InputError(
-                    f"{name} of an exported model cannot be changed: {', '.join(known)} can; "
-                    "for another one change the classifier, and export again"
-                )
-            if name == "novelty_fpr":
-                self.set_novelty_fpr(value)
-            else:
-                setattr(self.embedding_.encoder, name, value)
+        change(self, self.embedding_.encoder, params, "change the classifier")
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:

@@ -21,12 +21,12 @@ from mahalad.runtime.parts import (
     GraphFeatures,
     GraphScores,
     GraphScoresAndMaps,
+    change,
     preparation_in,
+    reading_of,
 )
 from mahalad.runtime.session import Session
 from mahalad.thresholds.conformal import ConformalThreshold, check_fpr
-
-_RUNNING = ("fpr", "batch_size", "bits", "channels")
 
 
 class OnnxDetector:
@@ -85,9 +85,7 @@ class OnnxDetector:
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Give what `set_params` may change."""
-        features = self.features_
-        return {"fpr": self.fpr, "batch_size": features.batch_size, "bits": features.bits,
-                "channels": features.channels}  # fmt: skip
+        return {"fpr": self.fpr, **reading_of(self.features_)}
 
     def set_params(self, **params: Any) -> Self:
         """Change `fpr`, `batch_size`, or how images are read: `bits` and `channels`.
@@ -97,16 +95,7 @@ class OnnxDetector:
         InputError
             Another parameter: an exported model has all else within.
         """
-        for name, value in params.items():
-            if name not in _RUNNING:
-                raise InputError(
-                    f"{name} of an exported model cannot be changed: {', '.join(_RUNNING)} can; "
-                    "for another one fit, and export again"
-                )
-            if name == "fpr":
-                self.set_fpr(value)
-            else:
-                setattr(self.features_, name, value)
+        change(self, self.features_, params, "fit")
         return self
 
     def anomaly_score(self, X: Any) -> Floats:

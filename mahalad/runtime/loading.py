@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mahalad.errors import ModelFileError
-from mahalad.files.onnx import check_sealed, read_sealed
-from mahalad.files.openvino import SUFFIX, WEIGHTS_SUFFIX, check_pair, is_pair, read_pair
+from mahalad.files.onnx import read_sealed
+from mahalad.files.openvino import SUFFIX, WEIGHTS_SUFFIX, is_pair, read_pair
 from mahalad.runtime.by_onnxruntime import OnnxRunner
 from mahalad.runtime.by_openvino import OpenvinoRunner
 from mahalad.runtime.classifier import KIND, OnnxClassifier
 from mahalad.runtime.detector import OnnxDetector
-from mahalad.runtime.session import Session
+from mahalad.runtime.session import Runner, Session
 
 
 def load(path: str | Path, *, threads: int | None = None) -> Any:
@@ -50,19 +50,16 @@ def load(path: str | Path, *, threads: int | None = None) -> Any:
 
 
 def loaded(content: bytes, name: str, *, threads: int | None = None) -> Any:
-    """Do what `load` does with the content of a file."""
-    check_sealed(content, name)
-    runner = OnnxRunner(content, name, threads)
-    return _model_of(Session(runner, name), name)
+    """Do what `load` does with the content of a file, whose checksum is not looked at again."""
+    return _model_of(OnnxRunner(content, name, threads), name)
 
 
 def loaded_pair(graph: bytes, weights: bytes, name: str, *, threads: int | None = None) -> Any:
-    """Do what `load` does with the content of both files of OpenVINO."""
-    check_pair(graph, weights, name)
-    runner = OpenvinoRunner(graph, weights, name, threads)
-    return _model_of(Session(runner, name), name)
+    """Do the same with the content of both files of OpenVINO."""
+    return _model_of(OpenvinoRunner(graph, weights, name, threads), name)
 
 
-def _model_of(session: Session, name: str) -> Any:
+def _model_of(runner: Runner, name: str) -> Any:
+    session = Session(runner, name)
     make = OnnxClassifier if session.record.get("kind") == KIND else OnnxDetector
     return make(session, name).check_golden()

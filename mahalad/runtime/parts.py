@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.checks import BATCH_SIZE, PIXELS, check_parameters
-from mahalad.errors import ModelFileError
+from mahalad.errors import InputError
 from mahalad.files.onnx import decode
 from mahalad.images.pixels import Pixels
 from mahalad.images.preparing import Preparation
@@ -22,28 +22,20 @@ from mahalad.protocols import Features, Floats
 from mahalad.runtime.session import Session
 
 LEVELS, MAP, EMBEDDING = "level_scores", "map", "embedding"
+_READING = ("batch_size", "bits", "channels")
 
 
 def preparation_in(record: Mapping[str, Any], name: str) -> Preparation:
-    """Read how images become squares from a record.
-
-    Raises
-    ------
-    ModelFileError
-        The record is damaged.
-    """
-    try:
-        about = record["images"]
-        region = None if about["region"] is None else np.unpackbits(
-            decode(about["region"], name), count=about["side"] ** 2
-        ).astype(bool).reshape(about["side"], about["side"])  # fmt: skip
-        colour = None if about["colour"] is None else tuple(about["colour"])
-        pixels = Pixels(about["bits"], about["channels"])
-        return Preparation(
-            about["side"], about["resize"], about["interpolation"], region, colour, pixels
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{name}: the record of the model is damaged ({error})") from error
+    """Read how images become squares from a record; `name` is for errors."""
+    about = record["images"]
+    region = None if about["region"] is None else np.unpackbits(
+        decode(about["region"], name), count=about["side"] ** 2
+    ).astype(bool).reshape(about["side"], about["side"])  # fmt: skip
+    colour = None if about["colour"] is None else tuple(about["colour"])
+    pixels = Pixels(about["bits"], about["channels"])
+    return Preparation(
+        about["side"], about["resize"], about["interpolation"], region, colour, pixels
+    )
 
 
 class GraphFeatures:
@@ -111,6 +103,32 @@ class GraphFeatures:
         other = GraphFeatures(self.session, self._preparation, (LEVELS, MAP))
         other.batch_size, other.bits, other.channels = self.batch_size, self.bits, self.channels
         return other
+
+
+def reading_of(features: GraphFeatures) -> dict[str, Any]:
+    """Give parameters that may be changed: how images are read."""
+    return {name: getattr(features, name) for name in _READING}
+
+
+def change(model: Any, features: GraphFeatures, params: Mapping[str, Any], again: str) -> None:
+    """Change parameters of an exported model: its own, by its ``set_...``, or those of reading.
+
+    Raises
+    ------
+    InputError
+        Another parameter; `again` says what to do instead.
+    """
+    known = model.get_params()
+    for name, value in params.items():
+        if name not in known:
+            raise InputError(
+                f"{name} of an exported model cannot be changed: {', '.join(known)} can; "
+                f"for another one {again}, and export again"
+            )
+        if name in _READING:
+            setattr(features, name, value)
+        else:
+            getattr(model, f"set_{name}")(value)
 
 
 class GraphScores:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.errors import InputError
+from mahalad.errors import InputError, MissingExtraError, ModelFileError
+from mahalad.features.engines.packages import sending_nothing
 from mahalad.files.onnx import read_record
 
 
@@ -29,6 +32,44 @@ class Runner(Protocol):
     def run(self, given: dict[str, NDArray[Any]], names: Sequence[str]) -> list[NDArray[Any]]:
         """Compute the outputs with these names; inputs with defaults need not be given."""
         ...
+
+
+def imported(package: str, what: str, extra: str) -> Any:
+    """Import the package of an engine, which a model of some kind needs.
+
+    Raises
+    ------
+    MissingExtraError
+        It is not installed.
+    """
+    try:
+        with sending_nothing():
+            return importlib.import_module(package)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{what} needs the package {package}, which is not installed: "
+            f'pip install {package}, or pip install "mahalad[{extra}]"'
+        ) from error
+
+
+@contextmanager
+def opening(name: str, engine: str, package: Any, oldest: str) -> Iterator[None]:
+    """Say which file an engine cannot open, and the oldest version of it that can.
+
+    Raises
+    ------
+    ModelFileError
+        In place of any error within.
+    """
+    try:
+        yield
+    except Exception as error:  # engines have kinds of their own
+        first_line = (str(error).splitlines() or ["?"])[0]
+        raise ModelFileError(
+            f"{name}: {engine} {package.__version__} cannot open it ({first_line}): it needs "
+            f"{oldest} or newer (pip install --upgrade {package.__name__}), or export the model "
+            "again"
+        ) from error
 
 
 class Session:
