@@ -175,13 +175,15 @@ def test_chance_is_no_shift():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """24 good pictures, and two with a spot among them."""
+    """24 good pictures, and two with a bright spot and a dark one among them."""
     folder = tmp_path_factory.mktemp("line") / "good"
     folder.mkdir()
     for seed in range(24):
         make_picture(seed).save(folder / f"{seed:02d}.png")
     for seed in (100, 101):
-        make_picture(seed, spot=True).save(folder / f"odd{seed}.png")
+        picture = make_picture(seed, spot=True)
+        picture.paste((0, 0, 0), (40, 40, 54, 54))
+        picture.save(folder / f"odd{seed}.png")
     return folder
 
 

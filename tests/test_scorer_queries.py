@@ -277,7 +277,7 @@ ALL = dict.fromkeys(Capabilities.__dataclass_fields__, False)
             ),
         ),
         (make_scorer("gaussian", "npca"), ("has_levels", "smooth")),
-        (make_scorer("knn"), ("leaves_one_out", "has_levels", "smooth")),
+        (make_scorer("knn"), ("leaves_one_out", "has_levels", "tolerates", "smooth")),
         (make_scorer("ocsvm"), ("has_levels", "smooth")),
         (make_scorer("l2"), ("has_levels", "smooth")),
         (LevelSum(IsolationForest()), ("has_levels",)),
