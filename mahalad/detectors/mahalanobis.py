@@ -81,8 +81,9 @@ class MahalanobisDetector(AnomalyDetector):
         (brightness, contrast and colour, up to 6, 6 and 3 %), ``"noise"`` (standard deviation up to
         4 of 255), ``"compression"`` (JPEG from quality 70), ``"shift"`` (up to 4 pixels of the
         network's input, and 1 degree) and ``"focus"`` (blur up to 0.8 pixels). What they do to the
-        features of up to 8 images of the fit is added to the covariances. ``"auto"``: all of them;
-        none with a `reduction` or ``threshold="chi2-nominal"``, which know nothing of it. (): none.
+        features of up to 8 images of the fit is added to the covariances, and scores of positions
+        leave out what raises distances all over a picture. ``"auto"``: all of them; none with a
+        `reduction` or ``threshold="chi2-nominal"``, which know nothing of it. (): none.
     top_fraction, image_weight, smoothing, neighbourhood
         See `PatchScorer`; for ``scope="positions"``.
     fpr : float, default=0.05
