@@ -23,6 +23,12 @@ from mahalad.scorers.positions.patches import Patches
 N_FOLDS = 5
 """Parts of the images that the metric is learned without, to score them."""
 
+N_FOLDS_OF_FEW = 20
+"""The same where there are few samples to learn it from: there each fold matters more, and what
+distances with two of them left out tell is too little."""
+
+_FEW = 10  # samples, of positions that vary, to a feature
+
 _STEPS = 127  # largest number in what is stored
 
 
@@ -141,7 +147,9 @@ class Nearest(Value):
         owners = np.full(len(patches.keys), -1)
         owners[places[places >= 0]] = labels[places >= 0]
         changed = np.full(len(X), -1) if changed is None else changed
-        folds = labels % min(N_FOLDS, labels.max() + 1)
+        n_samples = len(X) * int((X[:1] != X).any(axis=(0, 2)).sum())
+        n_folds = N_FOLDS if n_samples >= _FEW * X.shape[2] else N_FOLDS_OF_FEW
+        folds = labels % min(n_folds, labels.max() + 1)
         scatter = Scatter.of(moments, patches.inside.mean(axis=0))
         shares = [folds == fold for fold in range(folds.max() + 1)]
         nuisances = [_without(nuisance, changed[own]) for own in shares]

@@ -118,8 +118,9 @@ class PatchScorer(Standardized, BaseEstimator):
     The metric of patches is the covariance about the mean of a position, averaged over blocks of
     some 4 x 4 positions and, with the same weight, over all of them, shrunk by 0.05 to its mean
     variance, with 0.3 times the covariance of harmless changes. To score an image of the fit, its
-    patches are left out of the good ones and out of the metric, the latter in 5 folds; by how much
-    distances of the coarsest grid are too large for that is told by those with two folds left out.
+    patches are left out of the good ones and out of the metric, the latter in 5 folds (in 20 where
+    fewer than 10 samples of positions that vary come to a feature); by how much distances of the
+    coarsest grid are too large for that is told by those with two folds left out.
 
     Places around the picture of a padded image (which has its box among the levels) count neither
     for a score nor for a threshold. A place that fewer than 5 good images have within their
