@@ -253,19 +253,21 @@ class KthNeighborDistance(BaseEstimator):
         """The same, with the metric that the other samples and changes make."""
         own_changes = {labels[m[0]]: images for m, images in changed_sets(labels, changed)}
         norms, found = _squared_lengths(self.compared_), np.empty(len(Z))
+        nearest = np.empty((len(Z), min(self.n_neighbors + _MORE, len(Z))), np.intp)
+        for rows in self._blocks(len(Z)):
+            squared = norms - 2 * self.compared_[rows] @ self.compared_.T
+            squared[labels[rows, None] == labels] = np.inf
+            nearest[rows] = self._nearest(squared, _MORE)
         for label in range(labels.max() + 1):
             own, units = np.flatnonzero(labels == label), np.sqrt(weights[label])
             told = own_changes.get(label)
             others = nuisance if told is None else nuisance.without(told)
             metric = Contraction.of(others, self.scale_ / units)
             for part in self._blocks(len(own), _MORE):
-                rows = own[part]
-                squared = norms - 2 * self.compared_[rows] @ self.compared_.T
-                squared[:, own] = np.inf
-                nearest = self._nearest(squared, _MORE)
-                squares = metric.squares((Z[rows][:, None] - Z[nearest]) * units)
-                squares[np.isin(nearest, own)] = np.inf
-                found[rows] = self._reduced(np.sort(squares)[:, : self.n_neighbors])
+                some = own[part]
+                squares = metric.squares((Z[some][:, None] - Z[nearest[some]]) * units)
+                squares[labels[nearest[some]] == label] = np.inf
+                found[some] = self._reduced(np.sort(squares)[:, : self.n_neighbors])
         return found
 
     def _weights_of_the_rest(self, Z: Floats, labels: NDArray[np.intp]) -> Floats | None:
