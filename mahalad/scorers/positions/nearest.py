@@ -147,7 +147,7 @@ class Nearest(Value):
         owners = np.full(len(patches.keys), -1)
         owners[places[places >= 0]] = labels[places >= 0]
         changed = np.full(len(X), -1) if changed is None else changed
-        n_samples = len(X) * int((X[:1] != X).any(axis=(0, 2)).sum())
+        n_samples = len(X) * int(np.ptp(X, axis=0).any(axis=1).sum())
         n_folds = N_FOLDS if n_samples >= _FEW * X.shape[2] else N_FOLDS_OF_FEW
         folds = labels % min(n_folds, labels.max() + 1)
         scatter = Scatter.of(moments, patches.inside.mean(axis=0))
