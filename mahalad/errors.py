@@ -111,3 +111,8 @@ class DoubtfulFolderWarning(UserWarning):
 
 class InputSizeWarning(UserWarning):
     """Images get another size than the one asked for: a whole number of the network's patches."""
+
+
+def first_line(error: BaseException) -> str:
+    """First line of what another library's error says, or its name if it says nothing."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)

@@ -118,7 +118,8 @@ class FitParameters(BaseEstimator):
             raise InputError(
                 "tolerate is for Gaussians of all features, or standardized distances between "
                 "images, and a calibrated threshold: leave out the reduction (or the other scorer "
-                "or distance, or threshold='chi2-nominal'), or give tolerate=()"
+                "or distance, or threshold='chi2-nominal'), or tolerate nothing: tolerate=(), "
+                "in a shell --tolerate none"
             )
 
     def _check_parameters(self, calibration: Any, calibration_groups: Any = None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from mahalad.errors import InputError, MissingExtraError
+from mahalad.errors import InputError, MissingExtraError, first_line
 from mahalad.files.onnx import KEY, sealed
 from mahalad.files.openvino import PLACE, sealed_pair
 from mahalad.runtime.by_openvino import openvino
@@ -110,10 +110,9 @@ def openvino_of(written: Written) -> tuple[bytes, bytes]:
     try:
         model = ov.Core().read_model(io.BytesIO(written.graph))
     except Exception as error:  # it has kinds of its own
-        first_line = (str(error).splitlines() or ["?"])[0]
         raise InputError(
-            f"this model cannot be exported for OpenVINO {ov.__version__} ({first_line}): export "
-            "it as ONNX"
+            f"this model cannot be exported for OpenVINO {ov.__version__} ({first_line(error)}): "
+            "export it as ONNX"
         ) from error
     model.set_rt_info(written.record, list(PLACE))
     with tempfile.TemporaryDirectory() as folder:

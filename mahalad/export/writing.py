@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mahalad.errors import InputError
+from mahalad.errors import InputError, first_line
 from mahalad.export.embedding import EmbeddingGraph
 from mahalad.export.formats import Written
 from mahalad.export.graph import Graph, check_exportable, no_fraction
@@ -95,10 +95,9 @@ def _traced(graph: Graph | EmbeddingGraph, opset: int) -> bytes:
                 dynamic_axes=axes,
             )
     except Exception as error:  # torch raises many kinds, for every operator that it cannot write
-        first_line = (str(error).splitlines() or ["?"])[0]
         raise InputError(
             f"this model cannot be exported: torch cannot write its network as ONNX "
-            f"({type(error).__name__}: {first_line})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
     traced: bytes = content.getvalue()
     return traced

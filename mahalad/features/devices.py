@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from mahalad.errors import BackboneError
+from mahalad.errors import BackboneError, first_line
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -29,9 +29,8 @@ def resolve_device(device: str) -> torch.device:
         target = torch.device(device)
         torch.empty(1, device=target)
     except Exception as error:
-        first_line = (str(error).splitlines() or ["?"])[0]
         raise BackboneError(
-            f"device {device!r} is not usable here ({first_line}); give 'auto' or 'cpu'"
+            f"device {device!r} is not usable here ({first_line(error)}); give 'auto' or 'cpu'"
         ) from error
     return target
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mahalad.errors import BackboneError, InputSizeWarning
+from mahalad.errors import BackboneError, InputSizeWarning, first_line
 
 
 def whole_patches(size: int, patch: int, backbone: str) -> int:
@@ -43,9 +43,9 @@ def try_size(
         with torch.inference_mode():
             found = run(torch.zeros(1, 3, size, size, device=device))
     except Exception as error:  # whatever a network checks its input by
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise BackboneError(
-            f"{backbone} cannot take input_size={size} ({reason}): give its own, {native}"
+            f"{backbone} cannot take input_size={size} ({first_line(error)}): give its own, "
+            f"{native}"
         ) from error
     return {name: maps.shape[1] for name, maps in found.items()}
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from mahalad.errors import BackboneError
+from mahalad.errors import BackboneError, first_line
 
 Found = TypeVar("Found")
 
@@ -73,7 +73,7 @@ class WithinMemory:
                 if n <= 1:
                     raise BackboneError(
                         f"out of memory on {device} with a single image of {side} x {side} pixels "
-                        f"({_first_line(error)}): give a smaller input_size, device='cpu', or end "
+                        f"({first_line(error)}): give a smaller input_size, device='cpu', or end "
                         "what else uses its memory"
                     ) from error
                 self.limit = n // 2
@@ -90,7 +90,3 @@ class WithinMemory:
                 stacklevel=2,
             )
         return found
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].strip()

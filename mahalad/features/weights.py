@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mahalad.errors import MissingExtraError, WeightsError
+from mahalad.errors import MissingExtraError, WeightsError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,11 +93,10 @@ def _hub_weights(backbone: str) -> dict[str, Tensor]:
     try:
         return timm.create_model(backbone, pretrained=True).state_dict()
     except Exception as error:  # no network, no such entry, a proxy's refusal, a full disk
-        first_line = (str(error).splitlines() or ["?"])[0]
         raise WeightsError(
             f"{backbone}: its weights could not be loaded from timm's hub "
-            f"({type(error).__name__}: {first_line}). Without a network either use a backbone "
-            f"whose weights come with a package ({', '.join(PACKAGES)}), or give a file: "
+            f"({type(error).__name__}: {first_line(error)}). Without a network either use a "
+            f"backbone whose weights come with a package ({', '.join(PACKAGES)}), or give a file: "
             "weights='model.safetensors'"
         ) from error
 
@@ -155,10 +154,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for damaged files
-        first_line = (str(error).splitlines() or ["?"])[0]
         raise WeightsError(
-            f"{path}: cannot be read as weights ({type(error).__name__}: {first_line}). The file "
-            "must hold a state dict: names and tensors, nothing else"
+            f"{path}: cannot be read as weights ({type(error).__name__}: {first_line(error)}). The "
+            "file must hold a state dict: names and tensors, nothing else"
         ) from error
     return _unwrap(state, path)
 

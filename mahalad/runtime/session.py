@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.errors import InputError, MissingExtraError, ModelFileError
+from mahalad.errors import InputError, MissingExtraError, ModelFileError, first_line
 from mahalad.features.engines.packages import sending_nothing
 from mahalad.files.onnx import read_record
 
@@ -64,11 +64,10 @@ def opening(name: str, engine: str, package: Any, oldest: str) -> Iterator[None]
     try:
         yield
     except Exception as error:  # engines have kinds of their own
-        first_line = (str(error).splitlines() or ["?"])[0]
         raise ModelFileError(
-            f"{name}: {engine} {package.__version__} cannot open it ({first_line}): it needs "
-            f"{oldest} or newer (pip install --upgrade {package.__name__}), or export the model "
-            "again"
+            f"{name}: {engine} {package.__version__} cannot open it ({first_line(error)}): it "
+            f"needs {oldest} or newer (pip install --upgrade {package.__name__}), or export the "
+            "model again"
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mahalad.errors import BackboneError
+from mahalad.errors import BackboneError, first_line
 from mahalad.features.engines.frozen import PIXELS, Frozen
 
 OPSET = 17
@@ -63,10 +63,9 @@ def export_onnx(frozen: Frozen) -> bytes:
                 dynamic_axes={name: {0: "n"} for name in (PIXELS, *frozen.levels)},
             )
     except Exception as error:  # torch raises many kinds, for every operator that it cannot write
-        first_line = (str(error).splitlines() or ["?"])[0]
         raise BackboneError(
             f"{frozen.name} cannot be exported for another engine than torch "
-            f"({type(error).__name__}: {first_line}): give engine='torch'"
+            f"({type(error).__name__}: {first_line(error)}): give engine='torch'"
         ) from error
     exported: bytes = content.getvalue()
     return exported

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mahalad.checks import OneOf, check_parameters
 from mahalad.choices import ENGINES
-from mahalad.errors import BackboneError
+from mahalad.errors import BackboneError, first_line
 from mahalad.features.devices import no_tf32, resolve_device
 from mahalad.features.engines.exporting import export_onnx
 from mahalad.features.engines.frozen import Engine, Frozen, Run
@@ -105,10 +105,9 @@ def _open(name: str, device: str, frozen: Frozen, content: bytes | None) -> Engi
     try:
         run = _made(name, content, frozen.levels, target)
     except Exception as error:  # each engine has its own kinds
-        first_line = (str(error).splitlines() or ["?"])[0]
         raise BackboneError(
-            f"engine {name!r} cannot run {frozen.name} ({type(error).__name__}: {first_line}): "
-            "give engine='torch'"
+            f"engine {name!r} cannot run {frozen.name} ({type(error).__name__}: "
+            f"{first_line(error)}): give engine='torch'"
         ) from error
     _compare(name, run, frozen, target)
     _log.info("network %s by %s on %s", frozen.name, name, target)
