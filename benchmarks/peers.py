@@ -1,8 +1,8 @@
-"""mahalad against anomalib's PaDiM and PatchCore: same network, same weights, same images.
+"""mahalad against models of anomalib: same network, same weights, same images.
 
     python benchmarks/peers.py --anomalib-python /path/to/python --weights FILE --root DIR ...
         [--category NAME] [--size 320] [--coreset 0.01] [--padim-layers blocks.2,blocks.4]
-        [--patchcore-layers blocks.2,blocks.4] [--method mahalad] [--json OUT]
+        [--patchcore-layers blocks.2,blocks.4] [--method mahalad] [--changes] [--json OUT]
 
 anomalib needs an environment of its own, as it brings its own versions of many packages:
 
@@ -10,11 +10,18 @@ anomalib needs an environment of its own, as it brings its own versions of many 
     /path/to/venv/bin/pip install anomalib        # then --anomalib-python /path/to/venv/bin/python
 
 mahalad is `MahalanobisDetector()` with its defaults but network, weights and input size. The
-peers are anomalib's model classes with the settings of their papers (PatchCore: 9 neighbours);
-`--padim-layers` and `--patchcore-layers` may be given several times, and each is a row, since
-timm's ``features_only`` reaches other levels than mahalad does. Greedy selection of PatchCore's
+peers are anomalib's model classes with the settings of their papers (PatchCore: 9 neighbours):
+PaDiM, PatchCore, MH-PatchCore, and RAD, which is for ViTs alone (`--backbone vit_...`), as
+PaDiM and both PatchCores are for networks with maps. `--padim-layers` and the like may be given
+several times, and each is a row, since timm's ``features_only`` reaches other levels than mahalad
+does. Greedy selection of PatchCore's
 coreset is very slow on a CPU for many images: `--coreset NAME=RATIO` gives a category its own, and
 a number above 1 draws that many patches at random, without their selection.
+
+With `--changes` the test images are scored changed as well, in ways no inspector would call a
+defect (those of `mahalad bench robust`, saved as PNG, the same files for all). The peers have no
+threshold for a rate. So all are judged by the same: flagged is what scores above the highest good
+test image as it is, which flags none of these; mahalad's own threshold has a line of its own.
 
 Every run is a process of its own, one after the other. Times have the making of the network, all
 decoding (as many threads on both sides) and, where images are scored, their maps; imports are not
@@ -39,16 +46,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from mahalad.bench.changes import GradedChange
 from mahalad.bench.outputs import versions, write_json
 from mahalad.bench.pixels import FPR_LIMIT, PixelTruth, enlarge_to_truth, read_truth
 from mahalad.evaluation.images import roc_auc
 from mahalad.evaluation.pixels import pixel_figures
+from mahalad.images.decoding import open_image
 from mahalad.images.mvtec import Category, find_categories
+from mahalad.images.sources import source_of
 from mahalad.report.tables import format_table, percent
 
-TITLES = {"padim": "PaDiM", "patchcore": "PatchCore"}
-LAYERS = "blocks.2,blocks.4"
+TITLES = {
+    "padim": "PaDiM",
+    "patchcore": "PatchCore",
+    "mh_patchcore": "MH-PatchCore",
+    "rad": "RAD",
+}
+LAYERS = dict.fromkeys(TITLES, "blocks.2,blocks.4") | {
+    "rad": "blocks.3,blocks.6,blocks.9,blocks.11"
+}
+CHANGES = (
+    GradedChange("brightness", -5),
+    GradedChange("brightness", 5),
+    GradedChange("noise", 2),
+    GradedChange("JPEG quality", 85),
+    GradedChange("shift", 3),
+    GradedChange("rotation", 1),
+)
 PEER = Path(__file__).with_name("peers_anomalib.py")
 
 
@@ -79,6 +105,8 @@ def run_mahalad(job: dict[str, Any]) -> dict[str, Any]:
     detector.save(model, include_features=False, include_weights=False)
     return {
         "scores": scores,
+        "threshold": detector.threshold_,
+        "changed": {n: detector.anomaly_score(x).tolist() for n, x in job["changed"].items()},
         "fit_seconds": fitted - started,
         "score_seconds": scored - fitted,
         "start_mib": at_start,
@@ -94,7 +122,11 @@ def peak_mib() -> float:
 
 
 def measure(
-    method: dict[str, Any], category: Category, truth: PixelTruth | None, options: Any
+    method: dict[str, Any],
+    category: Category,
+    truth: PixelTruth | None,
+    changed: dict[str, list[str]],
+    options: Any,
 ) -> dict[str, Any]:
     """Run one method on one category; what it says, or why it failed."""
     with tempfile.TemporaryDirectory() as folder:
@@ -106,6 +138,7 @@ def measure(
             "size": options.size,
             "train": [str(path) for path in category.train],
             "test": [str(path) for path in category.test],
+            "changed": changed,
             "maps": str(maps),
             "result": str(result),
         }
@@ -151,21 +184,58 @@ def pairs(truth: PixelTruth, file: Path, size: int) -> Iterator[tuple[Any, Any]]
         yield enlarge_to_truth(maps[row], image, mask)
 
 
+def write_changed(category: Category, folder: Path) -> dict[str, list[str]]:
+    """Write the test images in all changes, as PNG files; their paths by the changes' names."""
+    found: dict[str, list[str]] = {change.name: [] for change in CHANGES}
+    for number, path in enumerate(category.test):
+        image = open_image(source_of(str(path)))
+        for i, change in enumerate(CHANGES):
+            file = folder / f"{number}-{i}.png"
+            Image.fromarray(change.of(image, number)).save(file, compress_level=1)
+            found[change.name].append(str(file))
+    return found
+
+
+def changed_table(category: Category, rows: Sequence[dict[str, Any]]) -> str:
+    """Flagged, found and AUROC of each method, in each change."""
+    is_anomaly = np.array([kind != "good" for kind in category.kinds])
+    lines = []
+
+    def add(name: str, row: dict[str, Any], level: float) -> None:
+        cells = []
+        for change in (None, *row["changed"]):
+            scores = np.array(row["scores"] if change is None else row["changed"][change])
+            flagged = scores > level
+            rates = [flagged[~is_anomaly].mean(), flagged[is_anomaly].mean()]
+            auroc = percent(roc_auc(scores, is_anomaly))
+            cells.append(" / ".join([*(f"{100 * rate:.0f}" for rate in rates), auroc]))
+        lines.append([name, *cells])
+
+    for row in rows:
+        if not row.get("changed"):
+            continue
+        add(row["name"], row, np.array(row["scores"])[~is_anomaly].max())
+        if "threshold" in row:
+            add(f"{row['name']}, its own threshold", row, row["threshold"])
+    header = ["flagged / found / AUROC", "unchanged", *(change.name for change in CHANGES)]
+    return format_table(header, lines)
+
+
 def methods_for(name: str, options: Any) -> list[dict[str, Any]]:
     """What is run on a category."""
     ratios = dict(text.rpartition("=")[::2] for text in options.coreset or ["0.01"])
     found: list[dict[str, Any]] = []
     if "mahalad" in options.methods:
         found.append({"method": "mahalad", "name": "mahalad"})
-    for method in ("padim", "patchcore"):
-        for layers in getattr(options, f"{method}_layers") or [LAYERS]:
+    for method in TITLES:
+        for layers in getattr(options, f"{method}_layers") or [LAYERS[method]]:
             if method not in options.methods:
                 continue
             row: dict[str, Any] = {"method": method, "layers": layers.split(",")}
             row["name"] = f"{TITLES[method]} {short(row['layers'])}"
             if method == "padim":
                 row["n_features"] = options.n_features
-            else:
+            elif method == "patchcore":
                 kept = row["coreset"] = float(ratios.get(name, ratios.get("", "0.01")))
                 row["name"] += f" ({100 * kept:g} %)" if kept <= 1 else f" ({kept:g} random)"
             found.append(row)
@@ -235,12 +305,15 @@ def parse() -> argparse.Namespace:
                              "number (> 1) of patches drawn at random; default 0.01")  # fmt: skip
     for method, title in TITLES.items():
         parser.add_argument(f"--{method}-layers", action="append", metavar="NAME,...",
-                            help=f"layers of {title}; default {LAYERS}")  # fmt: skip
+                            help=f"layers of {title}; default {LAYERS[method]}")  # fmt: skip
     parser.add_argument("--n-features", type=int, help="of PaDiM; default: all channels")
+    parser.add_argument("--changes", action="store_true", help="score changed images as well")
     parser.add_argument("--json", dest="json_file", type=Path)
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.methods = options.methods or ["mahalad", *TITLES]
+    if not options.methods:
+        is_vit = options.backbone.startswith("vit_")
+        options.methods = ["mahalad", *(name for name in TITLES if (name == "rad") == is_vit)]
     if options.one is None:
         peers = set(options.methods) - {"mahalad"}
         needed = ["weights", "roots", *(["anomalib_python"] if peers else [])]
@@ -270,11 +343,15 @@ def main() -> None:
     for category in find_categories(options.roots, options.categories):
         truth = read_truth(category)
         rows = []
-        for method in methods_for(category.name, options):
-            rows.append(method | measure(method, category, truth, options))
-            said = rows[-1].get("failed") or f"fit {rows[-1]['fit_seconds']:.1f} s"
-            print(f"{category.name}: {method['name']}: {said}", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            changed = write_changed(category, Path(folder)) if options.changes else {}
+            for method in methods_for(category.name, options):
+                rows.append(method | measure(method, category, truth, changed, options))
+                said = rows[-1].get("failed") or f"fit {rows[-1]['fit_seconds']:.1f} s"
+                print(f"{category.name}: {method['name']}: {said}", file=sys.stderr)
         print(table(category, truth, rows), end="\n\n", flush=True)
+        if options.changes:
+            print(changed_table(category, rows), end="\n\n", flush=True)
         report["categories"][category.name] = rows
         if options.json_file is not None:
             write_json(report, options.json_file)

@@ -15,7 +15,7 @@ import os
 import resource
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ warnings.filterwarnings("ignore")
 import numpy as np  # noqa: E402
 import timm  # noqa: E402
 import torch  # noqa: E402
+from anomalib.models.image.mh_patchcore.torch_model import MHPatchcoreModel  # noqa: E402
 from anomalib.models.image.padim.torch_model import PadimModel  # noqa: E402
 from anomalib.models.image.patchcore.torch_model import PatchcoreModel  # noqa: E402
+from anomalib.models.image.rad.torch_model import RadModel  # noqa: E402
 from PIL import Image  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
@@ -60,29 +62,44 @@ def count_channels(backbone: str, layers: list[str]) -> int:
     return sum(channels[layer] for layer in layers)
 
 
-def make_model(job: dict[str, Any], n_channels: int) -> Any:
+def make_model(job: dict[str, Any]) -> Any:
     """The model with the given weights in its network."""
     layers, backbone = job["layers"], job["backbone"]
     if job["method"] == "padim":
-        n_features = job["n_features"] or n_channels
+        n_features = job["n_features"] or count_channels(backbone, layers)
         model: Any = PadimModel(backbone, layers, pre_trained=False, n_features=n_features)
-    else:
+    elif job["method"] == "patchcore":
         model = PatchcoreModel(layers, backbone, pre_trained=False)
+    elif job["method"] == "mh_patchcore":
+        model = MHPatchcoreModel(backbone, layers, pre_trained=False)
+    else:
+        numbers = [int(layer.rpartition(".")[2]) for layer in layers]
+        model = RadModel(backbone, pre_trained=False, layers=numbers)
     network = model.feature_extractor.feature_extractor
-    state = load_file(job["weights"])
+    state = {key: value.float() for key, value in load_file(job["weights"]).items()}
     network.load_state_dict({key: state[key] for key in network.state_dict()}, strict=True)
     return model
 
 
-def fit(job: dict[str, Any], n_channels: int) -> Any:
-    model = make_model(job, n_channels)
+def fit(job: dict[str, Any]) -> Any:
+    model = make_model(job)
     model.train()
     model.feature_extractor.eval()
-    with torch.inference_mode():
+
+    def embeddings() -> Iterator[torch.Tensor]:
         for x in batches(job["train"], job["size"], job["backbone"]):
-            model(x)
+            yield model(x)
+
+    with torch.inference_mode():
+        if job["method"] == "mh_patchcore":
+            fit_in_three_passes(model, embeddings)
+            return model.eval()
+        for _ in embeddings():
+            pass  # the model keeps them
         if job["method"] == "padim":
             model.fit()
+        elif job["method"] == "rad":
+            model.build_memory_bank()
         elif job["coreset"] <= 1:
             model.subsample_embedding(job["coreset"])
         else:
@@ -93,14 +110,28 @@ def fit(job: dict[str, Any], n_channels: int) -> Any:
     return model.eval()
 
 
-def score(job: dict[str, Any], model: Any) -> list[float]:
-    """Scores of the test images; their maps go to a file, one after the other."""
+def fit_in_three_passes(model: Any, embeddings: Callable[[], Iterator[torch.Tensor]]) -> None:
+    """As anomalib's training does, an epoch for each part."""
+    for found in embeddings():
+        model.pca.update(found)
+    model.pca.finalize()
+    for found in embeddings():
+        model.covariance.update(model.pca(found))
+    model.covariance.finalize()
+    for found in embeddings():
+        model.memory_bank.update(model.covariance(model.pca(found)))
+    model.memory_bank.finalize()
+
+
+def score(job: dict[str, Any], model: Any, paths: list[str], maps: Any = None) -> list[float]:
+    """Scores of images; their maps go to a file, if one is given, one after the other."""
     scores: list[float] = []
-    with torch.inference_mode(), Path(job["maps"]).open("wb") as file:
-        for x in batches(job["test"], job["size"], job["backbone"]):
+    with torch.inference_mode():
+        for x in batches(paths, job["size"], job["backbone"]):
             found = model(x)
             scores += found.pred_score.reshape(-1).tolist()
-            file.write(found.anomaly_map[:, 0].numpy().astype(np.float32).tobytes())
+            if maps is not None:
+                maps.write(found.anomaly_map[:, 0].numpy().astype(np.float32).tobytes())
     return scores
 
 
@@ -113,15 +144,16 @@ def main() -> None:
     parser.add_argument("job", type=Path, help="JSON: what peers.py wants to know")
     job = json.loads(parser.parse_args().job.read_text())
     torch.manual_seed(0)
-    n_channels = count_channels(job["backbone"], job["layers"])
     started, at_start = time.perf_counter(), peak_mib()
-    model = fit(job, n_channels)
+    model = fit(job)
     fitted = time.perf_counter()
-    scores = score(job, model)
+    with Path(job["maps"]).open("wb") as file:
+        scores = score(job, model, job["test"], file)
     scored = time.perf_counter()
     learned = {k: v for k, v in model.state_dict().items() if not k.startswith("feature_extractor")}
     result = {
         "scores": scores,
+        "changed": {name: score(job, model, paths) for name, paths in job["changed"].items()},
         "fit_seconds": fitted - started,
         "score_seconds": scored - fitted,
         "start_mib": at_start,
