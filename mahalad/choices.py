@@ -60,6 +60,9 @@ LOSSES = ("batch-hard-scaled", "batch-hard", "semi-hard", "batch-all")
 NEAR_COPIES = ("group", "separate")
 """Whether near-copies of a picture are one part with it, or parts of their own."""
 
+ANY_ORIENTATION = ("auto", True, False)
+"""Whether images of a fit count in their four quarter turns."""
+
 ORIENTATIONS = (1, 4, 8)
 """How many ways an image is turned and mirrored."""
 

@@ -167,6 +167,14 @@ class KeepsSums(Mergeable, Protocol):
         ...
 
 
+class Tolerates(Protocol):
+    """A scorer to which harmless changes of images may matter less."""
+
+    def tolerating(self, differences: Features, n_images: int) -> Self:
+        """Make a scorer that is told what changes do to the levels of some images."""
+        ...
+
+
 class Travels(KeepsSums, Protocol):
     """A scorer whose fit to a part of the images can be sent elsewhere and merged there."""
 

@@ -39,6 +39,7 @@ class Recipe:
     seed: int = 0
     neighbourhood: int | str = "nearest"
     tolerate: str | Sequence[str] = "auto"
+    any_orientation: str | bool = "auto"
 
     @property
     def is_published(self) -> bool:
@@ -58,7 +59,10 @@ class Recipe:
         if self.is_published:
             return False
         told = self.tolerate != "auto" or capabilities_of(self.make_scorer()).tolerates
-        return bool(self.n_augment or (told and self.tolerate))
+        turns = self.any_orientation is True or (
+            self.any_orientation == "auto" and self.scope == "positions"
+        )
+        return bool(self.n_augment or turns or (told and self.tolerate))
 
     def make_scorer(self) -> Any:
         """Make the scorer, not yet fitted."""
@@ -177,6 +181,7 @@ def make_detector(extractor: Any, recipe: Recipe, rule: str) -> AnomalyDetector:
         max_stored=MahalanobisDetector(scope=recipe.scope).most_stored(),
         random_state=recipe.seed,
         tolerate=recipe.tolerate,
+        any_orientation=recipe.any_orientation,
     )
 
 

@@ -60,6 +60,7 @@ def run(
     batch_size: int = 32,
     neighbourhood: int | str = "nearest",
     tolerate: str | Sequence[str] = "auto",
+    any_orientation: str | bool = "auto",
     reduction: str | None = None,
     scorer: str = "gaussian",
     n_augment: int = 0,
@@ -82,7 +83,7 @@ def run(
         Folder where features are kept: another run over the same images, with another scorer
         say, computes none of them again.
     backbone, weights, scope, levels, input_size, resize, tiles, device, engine, batch_size,
-    neighbourhood, tolerate
+    neighbourhood, tolerate, any_orientation
         See `MahalanobisDetector`.
     reduction, scorer
         See `make_scorer`; for ``scope="image"``.
@@ -110,6 +111,7 @@ def run(
         **vars(options),
         "neighbourhood": neighbourhood,
         "tolerate": tolerate,
+        "any_orientation": any_orientation,
         "reduction": reduction,
         "scorer": scorer,
         "n_augment": n_augment,
@@ -128,7 +130,9 @@ def run(
     patterns = _patterns(groups, found)
     names = {category.name: _groups(category, patterns) for category in found}
     extractor = options.extractor().build()
-    recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood, tolerate)
+    recipe = Recipe(
+        scope, scorer, reduction, n_augment, seed, neighbourhood, tolerate, any_orientation
+    )
     rates = sorted(set(alphas))
     targets = [Target(rule, alpha) for rule in parameters["thresholds"] for alpha in rates]
     measured = {

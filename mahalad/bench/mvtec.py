@@ -87,6 +87,7 @@ def run(
     batch_size: int = 32,
     neighbourhood: int | str = "nearest",
     tolerate: str | Sequence[str] = "auto",
+    any_orientation: str | bool = "auto",
     reduction: str | None = None,
     scorer: str = "gaussian",
     threshold: str = "conformal",
@@ -113,7 +114,7 @@ def run(
         Folder where features are kept: another run over the same images, with another scorer
         say, computes none of them again.
     backbone, weights, scope, levels, input_size, resize, tiles, device, engine, batch_size,
-    neighbourhood, tolerate
+    neighbourhood, tolerate, any_orientation
         See `MahalanobisDetector`. With ``scope="positions"``, the anomaly maps of categories
         with masks are measured too (not for ``table="thresholds"``).
     reduction, scorer
@@ -149,6 +150,7 @@ def run(
         **vars(options),
         "neighbourhood": neighbourhood,
         "tolerate": tolerate,
+        "any_orientation": any_orientation,
         "reduction": reduction,
         "scorer": scorer,
         "threshold": threshold,
@@ -173,7 +175,9 @@ def run(
     _check(found, protocol, table, scope, shots)
     has_pixels = scope == "positions" and table != "thresholds"
     truths = {one.name: read_truth(one) if has_pixels else None for one in found}
-    recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood, tolerate)
+    recipe = Recipe(
+        scope, scorer, reduction, n_augment, seed, neighbourhood, tolerate, any_orientation
+    )
     target = Target(threshold, fpr)
     rows = []
     for name, file in networks_of(table, networks, backbone, weights):

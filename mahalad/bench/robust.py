@@ -66,6 +66,7 @@ def run(
     batch_size: int = 32,
     neighbourhood: int | str = "nearest",
     tolerate: str | Sequence[str] = "auto",
+    any_orientation: str | bool = "auto",
     reduction: str | None = None,
     scorer: str = "gaussian",
     threshold: str = "conformal",
@@ -83,7 +84,7 @@ def run(
     json_file, plot_file : path, optional
         Files to write: everything that is needed to redraw, and the plot.
     backbone, weights, scope, levels, input_size, resize, tiles, device, engine, batch_size,
-    neighbourhood, tolerate
+    neighbourhood, tolerate, any_orientation
         See `MahalanobisDetector`.
     reduction, scorer
         See `make_scorer`; for ``scope="image"``.
@@ -110,6 +111,7 @@ def run(
         **vars(options),
         "neighbourhood": neighbourhood,
         "tolerate": tolerate,
+        "any_orientation": any_orientation,
         "reduction": reduction,
         "scorer": scorer,
         "threshold": threshold,
@@ -124,7 +126,9 @@ def run(
     check_kinds(found)
     sizes = _test_sizes(found)
     extractor = options.extractor().build()
-    recipe = Recipe(scope, scorer, reduction, n_augment, seed, neighbourhood, tolerate)
+    recipe = Recipe(
+        scope, scorer, reduction, n_augment, seed, neighbourhood, tolerate, any_orientation
+    )
     target = Target(threshold, fpr)
     measured = {one.name: _measure(one, extractor, recipe, target, progress) for one in found}
     report = {

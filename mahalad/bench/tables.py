@@ -49,9 +49,11 @@ def describe_scorer(parameters: dict[str, Any], scorer: str | None = None) -> st
 
 
 def describe_tolerance(parameters: dict[str, Any]) -> list[tuple[str, str]]:
-    """Say in a report's header which changes are tolerated, where that was asked: rows of it."""
+    """Say in a report's header what is tolerated, and turned, where that was asked: rows of it."""
     kinds = parameters["tolerate"]
-    return [] if kinds == "auto" else [("tolerated", ", ".join(kinds) or "nothing")]
+    found = [] if kinds == "auto" else [("tolerated", ", ".join(kinds) or "nothing")]
+    turned = parameters.get("any_orientation", "auto")
+    return found if turned == "auto" else [*found, ("turned", "yes" if turned else "no")]
 
 
 def describe_splits(images: Mapping[str, Mapping[str, Any]]) -> list[str]:

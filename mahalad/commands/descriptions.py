@@ -31,6 +31,7 @@ def describe_detector(header: dict[str, Any]) -> dict[str, Any]:
         "levels": _levels(header["fit"]["levels"]),
         "neighbours": header["params"].get("n_neighbors"),
         "reduction": header["params"].get("reduction"),
+        "turned": header["fit"].get("turned") and "each image counts in its four quarter turns",
         "threshold": header["params"]["threshold"],
         "fpr": header["params"]["fpr"],
         "calibration": f"{calibration['method']}, {calibration['n']} scores",

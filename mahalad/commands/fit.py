@@ -50,8 +50,8 @@ SECTIONS = {
     ),
     "Network": ("backbone", "weights", "levels", "size", "resize", "tiles"),
     "Scores": (
-        "preset", "scope", "tolerate", "neighbourhood", "image_weight", "top_fraction", "scorer",
-        "reduction",
+        "preset", "scope", "tolerate", "any_orientation", "neighbourhood", "image_weight",
+        "top_fraction", "scorer", "reduction",
     ),
     "False-positive rate": ("fpr", "threshold", "calibration", "seed"),
     "Model file": ("output", "force", "without_weights", "without_features"),
@@ -165,6 +165,7 @@ def fit(
     )
     n, size = detector.n_images_, Path(output).stat().st_size
     click.echo(f"{output}: fitted to {n} images ({size / 1e6:.1f} MB)", err=True)
+    say_turned(detector)
     say_suspects(detector, "--without IMAGE leaves one out")
     click.echo(f"false-positive rate: {detector.guarantee_}", err=True)
     sys.exit(3 if detector.unreadable_ else 0)
@@ -247,6 +248,16 @@ def _without(names: list[str], left_out: Sequence[str]) -> list[str]:
         raise click.BadParameter("no image is left", param_hint="--without")
     click.echo(f"{len(names) - len(rest)} of {len(names)} images left out", err=True)
     return rest
+
+
+def say_turned(detector: AnomalyDetector) -> None:
+    """Say that images count in their quarter turns, where that was found out."""
+    if detector.any_orientation_ and detector.any_orientation == "auto":
+        click.echo(
+            "the parts lie at any angle: each image counts in its four quarter turns "
+            "(--any-orientation no fits to it as it is)",
+            err=True,
+        )
 
 
 def say_suspects(detector: AnomalyDetector, advice: str) -> None:

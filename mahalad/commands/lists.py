@@ -1,4 +1,4 @@
-"""Lists of names in one option, separated by commas."""
+"""What one option says by names: one of several, or some, separated by commas."""
 
 from __future__ import annotations
 
@@ -34,6 +34,21 @@ class Counts(click.ParamType[Any]):
         if not numbers or not all(text.isdigit() and int(text) for text in numbers):
             self.fail(f"{value!r}: whole numbers from 1, separated by commas", param, ctx)
         return tuple(map(int, numbers))
+
+
+class AnyOrientation(click.ParamType[Any]):
+    """``auto``, ``yes`` or ``no``."""
+
+    name = "any orientation"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Give "auto", True or False."""
+        known = {"auto": "auto", "yes": True, "no": False}
+        if not isinstance(value, str):
+            return value
+        if value not in known:
+            self.fail(f"{value!r} is not auto, yes or no", param, ctx)
+        return known[value]
 
 
 class Tolerated(click.ParamType[Any]):

@@ -44,6 +44,7 @@ def make_detector(options: dict[str, Any], fpr: float | None) -> AnomalyDetector
             top_fraction=options["top_fraction"],
             neighbourhood=options["neighbourhood"],
             tolerate=options["tolerate"],
+            any_orientation=options["any_orientation"],
             **network,
             **rule,
         )

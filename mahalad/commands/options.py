@@ -21,7 +21,7 @@ from mahalad.choices import (
     THRESHOLDS,
 )
 from mahalad.commands.gathering import pages_option, yes_option
-from mahalad.commands.lists import Tolerated, parse_levels
+from mahalad.commands.lists import AnyOrientation, Tolerated, parse_levels
 
 PRESETS = ("rippel2020",)
 _SCORERS = tuple(name for name in SCORERS if name != "spade")  # which needs another threshold
@@ -199,6 +199,12 @@ def detector_options(command: Any, published: Sequence[str] = ()) -> Any:
                          help="Harmless changes of pictures that shall not be taken for defects: "
                               f"{', '.join(CHANGES)}. auto: all, unless --reduction or "
                               "--threshold chi2-nominal; for --scorer gaussian or knn."),
+            click.option("--any-orientation", type=AnyOrientation(), default="auto",
+                         show_default=True, metavar="auto|yes|no",
+                         help="Whether images of the fit count in their four quarter turns, for "
+                              "parts that lie at any angle. auto: of 10 to 100 images, if these "
+                              "are to each other, turned, as they are unturned; for --scorer "
+                              "gaussian."),
             click.option("--reduction", default=None, metavar="pca|npca[:SHARE]",
                          help="Keep the first (pca) or last (npca) principal components; implies "
                               "--scope image."),
@@ -308,6 +314,10 @@ def settle(options: dict[str, Any]) -> dict[str, Any]:
     if options["tolerate"] != "auto" and not tolerant and is_given("tolerate"):
         raise click.UsageError(
             f"--tolerate is for --scorer gaussian or knn, not {options['scorer']}"
+        )
+    if options["scorer"] != "gaussian" and is_given("any_orientation"):
+        raise click.UsageError(
+            f"--any-orientation is for --scorer gaussian, not {options['scorer']}"
         )
     if options["scope"] == "image":
         for name in ("neighbourhood", "image_weight", "top_fraction"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,13 +25,28 @@ def progress_bar(label: str) -> Progress:
 
 
 def with_progress(X: Any, label: str) -> Any:
-    """Iterate over the sources in `X` under a progress bar."""
+    """Iterate over the sources in `X` under a progress bar, each time that they are read."""
     if not sys.stderr.isatty():
         return X
     from mahalad.images.sources import iter_sources
 
-    sources = list(iter_sources(X))
-    return progress_bar(label)(sources, len(sources))  # it has a length: it is read in batches
+    return _Shown(list(iter_sources(X)), label)
+
+
+class _Shown(Sequence[Any]):
+    """A list that is iterated over under a progress bar."""
+
+    def __init__(self, items: list[Any], label: str) -> None:
+        self._items, self._label = items, label
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self._items[i]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(progress_bar(self._label)(self._items, len(self._items)))
 
 
 @contextmanager

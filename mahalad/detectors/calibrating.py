@@ -108,7 +108,8 @@ def leaked(state: FitState, recipe: FitRecipe) -> NDArray[np.bool_]:
         return np.zeros(held.n_kept, dtype=bool)
     found = np.isin(held.keys, store.keys) | np.isin(held.groups, store.groups)
     if recipe.near_copies == "group":
-        first, second = _alike(Kept.joined([store.kept.originals(), held.kept.originals()])).T
+        both = Kept.joined([store.kept.originals(), held.kept.originals()])
+        first, second = _alike(both, recipe.turned).T
         across = second[(first < store.n_kept) & (second >= store.n_kept)]
         found[across - store.n_kept] = True
     return np.asarray(found)
@@ -118,7 +119,7 @@ def _copies(kept: Kept, recipe: FitRecipe) -> NDArray[np.intp]:
     """Pairs of images that show the same part, whatever they are called."""
     if recipe.near_copies == "separate":
         return _same(kept)
-    return np.concatenate([_same(kept), _alike(kept)])
+    return np.concatenate([_same(kept), _alike(kept, recipe.turned)])
 
 
 def _same(kept: Kept) -> NDArray[np.intp]:
@@ -127,10 +128,10 @@ def _same(kept: Kept) -> NDArray[np.intp]:
     return np.column_stack([first[which], np.arange(len(which))])
 
 
-def _alike(kept: Kept) -> NDArray[np.intp]:
+def _alike(kept: Kept, turned: bool) -> NDArray[np.intp]:
     """Pairs of near-copies of which at least one is a group of its own."""
     if kept.looks.any():
-        pairs = near_copies(kept.looks)
+        pairs = near_copies(kept.looks, turned=turned)
     else:
         pairs = near_copies_of_features(originals(kept.features))
     own = are_own(kept.groups, kept.keys)

@@ -54,8 +54,14 @@ def thumbnail(prepared: Any) -> NDArray[np.uint8]:
     return np.asarray(small).reshape(-1)
 
 
-def near_copies(looks: NDArray[np.uint8]) -> NDArray[np.intp]:
+def near_copies(looks: NDArray[np.uint8], *, turned: bool = False) -> NDArray[np.intp]:
     """Find pairs of near-copies among thumbnails (n, N_PIXELS); a black one is like no other.
+
+    Parameters
+    ----------
+    looks : ndarray of shape (n, N_PIXELS)
+    turned : bool, default=False
+        Whether pictures that are others in a quarter turn are near-copies, too.
 
     Returns
     -------
@@ -68,14 +74,22 @@ def near_copies(looks: NDArray[np.uint8]) -> NDArray[np.intp]:
     contrast = np.sqrt(np.square(flat).mean(axis=1))
     known = np.count_nonzero(looks, axis=1) > 0
     unit = flat / np.maximum(contrast, 1e-6)[:, None] / np.sqrt(flat.shape[1])
+    grid = unit.reshape(-1, SIDE, SIDE, 3)
 
-    def squares(rows: NDArray[np.intp]) -> Floats:
-        # |x - y|^2 of pictures that differ by brightness and contrast alone is 0.
-        apart = np.maximum(2 - 2 * unit[rows] @ unit.T, 0) * contrast[rows, None] * contrast
-        return np.where(known[rows, None] & known, apart, np.inf)
+    def squares_of(k: int) -> Squares:
+        other = np.rot90(grid, k, axes=(1, 2)).reshape(unit.shape)
 
-    typical = _typical(squares, len(looks))
-    return _pairs(squares, len(looks), min(LIMIT, SHARE * typical))
+        def squares(rows: NDArray[np.intp]) -> Floats:
+            # |x - y|^2 of pictures that differ by brightness and contrast alone is 0.
+            apart = np.maximum(2 - 2 * unit[rows] @ other.T, 0) * contrast[rows, None] * contrast
+            return np.where(known[rows, None] & known, apart, np.inf)
+
+        return squares
+
+    squares = squares_of(0)
+    limit = min(LIMIT, SHARE * _typical(squares, len(looks)))
+    turns = [squares, *(squares_of(k) for k in (1, 2, 3) if turned)]
+    return np.concatenate([_pairs(own, len(looks), limit) for own in turns])
 
 
 def near_copies_of_features(features: Features) -> NDArray[np.intp]:

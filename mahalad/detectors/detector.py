@@ -26,6 +26,7 @@ from mahalad.detectors.parameters import FitParameters
 from mahalad.detectors.removing import without
 from mahalad.detectors.state import LEFT_OUT, Calibrated, FitRecipe, FitState, joined_depths
 from mahalad.detectors.suspects import suspected
+from mahalad.detectors.turning import check_orientation, lies_at_any_angle
 from mahalad.errors import CalibrationError, InputError
 from mahalad.features.file import engines_of, restore_features
 from mahalad.features.parameters import (
@@ -53,7 +54,10 @@ from mahalad.unfitted import NotFittedError
 
 _log = logging.getLogger(__name__)
 
-_MUST_MATCH = ("threshold", "tolerate", "n_augment", "random_state", "max_stored", "near_copies")
+_MUST_MATCH = (
+    "threshold", "tolerate", "any_orientation", "n_augment", "random_state", "max_stored",
+    "near_copies",
+)  # fmt: skip
 
 
 class AnomalyDetector(OutlierMixin, FitParameters):
@@ -98,6 +102,8 @@ class AnomalyDetector(OutlierMixin, FitParameters):
         Harmless changes of pictures that shall not be taken for defects; see
         `MahalanobisDetector`. ``"auto"``: all, if the scorer is a Gaussian for each level or
         position without a reduction, and not for ``threshold="chi2-nominal"``.
+    any_orientation : "auto" or bool, default=False
+        Whether images of the fit count in their four quarter turns; see `MahalanobisDetector`.
 
     Attributes
     ----------
@@ -112,6 +118,8 @@ class AnomalyDetector(OutlierMixin, FitParameters):
         Images fitted.
     fit_date_ : str or None
         Day of the fit.
+    any_orientation_ : bool
+        Whether images were fitted in their four quarter turns.
     unreadable_ : list of Result
         Images that `fit` had to leave out.
     copies_ : list of list of str
@@ -155,6 +163,7 @@ class AnomalyDetector(OutlierMixin, FitParameters):
         random_state: int | None = None,
         near_copies: str = "group",
         tolerate: str | Sequence[str] = (),
+        any_orientation: str | bool = False,
     ) -> None:
         self.features = features
         self.scorer = scorer
@@ -167,6 +176,7 @@ class AnomalyDetector(OutlierMixin, FitParameters):
         self.random_state = random_state
         self.near_copies = near_copies
         self.tolerate = tolerate
+        self.any_orientation = any_orientation
 
     # -- fitting ---------------------------------------------------------------------------
 
@@ -251,7 +261,7 @@ class AnomalyDetector(OutlierMixin, FitParameters):
         self._check_updatable()
         if self.features_ is None:
             check_columns(X, self._state.columns)
-        mine, recipe = self._with_sums(), self._recipe()
+        mine, recipe = self._with_sums(self._state), self._recipe()
         added = read(
             X,
             self.features_,
@@ -271,7 +281,13 @@ class AnomalyDetector(OutlierMixin, FitParameters):
     def merge(self, other: AnomalyDetector) -> Self:
         """Add the images of another fitted detector with the same parameters.
 
-        Fits on shards of the images, merged, equal one fit on all of them.
+        Fits on shards of the images, merged, equal one fit on all of them; where only one of both
+        found that parts lie at any angle, one with ``any_orientation=False``.
+
+        Warns
+        -----
+        UserWarning
+            That is so.
 
         Raises
         ------
@@ -294,8 +310,17 @@ class AnomalyDetector(OutlierMixin, FitParameters):
                 raise InputError(
                     f"cannot merge fits with different {name}: {mine[name]} and {theirs[name]}"
                 )
-        mine = self._with_sums()
-        self._state = mine.merge(other._with_sums())
+        mine, theirs = self._state, other._state
+        if mine.turned != theirs.turned and mine.store.n_seen and theirs.store.n_seen:
+            mine, theirs = mine.as_they_are(), theirs.as_they_are()
+            warnings.warn(
+                "the parts of one of both fits were found to lie at any angle, and those of the "
+                "other were not: the fit to all takes images as they are (any_orientation=True or "
+                "False in both says which)",
+                stacklevel=2,
+            )
+        mine = self._with_sums(mine)
+        self._state = mine.merge(self._with_sums(theirs))
         _log.info("%d images joined with %d", self.n_images_ - mine.store.n_seen, mine.store.n_seen)
         warn_of_mixture(self._state, mine, self.features_)
         self._calibrated = None
@@ -316,8 +341,8 @@ class AnomalyDetector(OutlierMixin, FitParameters):
             read. Nothing is removed then.
         """
         self._check_updatable()
-        mine, recipe = self._with_sums(), self._recipe()
-        all_kept = replace(recipe, capacity=None, n_augment=0, tolerate=())
+        mine, recipe = self._with_sums(self._state), self._recipe()
+        all_kept = replace(recipe, capacity=None, n_augment=0, turned=False, tolerate=())
         found = read(
             X, self.features_, lambda: None, all_kept, levels=tuple(mine.levels), to_fit=False
         )
@@ -325,7 +350,7 @@ class AnomalyDetector(OutlierMixin, FitParameters):
             raise InputError(f"cannot be removed: {found.unreadable[0].error}")
         self._state = without(mine, found.store.kept, self.unfitted_scorer)
         _log.info("%d images left of %d", self.n_images_, mine.store.n_seen)
-        self._state = self._with_sums()
+        self._state = self._with_sums(self._state)
         self._calibrated = None
         if mine.changes.n_images and not self._state.changes.n_images:
             warnings.warn(
@@ -363,6 +388,7 @@ class AnomalyDetector(OutlierMixin, FitParameters):
             raise InputError("n_augment changes images; it needs a feature extractor")
         if features is None and self.tolerate != "auto" and self.tolerated():
             raise InputError("tolerate is about images; it needs a feature extractor")
+        check_orientation(self.any_orientation, features)
         return FitReader(
             type(self).__name__,
             params_spec(self),
@@ -629,6 +655,12 @@ class AnomalyDetector(OutlierMixin, FitParameters):
         return list(self._state.unreadable)
 
     @property
+    def any_orientation_(self) -> bool:
+        """Whether images were fitted in their four quarter turns."""
+        self._check_fitted()
+        return self._state.turned
+
+    @property
     def suspects_(self) -> list[Result]:
         """Images of the fit that do not fit the others, the most abnormal first.
 
@@ -760,6 +792,11 @@ class AnomalyDetector(OutlierMixin, FitParameters):
         for name in ("_state", "_calibrated", "features_"):
             self.__dict__.pop(name, None)  # a failed fit leaves no half-fitted detector
         reader = self.reader()
+        if self.any_orientation == "auto":
+            turned = lies_at_any_angle(
+                X, reader.features, reader.make_scorer(), groups, reader.recipe.salt
+            )
+            reader = replace(reader, recipe=replace(reader.recipe, turned=turned))
         if keep is None:
             state = reader.read(X, groups, to_fit=True, stacklevel=4)
         else:
@@ -789,10 +826,13 @@ class AnomalyDetector(OutlierMixin, FitParameters):
             self._warn_if_uncalibrated(stacklevel)
         return self
 
-    def _with_sums(self) -> FitState:
-        """The state, with the sums of a scorer that has such."""
-        recipe = self._recipe()
-        return self._state.with_sums(self.unfitted_scorer) if recipe.streams else self._state
+    def _turns(self) -> bool:
+        """Whether images are fitted turned: once there is a fit, it says so."""
+        return self._state.turned if self.__sklearn_is_fitted__() else super()._turns()
+
+    def _with_sums(self, state: FitState) -> FitState:
+        """A state with the sums of a scorer that has such."""
+        return state.with_sums(self.unfitted_scorer) if self._recipe().streams else state
 
     def _up_to_date(self) -> Calibrated:
         """Scorer and calibration, brought up to date with all images added, and parameters.
@@ -882,7 +922,7 @@ def _holding_out(
     state: FitState, X: Any, groups: Sequence[Any] | None, features: Any, recipe: FitRecipe
 ) -> FitState:
     """The state with further images that only set the threshold."""
-    all_kept = replace(recipe, capacity=None, n_augment=0, tolerate=())
+    all_kept = replace(recipe, capacity=None, n_augment=0, turned=False, tolerate=())
     names = tuple(state.levels)
     given = read(X, features, lambda: None, all_kept, groups=groups, levels=names, stacklevel=5)
     if not given.store.n_seen:

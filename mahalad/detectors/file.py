@@ -96,6 +96,7 @@ def describe(
         "fit": {
             **_describe_store(store, include_features),
             "levels": {name: list(shape) for name, shape in state.levels.items()},
+            **({"turned": True} if state.turned else {}),
             "grouped": state.grouped,
             "columns": list(state.columns),
             "unreadable": [{"name": r.name, "error": r.error} for r in state.unreadable],
@@ -221,6 +222,7 @@ def restore(
         read_store("fit", fit, arrays, tuple(levels), capacity=recipe.capacity, salt=recipe.salt),
         read_store("held_out", header["held_out"], arrays, tuple(levels)),
         levels=levels,
+        turned=fit.get("turned", False),
         grouped=fit["grouped"],
         unreadable=tuple(Result(r["name"], error=r["error"]) for r in fit["unreadable"]),
         columns=tuple(fit.get("columns", ())),

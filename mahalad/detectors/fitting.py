@@ -83,7 +83,7 @@ def read(
     n_read = 0
     pictures = Pictures(bounds.changed)
     kinds = () if features is None else recipe.tolerate
-    for images, found in extract(X, features, recipe.salt, recipe.n_augment):
+    for images, found in extract(X, features, recipe.salt, recipe.n_augment, turned=recipe.turned):
         good = [i for i, image in enumerate(images, start=n_read) if image.error is None]
         readable = [image for image in images if image.error is None]
         keys = [image.key for image in readable]
@@ -116,6 +116,7 @@ def read(
         store,
         scorer=sums if store.n_seen else None,
         levels=shapes,
+        turned=recipe.turned,
         grouped=groups is not None,
         unreadable=tuple(unreadable),
         columns=column_names(X) if features is None else (),

@@ -84,6 +84,14 @@ class MahalanobisDetector(AnomalyDetector):
         features of up to 8 images of the fit is added to the covariances, and scores of positions
         leave out what raises distances all over a picture. ``"auto"``: all of them; none with a
         `reduction` or ``threshold="chi2-nominal"``, which know nothing of it. (): none.
+    any_orientation : "auto" or bool, default="auto"
+        Whether images of the fit count in their four quarter turns, for parts that lie at any
+        angle: of few images hardly two lie alike. ``"auto"``: if they are to each other, turned, as
+        they are unturned, and nearer to those of both. For that up to 12 images are looked at, of fits to 10 to 100 images (a
+        folder, a list or an array of them; of an iterator nobody knows how many there are, and
+        more images have parts at all angles) with ``scope="positions"``,
+        ``neighbourhood="nearest"`` and neither `roi` nor ``resize="pad"``. `any_orientation_` says
+        what was found; such a fit takes 4 times the time, and a file up to 4 times the size.
     top_fraction, image_weight, smoothing, neighbourhood
         See `PatchScorer`; for ``scope="positions"``.
     fpr : float, default=0.05
@@ -144,6 +152,7 @@ class MahalanobisDetector(AnomalyDetector):
         bits: int | None = None,
         channels: str = "rgb",
         tolerate: str | Sequence[str] = "auto",
+        any_orientation: str | bool = "auto",
         top_fraction: float = 0.03,
         image_weight: float = 0.2,
         smoothing: float = 0.0,
@@ -172,6 +181,7 @@ class MahalanobisDetector(AnomalyDetector):
         self.bits = bits
         self.channels = channels
         self.tolerate = tolerate
+        self.any_orientation = any_orientation
         self.top_fraction = top_fraction
         self.image_weight = image_weight
         self.smoothing = smoothing

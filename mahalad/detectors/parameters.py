@@ -18,7 +18,7 @@ from mahalad.checks import (
     Whole,
     check_parameters,
 )
-from mahalad.choices import CHANGES, NEAR_COPIES
+from mahalad.choices import ANY_ORIENTATION, CHANGES, NEAR_COPIES
 from mahalad.detectors.state import FitRecipe
 from mahalad.errors import InputError
 from mahalad.features.copying import copy_extractor
@@ -37,6 +37,7 @@ _LIMITS: dict[str, Limit] = {
     "random_state": Either((IsNone(), Whole(0, 2**63 - 1))),
     "near_copies": OneOf(NEAR_COPIES),
     "tolerate": Either((OneOf(("auto",)), Some(CHANGES))),
+    "any_orientation": OneOf(ANY_ORIENTATION),
 }
 
 
@@ -57,6 +58,7 @@ class FitParameters(BaseEstimator):
     random_state: int | None
     near_copies: str
     tolerate: str | Sequence[str]
+    any_orientation: str | bool = False  # of detectors that have the parameter
 
     def unfitted_parts(self) -> tuple[Any, Any]:
         """Fresh feature extractor (None where features are given) and scorer, unfitted."""
@@ -86,9 +88,14 @@ class FitParameters(BaseEstimator):
             capacity=self.most_stored() if streams else None,
             salt=self._salt(),
             n_augment=self.n_augment,
+            turned=self._turns(),
             near_copies=self.near_copies,
             tolerate=self.tolerated(),
         )
+
+    def _turns(self) -> bool:
+        """Whether images are fitted turned, as far as parameters say."""
+        return self.any_orientation is True
 
     def tolerated(self) -> tuple[str, ...]:
         """Kinds of harmless changes that the scorer is told of, in the order of all kinds."""

@@ -134,6 +134,14 @@ class FeatureStore:
         other._chunks = [replace(self.kept, groups=groups)]
         return other
 
+    def with_copies(self, chosen: Sequence[int]) -> FeatureStore:
+        """Return a store of the same images with some of their copies. This one does not change."""
+        other = self._empty()
+        other.n_seen, other.limit, other.whole = self.n_seen, self.limit, self.whole
+        features = {name: F[:, list(chosen)] for name, F in self.features.items()}
+        other._hold([replace(self.kept, features=features)])
+        return other
+
     @property
     def kept(self) -> Kept:
         """All that is kept. There is something only if the store is not empty."""

@@ -14,6 +14,7 @@ from mahalad.arrays import as_input_of, rows
 from mahalad.detectors.changes import Changes
 from mahalad.detectors.reservoir import FeatureStore, lower
 from mahalad.errors import InputError
+from mahalad.images.augment import N_TURNS
 from mahalad.protocols import Floats
 from mahalad.result import Result
 
@@ -44,6 +45,8 @@ class FitRecipe:
         Salt of the hashes that decide folds, hold-out split, reservoir and augmentation.
     n_augment : int
         Number of slightly changed copies of each image that the fit uses as well.
+    turned : bool
+        Whether the fit uses each image in its four quarter turns.
     near_copies : {"group", "separate"}
         Whether near-copies of a picture count as one part with it, where no groups were given.
     tolerate : tuple of str
@@ -56,6 +59,7 @@ class FitRecipe:
     capacity: int | None = None
     salt: int = 0
     n_augment: int = 0
+    turned: bool = False
     near_copies: str = "group"
     tolerate: tuple[str, ...] = ()
 
@@ -108,6 +112,8 @@ class FitState:
         where `with_sums` can take the sums anew from a complete store.
     levels : dict of str to list of int
         Shape of each level, (n_features,) or (h, w, n_features), in the order of the fit.
+    turned : bool
+        Whether the features of an image are followed by those of its quarter turns.
     grouped : bool
         True if the user gave groups; False if every image, with its exact copies, is its own.
     unreadable : tuple of Result
@@ -128,6 +134,7 @@ class FitState:
     held_out: FeatureStore = field(default_factory=FeatureStore)
     scorer: Any = None
     levels: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    turned: bool = False
     grouped: bool = False
     unreadable: tuple[Result, ...] = ()
     columns: tuple[str, ...] = ()
@@ -144,8 +151,11 @@ class FitState:
         Raises
         ------
         InputError
-            The other state has other levels, or a scorer that cannot be merged.
+            The other state has other levels, or a scorer that cannot be merged, or only one of the
+            two has turned images.
         """
+        if self.turned != other.turned and self.store.n_seen and other.store.n_seen:
+            raise InputError("cannot merge images in four quarter turns with some as they are")
         if self.levels and other.levels and set(self.levels) != set(other.levels):
             raise InputError(
                 f"cannot merge fits to the levels {', '.join(self.levels)} and "
@@ -157,6 +167,7 @@ class FitState:
             held_out=self.held_out.merged(other.held_out),
             scorer=_merged(self, other),
             levels=self.levels or other.levels,
+            turned=self.turned or other.turned,
             grouped=self.grouped or other.grouped,
             unreadable=(*self.unreadable, *other.unreadable),
             columns=self.columns or other.columns,
@@ -164,6 +175,25 @@ class FitState:
             changes=self.changes.merged(other.changes),
             params=self.params or other.params,
         )
+
+    def as_they_are(self) -> FitState:
+        """Return the state of the same images without their quarter turns, and without sums.
+
+        Raises
+        ------
+        InputError
+            Not all features are kept.
+        """
+        if not self.turned or self.store.is_empty:
+            return replace(self, turned=False)
+        if not self.store.is_complete:
+            raise InputError(
+                "cannot merge a fit to images in four quarter turns, not all of which are kept, "
+                "with one to images as they are: fit both with any_orientation=True, or with False"
+            )
+        n_copies = next(iter(self.store.features.values())).shape[1]
+        store = self.store.with_copies([0, *range(1 + N_TURNS, n_copies)])
+        return replace(self, store=store, scorer=None, turned=False)
 
     def with_sums(self, make_scorer: MakeScorer) -> FitState:
         """Return the state with sums, taken from the features if a file held only these."""

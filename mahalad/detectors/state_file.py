@@ -30,6 +30,7 @@ def describe_state(state: FitState) -> tuple[Header, Arrays]:
     header: Header = {
         "store": store_record(state.store),
         "levels": {name: list(shape) for name, shape in state.levels.items()},
+        "turned": state.turned,
         "grouped": state.grouped,
         "unreadable": [{"name": r.name, "error": r.error} for r in state.unreadable],
         "columns": list(state.columns),
@@ -77,6 +78,7 @@ def restore_state(
             ),
             scorer=scorer,
             levels=levels,
+            turned=bool(header.get("turned", False)),
             grouped=bool(header["grouped"]),
             unreadable=tuple(Result(r["name"], error=r["error"]) for r in header["unreadable"]),
             columns=tuple(header["columns"]),

@@ -107,7 +107,9 @@ def fit(
     Sums add up, and which images are kept is told by their content, so the result does not depend
     on how many machines there are, nor on those that are lost on the way: their parts are read
     again. It is the local fit's up to the order of additions (1e-10) where batches and number of
-    threads are the same: `Pool(cpus=n)` has n threads.
+    threads are the same: `Pool(cpus=n)` has n threads. No images are looked at beforehand: with
+    ``any_orientation="auto"`` they are taken as they are, which `detector.fit` also does of more
+    than 100.
     """
     ray = connect(address)
     reader = detector.reader()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mahalad.checks import BATCH_SIZE, check_parameters
 from mahalad.errors import InputError
-from mahalad.images.augment import augmented_copies
+from mahalad.images.augment import augmented_copies, quarter_turns
 from mahalad.images.pixels import pixels_of
 from mahalad.images.reading import ReadImage, content_key, read_batches
 from mahalad.images.sources import ImageSource, is_stream
@@ -47,6 +47,7 @@ def extract(
     salt: int,
     n_augment: int = 0,
     *,
+    turned: bool = False,
     batch_size: int | None = None,
     promptly: bool = False,
     fitted: Iterable[str] = (),
@@ -61,6 +62,8 @@ def extract(
         Salt of the images' content hashes.
     n_augment : int
         Augmented copies of each image, after the image itself.
+    turned : bool, default=False
+        Whether each image is followed by its `quarter_turns`, before augmented copies.
     batch_size : int, optional
         Images in a batch, instead of the extractor's own number.
     promptly : bool, default=False
@@ -85,12 +88,22 @@ def extract(
         X, extractor.prepare, batch_size=size, salt=salt, ahead=ahead, pixels=pixels
     )
     for images in batches:
-        good = [(image.prepared, image.key) for image in images if image.prepared is not None]
+        good = [
+            (image.prepared, image.key, image.stretch)
+            for image in images
+            if image.prepared is not None
+        ]
         if not good:
             yield images, {}
             continue
-        passes = [[prepared for prepared, _ in good]]
-        copies = [augmented_copies(prepared, n_augment, key) for prepared, key in good]
+        passes = [[prepared for prepared, *_ in good]]
+        copies = [
+            [
+                *(quarter_turns(prepared, stretch) if turned else ()),
+                *augmented_copies(prepared, n_augment, key),
+            ]
+            for prepared, key, stretch in good
+        ]
         passes += [list(one_pass) for one_pass in zip(*copies, strict=True)]
         extracted = [extractor.transform(one_pass) for one_pass in passes]
         yield images, {n: np.stack([e[n] for e in extracted], axis=1) for n in extracted[0]}

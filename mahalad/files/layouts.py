@@ -102,6 +102,7 @@ DETECTOR = {
     "fit": {
         **_STORE,
         "levels": MapOf(ListOf(int)),
+        "turned": Optional(bool),
         "grouped": bool,
         "columns": Optional(ListOf(str)),
         "unreadable": _UNREADABLE,

@@ -1,4 +1,4 @@
-"""Small changes of pose and light, for augmented passes over the normal images."""
+"""Turned and slightly changed copies, for augmented passes over the normal images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ MAX_ROTATION = 3.0  # degrees
 MAX_SHIFT = 0.02  # of the side
 MAX_SCALING = 0.03
 MAX_LIGHT = 0.05  # brightness and contrast
+
+_SQUARE = 0.01  # what stretches pixels less than that is the rounding of a size
+
+N_TURNS = 3
+"""Quarter turns of an image that are not the image itself."""
 
 
 def augmented_copies(prepared: NDArray[Any], n_copies: int, key: int) -> list[NDArray[Any]]:
@@ -33,6 +38,50 @@ def augmented_copies(prepared: NDArray[Any], n_copies: int, key: int) -> list[ND
     """
     rng = np.random.default_rng(key)
     return [_augment(prepared, rng) for _ in range(n_copies)]
+
+
+def quarter_turns(prepared: NDArray[Any], stretch: float = 1.0) -> list[NDArray[Any]]:
+    """Turn an image by 90, 180 and 270 degrees.
+
+    Parameters
+    ----------
+    prepared : ndarray of shape (H, W, 3)
+        uint8, or float32 in [0, 1].
+    stretch : float, default=1
+        How many times wider than high a pixel is. Where that is not 1, as in squashed images that
+        were not square, what is turned is stretched back; else no pixel changes its value.
+
+    Returns
+    -------
+    list of ndarray, of the type of `prepared`
+        What comes from outside the image is made of what lies at its edges.
+    """
+    turns = [np.rot90(prepared, k) for k in range(1, 1 + N_TURNS)]
+    if abs(math.log(stretch)) > _SQUARE:
+        turns = [turn if k == 1 else _stretched(turn, stretch) for k, turn in enumerate(turns)]
+    return [np.ascontiguousarray(turn) for turn in turns]
+
+
+def _stretched(image: NDArray[Any], stretch: float) -> NDArray[Any]:
+    """Make what is in an image so many times narrower and higher, about its centre."""
+    height, width = image.shape[:2]
+    wider, higher = stretch - 1, 1 / stretch - 1  # what is seen of it, less what is there
+    rows, columns = _with_ground(height, higher), _with_ground(width, wider)
+    start_x = (len(columns) - width - width * wider) / 2
+    start_y = (len(rows) - height - height * higher) / 2
+    matrix = (stretch, 0.0, start_x, 0.0, 1 / stretch, start_y)
+    padded = image[rows][:, columns]
+    found = np.stack([_channel(padded[..., c], matrix, (width, height)) for c in range(3)], axis=-1)
+    return (np.rint(found) if image.dtype == np.uint8 else found).astype(image.dtype)
+
+
+def _with_ground(size: int, more: float) -> NDArray[np.intp]:
+    """Places along an axis, with as many before and after it as a share of it, those of its ends:
+    to and fro over a sixteenth, so that grain stays grain."""
+    margin, band = math.ceil(size * max(more, 0.0)), max(1, size // 16)
+    steps = np.arange(margin) % (2 * band)
+    inwards = np.minimum(steps, 2 * band - 1 - steps)
+    return np.concatenate([inwards[::-1], np.arange(size), size - 1 - inwards])
 
 
 def _augment(prepared: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:

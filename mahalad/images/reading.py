@@ -49,7 +49,8 @@ class ReadImage:
     `key` is a hash of the prepared pixels. Everything that must be drawn at random over images
     (folds, hold-out split, reservoir) is drawn from it, so that it does not depend on order,
     batch size or how a fit was sharded. `depth` and `top` are those of `Decoded`; features that
-    are given, and images that could not be read, have none.
+    are given, and images that could not be read, have none. `stretch` says how many times
+    wider than high a pixel of the prepared image is: 1, but for squashed images not square before.
     """
 
     source: ImageSource
@@ -58,6 +59,7 @@ class ReadImage:
     error: ImageReadError | ImageValueError | None
     depth: str = ""
     top: int | None = None
+    stretch: float = 1.0
 
 
 def read_image(
@@ -89,7 +91,16 @@ def _prepare_image(source: ImageSource, decoded: Decoded, prepare: Prepare, salt
     except (ImageReadError, ImageValueError) as error:
         return _unreadable(source, error)
     key = content_key(prepared, salt)
-    return ReadImage(source, prepared, key, None, decoded.depth, decoded.top)
+    stretch = _aspect(decoded.image) / _aspect(prepared)
+    return ReadImage(source, prepared, key, None, decoded.depth, decoded.top, stretch)
+
+
+def _aspect(image: Any) -> float:
+    """Width of a picture or an array (H, W, ...) divided by its height; 1 of anything else."""
+    if isinstance(image, np.ndarray):
+        return float(image.shape[1] / image.shape[0]) if image.ndim > 1 else 1.0
+    width, height = getattr(image, "size", (1, 1))
+    return float(width / height)
 
 
 def _prepared(image: Any, prepare: Prepare, name: str) -> NDArray[Any]:

@@ -6,6 +6,7 @@ by name. Nothing else in the package does so.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +92,12 @@ def degrees_of_freedom(scorer: Any) -> int | None:
     """Number of features that a fitted scorer scores, or None if it does not say."""
     degrees: int | None = getattr(scorer, "degrees_of_freedom_", None)
     return degrees
+
+
+def comparing_turned(scorer: Any) -> Callable[..., bool] | None:
+    """What says whether turned images are like the others; None for a scorer that cannot."""
+    compare: Callable[..., bool] | None = getattr(scorer, "turned_alike", None)
+    return compare
 
 
 def has_sums(scorer: Any) -> bool:

@@ -160,7 +160,7 @@ class Nearest(Value):
         )
         metrics = scatter.without(X, shares, floor, nuisances)
         for own, metric in zip(shares, metrics, strict=True):
-            first[own], second[own], of_first[own] = _two_nearest(
+            first[own], second[own], of_first[own] = two_nearest(
                 self._with(metric), X[own], labels[own], owners
             )
         unreached = ~np.isfinite(first).any(axis=0)  # by any good picture: they never count
@@ -201,7 +201,7 @@ class Nearest(Value):
             return np.ones(X.shape[1])
         further = np.empty(X.shape[:2])
         for own, metric in zip(shares, scatter.without(X, pairs, floor, nuisances), strict=True):
-            further[own] = _two_nearest(self._with(metric), X[own], labels[own], owners)[0]
+            further[own] = two_nearest(self._with(metric), X[own], labels[own], owners)[0]
         further[~np.isfinite(further)] = 0.0
         one, two = (1 / (scatter.n - n * k / n_shares) for k in (1, 2))
         step = (one - 1 / max(scatter.n - 1, 1)) / (two - one)
@@ -229,7 +229,7 @@ class Nearest(Value):
             copies = X[row] + nuisance.differences[start : start + n_ways].astype(np.float32)
             both = np.concatenate([X[row : row + 1], copies])
             own = np.full(len(both), labels[row])
-            d = _two_nearest(self.matching, both, own, owners)[0]
+            d = two_nearest(self.matching, both, own, owners)[0]
             d[~np.isfinite(d)] = 0.0
             squares.append((np.maximum(d[1:] - d[0], 0) ** 2).sum(axis=0))
         found = np.array(squares)
@@ -266,7 +266,7 @@ def _without(nuisance: Nuisance | None, images: NDArray[np.intp]) -> Nuisance | 
     return nuisance if nuisance is None or not len(images) else nuisance.without(images)
 
 
-def _two_nearest(
+def two_nearest(
     matching: Matching, X: NDArray[Any], labels: NDArray[np.intp], owners: NDArray[np.intp]
 ) -> tuple[Floats, Floats, NDArray[np.intp]]:
     """Distances to the nearest patch that is not of an image's group, and to the nearest of a third

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import replace
 from types import MappingProxyType
@@ -28,6 +28,7 @@ from mahalad.scorers.positions.nearest import LeftOut, Nearest
 from mahalad.scorers.positions.patches import N_FINER, N_IMAGES, Patches
 from mahalad.scorers.positions.scoring import COMMON, GAUSSIANS, IMAGE_TOLERANCE, Inside, Scoring
 from mahalad.scorers.positions.standards import Standardized, Standards, unexplained, varying
+from mahalad.scorers.positions.turning import turned_alike
 from mahalad.scorers.sets import numbered
 
 _CONTEXT_WEIGHT = 0.6  # in the map, as a share of all other weights, where position tells nothing
@@ -407,6 +408,32 @@ class PatchScorer(Standardized, BaseEstimator):
         for name, image_gaussian in self.image_gaussians_.items():
             root = np.sqrt(self._image_tolerance)
             image_gaussian.tolerate(Nuisance(root * differences[name].astype(float), n_images))
+
+    def turned_alike(
+        self, X: Features, turns: Iterable[Features], groups: NDArray[np.intp]
+    ) -> bool:
+        """Whether good images are as far from others that are turned as from others as they are.
+
+        Parameters
+        ----------
+        X : mapping of str to ndarray of shape (n_images, ...)
+            Levels of good images; the scorer need not be fitted.
+        turns : iterable of such mappings
+            Levels of the same images turned, one way after the other.
+        groups : ndarray of int of shape (n_images,)
+            Images of one number are not compared.
+
+        Returns
+        -------
+        bool
+            False where patches are compared with Gaussians alone, or images are padded.
+        """
+        if not self._compares or BOX in X:
+            return False
+        coarsest = grids.group_levels(X)[-1]
+        own = grids.side_by_side(X, coarsest)
+        others = (grids.side_by_side(levels, coarsest) for levels in turns)
+        return turned_alike(own, others, groups, max(1, round(self.top_fraction * own.shape[1])))
 
     def factorise(self) -> Self:
         """Compute now what scoring needs of the sums, rather than at the first question."""

@@ -1,0 +1,126 @@
+"""Whether the parts of a fit lie at any angle: some of its images are looked at, turned."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mahalad.arrays import originals
+from mahalad.errors import InputError
+from mahalad.features.extraction import extract
+from mahalad.images.augment import quarter_turns
+from mahalad.images.sources import ImageSource, iter_sources
+from mahalad.protocols import Features
+from mahalad.scorers.capabilities import comparing_turned
+
+FEWEST, MOST = 10, 100
+"""Images of fits of which some are looked at; more of them have parts at all angles."""
+
+N_SEEN = 12
+"""Images that are looked at, at most."""
+
+_log = logging.getLogger(__name__)
+
+
+def check_orientation(any_orientation: str | bool, features: Any) -> None:
+    """Refuse to turn what has no pixels, or a region that does not turn with the image.
+
+    Raises
+    ------
+    InputError
+    """
+    if any_orientation is not True:
+        return
+    if features is None:
+        raise InputError("any_orientation turns images; it needs a feature extractor")
+    if _has_region(features):
+        raise InputError(
+            "any_orientation=True does not go with a region of interest, which says where parts "
+            "lie: leave out one of them"
+        )
+
+
+def lies_at_any_angle(
+    X: Any, features: Any, scorer: Any, groups: Sequence[Any] | None, salt: int
+) -> bool:
+    """Whether images that are turned are like the others as they are.
+
+    Parameters
+    ----------
+    X : images
+    features : built feature extractor or None
+    scorer : unfitted scorer
+    groups : sequence of length n_images, optional
+        What each image shows: images of one part are not compared.
+    salt : int
+        Of the images' content hashes.
+
+    Returns
+    -------
+    bool
+        False where that is not looked for: images come from an iterator, or are too few or too
+        many; there is a region of interest; or the scorer cannot say.
+    """
+    compare = comparing_turned(scorer)
+    if features is None or compare is None or _has_region(features):
+        return False
+    if not isinstance(X, (str, os.PathLike, Sequence, np.ndarray)):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the fit says the same
+        sources = list(iter_sources(X))
+        if not FEWEST <= len(sources) <= MOST or (
+            groups is not None and len(groups) != len(sources)
+        ):
+            return False
+        chosen = np.linspace(0, len(sources) - 1, min(len(sources), N_SEEN)).round().astype(int)
+        turned, levels, kept = _read([sources[i] for i in chosen], features, salt)
+    labels = [str(i if groups is None else groups[chosen[i]]) for i in kept]
+    parts = np.unique(labels, return_inverse=True)[1]
+    if len(np.unique(parts)) < FEWEST:
+        return False
+    turns = (_transformed(features, pixels) for pixels in zip(*turned, strict=True))
+    found = compare(levels, turns, parts)
+    _log.info("parts lie at %s angle", "any" if found else "one")
+    return found
+
+
+def _read(
+    sources: Sequence[ImageSource], features: Any, salt: int
+) -> tuple[list[list[NDArray[Any]]], Features, list[int]]:
+    """Quarter turns and levels of the images that can be read, and which of them these are."""
+    turned: list[list[NDArray[Any]]] = []
+    kept: list[int] = []
+    batches: list[Features] = []
+    n_read = 0
+    for images, found in extract(sources, features, salt):
+        for i, image in enumerate(images, start=n_read):
+            if image.prepared is not None:
+                turned.append(quarter_turns(image.prepared, image.stretch))
+                kept.append(i)
+        n_read += len(images)
+        if found:
+            batches.append(originals(found))
+    return turned, _joined(batches), kept
+
+
+def _transformed(features: Any, pixels: Sequence[NDArray[Any]]) -> Features:
+    size = features.batch_size
+    starts = range(0, len(pixels), size)
+    return _joined([features.transform(pixels[start : start + size]) for start in starts])
+
+
+def _joined(batches: Sequence[Features]) -> Features:
+    if not batches:
+        return {}
+    return {name: np.concatenate([one[name] for one in batches]) for name in batches[0]}
+
+
+def _has_region(features: Any) -> bool:
+    return getattr(features, "region_", None) is not None
