@@ -253,7 +253,8 @@ class AnomalyDetector(OutlierMixin, FitParameters):
     def partial_fit(self, X: Any, y: Any = None, *, groups: Sequence[Any] | None = None) -> Self:
         """Add good images; the result is that of one fit on all of them.
 
-        The first call may be with a single image; questions need two.
+        The first call may be with a single image; questions need two. With
+        ``any_orientation="auto"``, whether parts lie at any angle is found out by the first images.
         """
         check_good(y)
         if not self.__sklearn_is_fitted__():
