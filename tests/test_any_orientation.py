@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -12,7 +15,7 @@ from sklearn.base import clone
 from mahalad import AnomalyDetector, KNNDetector, MahalanobisDetector
 from mahalad.cli import main
 from mahalad.commands import progress
-from mahalad.detectors.turning import FEWEST, lies_at_any_angle
+from mahalad.detectors.turning import FEWEST, MOST, lies_at_any_angle
 from mahalad.errors import InputError, ModelFileError
 from mahalad.features.extraction import extract
 from mahalad.files.container import read_model, write_model
@@ -237,6 +240,8 @@ def test_what_is_not_looked_at(detector, turned):
     assert found(turned)
     assert not found(turned[: FEWEST - 1])
     assert not found(iter(turned))
+    assert found(turned[::-1])
+    assert found(dict(enumerate(turned)).values())
     assert found(turned, groups=np.arange(len(turned)))
     assert not found(turned, groups=np.arange(len(turned)) // 4)
     assert not found(turned * 5)
@@ -261,11 +266,55 @@ def test_where_nobody_looks(detector, turned, params):
 def test_images_are_turned_where_that_is_asked_for(small, turned, params):
     small.set_params(**params).fit(turned[:12])
     assert small.any_orientation_
-    assert small.p_values(turned[12:]).min() > 0
+    assert {F.shape[:2] for F in small._state.store.features.values()} == {(12, 4)}
+    alone = clone(small).set_params(any_orientation=False).fit(turned[:12])
+    both = [one.anomaly_score(turned[12:]) for one in (small, alone)]
+    assert (np.abs(both[0] - both[1]) > 1e-3).all()
 
 
-def test_one_unreadable_image_does_not_keep_a_fit_from_looking(detector, turned, tmp_path):
-    for i, image in enumerate(turned):
+def test_what_a_list_gives_is_not_read_before_it_must_be(detector):
+    """More images than are looked at are drawn by nobody but the fit."""
+    drawn = []
+
+    class Lazy(Sequence):
+        def __getitem__(self, i):
+            drawn.append(i)
+            return np.zeros((8, 8, 3), np.uint8)
+
+        def __len__(self):
+            return 10 * MOST
+
+    features, scorer = detector.unfitted_parts()
+    assert not lies_at_any_angle(Lazy(), features.build(), scorer, None, salt=0)
+    assert len(drawn) == MOST + 1
+
+
+def test_a_reader_knows_the_parameters_of_now(small, turned, rng):
+    """Not what an earlier fit found."""
+    assert small.reader().recipe.turned
+    small.fit(turned[:12]).set_params(any_orientation="auto")
+    assert not small.reader().recipe.turned
+    small.set_params(any_orientation=False)
+    assert not small.reader().recipe.turned
+    small.fit(turned[:12]).set_params(any_orientation=True)
+    reader = small.reader()
+    assert small.fit_state(reader, reader.read(turned[:12])).any_orientation_
+
+
+def test_a_fit_that_goes_on_is_as_it_was_begun(detector, tmp_path, rng):
+    for i, image in enumerate(at_any_angle(rng, 24)):
+        Image.fromarray(image).save(tmp_path / f"{i:03}.png")
+    names, kept = sorted(map(str, tmp_path.glob("*.png"))), tmp_path / "kept"
+    detector.set_params(batch_size=4, tolerate=())
+    assert detector.fit(names[:20], checkpoint=kept, checkpoint_every=4).any_orientation_
+    for rest in (iter(names), names):
+        detector.fit(rest, checkpoint=kept, checkpoint_every=4)
+        assert detector.any_orientation_
+        assert detector.n_images_ == 24
+
+
+def test_one_unreadable_image_does_not_keep_a_fit_from_looking(detector, rng, tmp_path):
+    for i, image in enumerate(at_any_angle(rng, 24, noise=1.0)):
         Image.fromarray(image).save(tmp_path / f"{i:02}.png")
     (tmp_path / "00.png").write_bytes(b"none")
     with pytest.warns(UserWarning, match=r"00\.png"):
@@ -306,11 +355,21 @@ def fit(folder, *options):
     return CliRunner().invoke(main, ["fit", str(folder / "good"), *output, *options])
 
 
-@pytest.mark.parametrize("terminal", [False, True])
-def test_fit_says_that_parts_lie_at_any_angle(folder, terminal, monkeypatch):
-    """Also where a progress bar is shown."""
-    if terminal:
-        monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+def test_images_under_a_progress_bar_can_be_looked_at(detector, turned, monkeypatch):
+    """A list of them can be read twice, with a bar each time."""
+    terminal = SimpleNamespace(stderr=SimpleNamespace(isatty=lambda: True))
+    bars = []
+    monkeypatch.setattr(progress, "sys", terminal)
+    monkeypatch.setattr(progress, "progress_bar", lambda label: lambda X, n: bars.append(n) or X)
+    shown = progress.with_progress(turned, "fit")
+    features, scorer = detector.unfitted_parts()
+    assert lies_at_any_angle(shown, features.build(), scorer, None, salt=0)
+    assert bars == []
+    assert len(list(shown)) == len(turned)
+    assert bars == [len(turned)]
+
+
+def test_fit_says_that_parts_lie_at_any_angle(folder):
     told = fit(folder)
     assert told.exit_code == 0, told.output
     assert "the parts lie at any angle: each image counts in its four quarter turns" in told.output

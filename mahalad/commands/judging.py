@@ -70,6 +70,8 @@ def read_detector(
         fpr=0.05 if fpr is None else fpr,
     )
     detector.fit(with_progress(normals, "fit"))
+    if detector.any_orientation_:
+        click.echo("the parts lie at any angle: each good image counts in quarter turns", err=True)
     return detector, len(detector.unreadable_)
 
 

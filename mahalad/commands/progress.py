@@ -34,7 +34,7 @@ def with_progress(X: Any, label: str) -> Any:
 
 
 class _Shown(Sequence[Any]):
-    """A list that is iterated over under a progress bar."""
+    """A list that is iterated over under a progress bar, but not if it is asked place by place."""
 
     def __init__(self, items: list[Any], label: str) -> None:
         self._items, self._label = items, label

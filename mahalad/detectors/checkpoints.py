@@ -93,6 +93,20 @@ class Checkpoint:
         if os.path.lexists(self._path):
             self._check(read_header(self._path))
 
+    @property
+    def turned(self) -> bool | None:
+        """Whether the fit that is kept takes images in their quarter turns; None if none is kept.
+
+        Raises
+        ------
+        ModelFileError
+            The file is damaged.
+        """
+        if not os.path.lexists(self._path):
+            return None
+        about = read_header(self._path).get("state")
+        return bool(about.get("turned")) if isinstance(about, dict) else False
+
     def resume(self, drawn: Drawn) -> FitState | None:
         """Give what was read, and draw the images that it was read from; None if nothing was.
 

@@ -294,7 +294,7 @@ class AnomalyDetector(OutlierMixin, FitParameters):
         ------
         InputError
             The other detector has other features (network, weights, levels, size) or another
-            scorer.
+            scorer; or one of both found parts at any angle, and not all of its images are kept.
         """
         self._check_updatable()
         other._check_updatable()
@@ -395,7 +395,7 @@ class AnomalyDetector(OutlierMixin, FitParameters):
             params_spec(self),
             features,
             self.unfitted_scorer,
-            self._recipe(),
+            replace(self._recipe(), turned=super()._turns()),  # whatever an earlier fit found
             {
                 "params": self._params_of_fit(),
                 "features": None if header is not None else file.identity_of(features),
@@ -792,18 +792,20 @@ class AnomalyDetector(OutlierMixin, FitParameters):
         self._check_parameters(calibration, calibration_groups)
         for name in ("_state", "_calibrated", "features_"):
             self.__dict__.pop(name, None)  # a failed fit leaves no half-fitted detector
-        reader = self.reader()
+        reader, kept, every = self.reader(), None, 0
+        if keep is not None:
+            every = reader.whole_batches(keep[1])
+            kept = Checkpoint(keep[0], reader.recipe, reader.make_scorer, reader.identity)
         if self.any_orientation == "auto":
-            turned = lies_at_any_angle(
-                X, reader.features, reader.make_scorer(), groups, reader.recipe.salt
-            )
-            reader = replace(reader, recipe=replace(reader.recipe, turned=turned))
-        if keep is None:
+            found = None if kept is None else kept.turned
+            if found is None:
+                found = lies_at_any_angle(
+                    X, reader.features, reader.make_scorer(), groups, reader.recipe.salt
+                )
+            reader = replace(reader, recipe=replace(reader.recipe, turned=found))
+        if kept is None:
             state = reader.read(X, groups, to_fit=True, stacklevel=4)
         else:
-            path, every = keep
-            every = reader.whole_batches(every)
-            kept = Checkpoint(path, reader.recipe, reader.make_scorer, reader.identity)
             state = read_with_checkpoint(reader.read, X, groups, every, kept, stacklevel=4)
         if calibration is not None:
             state = _holding_out(
@@ -818,12 +820,13 @@ class AnomalyDetector(OutlierMixin, FitParameters):
         state = replace(state, params=self._params_of_fit())
         calibrated = None
         if not fewest <= state.store.n_seen < 2:
-            calibrated = calibrate(state, reader.recipe, self.unfitted_scorer)
+            recipe = replace(reader.recipe, turned=state.turned)
+            calibrated = calibrate(state, recipe, self.unfitted_scorer)
         self.features_, self._state, self._calibrated = reader.features, state, calibrated
         _log.info("%s: threshold %s, fpr %g", type(self).__name__, self.threshold, self.fpr)
         warn_of_mixture(state, FitState(), self.features_, stacklevel)
         if calibrated is not None:
-            warn_of_copies(state, reader.recipe, stacklevel)
+            warn_of_copies(state, recipe, stacklevel)
             self._warn_if_uncalibrated(stacklevel)
         return self
 

@@ -87,12 +87,12 @@ class MahalanobisDetector(AnomalyDetector):
     any_orientation : "auto" or bool, default="auto"
         Whether images of the fit count in their four quarter turns, for parts that lie at any
         angle: of few images hardly two lie alike. ``"auto"``: if they are to each other, turned, as
-        they are unturned, and closer to those of both. For that up to 12 images are looked at, of
+        they are unturned, and closer to those of both. For that up to 20 images are looked at, of
         fits to 10 to 100 images (a folder, a list or an array of them; of an iterator nobody knows
         how many there are, and more images have parts at all angles) with ``scope="positions"``,
-        ``neighbourhood="nearest"`` and neither `roi` nor ``resize="pad"``. `any_orientation_` says
-        what was found, and images that are added later are taken so, too. Such a fit takes 4 times
-        the time, and a file up to 4 times the size.
+        ``neighbourhood="nearest"``, at least 8 x 8 positions, and neither `roi` nor
+        ``resize="pad"``. `any_orientation_` says what was found, and images that are added later
+        are taken so, too. Such a fit takes 4 times the time, and a file up to 4 times the size.
     top_fraction, image_weight, smoothing, neighbourhood
         See `PatchScorer`; for ``scope="positions"``.
     fpr : float, default=0.05

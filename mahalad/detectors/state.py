@@ -155,7 +155,10 @@ class FitState:
             two has turned images.
         """
         if self.turned != other.turned and self.store.n_seen and other.store.n_seen:
-            raise InputError("cannot merge images in four quarter turns with some as they are")
+            raise InputError(
+                "cannot merge images in four quarter turns with images as they are: fit both with "
+                "any_orientation=True, or both with False"
+            )
         if self.levels and other.levels and set(self.levels) != set(other.levels):
             raise InputError(
                 f"cannot merge fits to the levels {', '.join(self.levels)} and "

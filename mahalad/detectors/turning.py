@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,15 @@ from mahalad.arrays import originals
 from mahalad.errors import InputError
 from mahalad.features.extraction import extract
 from mahalad.images.augment import quarter_turns
-from mahalad.images.sources import ImageSource, iter_sources
+from mahalad.images.remote import Remote
+from mahalad.images.sources import ImageSource, is_stream, iter_sources
 from mahalad.protocols import Features
 from mahalad.scorers.capabilities import comparing_turned
 
 FEWEST, MOST = 10, 100
 """Images of fits of which some are looked at; more of them have parts at all angles."""
 
-N_SEEN = 12
+N_SEEN = 20
 """Images that are looked at, at most."""
 
 _log = logging.getLogger(__name__)
@@ -70,16 +72,16 @@ def lies_at_any_angle(
     compare = comparing_turned(scorer)
     if features is None or compare is None or _has_region(features):
         return False
-    if not isinstance(X, (str, os.PathLike, Sequence, np.ndarray)):
+    if is_stream(X):
         return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the fit says the same
-        sources = list(iter_sources(X))
+        sources = list(islice(iter_sources(_by_places(X)), MOST + 1))
         if not FEWEST <= len(sources) <= MOST or (
             groups is not None and len(groups) != len(sources)
         ):
             return False
-        chosen = np.linspace(0, len(sources) - 1, min(len(sources), N_SEEN)).round().astype(int)
+        chosen = np.argsort([_hash(source) for source in sources], kind="stable")[:N_SEEN]
         turned, levels, kept = _read([sources[i] for i in chosen], features, salt)
     labels = [str(i if groups is None else groups[chosen[i]]) for i in kept]
     parts = np.unique(labels, return_inverse=True)[1]
@@ -89,6 +91,24 @@ def lies_at_any_angle(
     found = compare(levels, turns, parts)
     _log.info("parts lie at %s angle", "any" if found else "one")
     return found
+
+
+def _by_places(X: Any) -> Any:
+    """A sequence's first items, one by one: iterated over, it may show progress."""
+    if isinstance(X, str) or not isinstance(X, Sequence):
+        return X
+    return (X[i] for i in range(min(len(X), MOST + 1)))
+
+
+def _hash(source: ImageSource) -> int:
+    """Hash a file's name, or an image in memory: the same ones are looked at in any order."""
+    if source.path is not None:
+        content: Any = source.path.name.encode(errors="surrogateescape")
+    elif isinstance(source.value, Remote):
+        content = source.name.encode()
+    else:
+        content = np.ascontiguousarray(source.value).tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "little")
 
 
 def _read(

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from mahalad.errors import ImageReadError, ImageValueError, UnreadableImageWarning
 from mahalad.images.decoding import Decoded, decode
@@ -99,8 +100,7 @@ def _aspect(image: Any) -> float:
     """Width of a picture or an array (H, W, ...) divided by its height; 1 of anything else."""
     if isinstance(image, np.ndarray):
         return float(image.shape[1] / image.shape[0]) if image.ndim > 1 else 1.0
-    width, height = getattr(image, "size", (1, 1))
-    return float(width / height)
+    return image.width / image.height if isinstance(image, Image.Image) else 1.0
 
 
 def _prepared(image: Any, prepare: Prepare, name: str) -> NDArray[Any]:

@@ -28,7 +28,7 @@ from mahalad.scorers.positions.nearest import LeftOut, Nearest
 from mahalad.scorers.positions.patches import N_FINER, N_IMAGES, Patches
 from mahalad.scorers.positions.scoring import COMMON, GAUSSIANS, IMAGE_TOLERANCE, Inside, Scoring
 from mahalad.scorers.positions.standards import Standardized, Standards, unexplained, varying
-from mahalad.scorers.positions.turning import turned_alike
+from mahalad.scorers.positions.turning import LEAST_SIDE, turned_alike
 from mahalad.scorers.sets import numbered
 
 _CONTEXT_WEIGHT = 0.6  # in the map, as a share of all other weights, where position tells nothing
@@ -426,11 +426,12 @@ class PatchScorer(Standardized, BaseEstimator):
         Returns
         -------
         bool
-            False where patches are compared with Gaussians alone, or images are padded.
+            False where patches are compared with Gaussians alone, or images are padded, and where
+            the coarsest grid has fewer than 8 x 8 positions: they tell too little.
         """
-        if not self._compares or BOX in X:
-            return False
         coarsest = grids.group_levels(X)[-1]
+        if not self._compares or BOX in X or X[coarsest[0]].shape[1] < LEAST_SIDE:
+            return False
         own = grids.side_by_side(X, coarsest)
         others = (grids.side_by_side(levels, coarsest) for levels in turns)
         return turned_alike(own, others, groups, max(1, round(self.top_fraction * own.shape[1])))
