@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -172,6 +172,20 @@ class Tolerates(Protocol):
 
     def tolerating(self, differences: Features, n_images: int) -> Self:
         """Make a scorer that is told what changes do to the levels of some images."""
+        ...
+
+
+class ComparesTurned(Protocol):
+    """A scorer that can say whether turned images are like the others."""
+
+    def tells_turns(self, X: Features) -> bool:
+        """Whether the levels of images are such that it can tell."""
+        ...
+
+    def turned_alike(
+        self, X: Features, turns: Iterable[Features], groups: NDArray[np.intp]
+    ) -> bool:
+        """Whether images are as far from others that are turned as from others as they are."""
         ...
 
 

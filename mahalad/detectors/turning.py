@@ -69,10 +69,8 @@ def lies_at_any_angle(
         False where that is not looked for: images come from an iterator, or are too few or too
         many; there is a region of interest; or the scorer cannot say.
     """
-    compare = comparing_turned(scorer)
-    if features is None or compare is None or _has_region(features):
-        return False
-    if is_stream(X):
+    comparing = comparing_turned(scorer)
+    if features is None or comparing is None or _has_region(features) or is_stream(X):
         return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the fit says the same
@@ -82,13 +80,16 @@ def lies_at_any_angle(
         ):
             return False
         chosen = np.argsort([_hash(source) for source in sources], kind="stable")[:N_SEEN]
+        first = _read([sources[chosen[0]]], features, salt)[1]
+        if first and not comparing.tells_turns(first):
+            return False  # before all of them are read
         turned, levels, kept = _read([sources[i] for i in chosen], features, salt)
     labels = [str(i if groups is None else groups[chosen[i]]) for i in kept]
     parts = np.unique(labels, return_inverse=True)[1]
     if len(np.unique(parts)) < FEWEST:
         return False
     turns = (_transformed(features, pixels) for pixels in zip(*turned, strict=True))
-    found = compare(levels, turns, parts)
+    found = comparing.turned_alike(levels, turns, parts)
     _log.info("parts lie at %s angle", "any" if found else "one")
     return found
 

@@ -6,11 +6,10 @@ by name. Nothing else in the package does so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mahalad.protocols import Floats
+from mahalad.protocols import ComparesTurned, Floats
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,10 @@ def degrees_of_freedom(scorer: Any) -> int | None:
     return degrees
 
 
-def comparing_turned(scorer: Any) -> Callable[..., bool] | None:
-    """What says whether turned images are like the others; None for a scorer that cannot."""
-    compare: Callable[..., bool] | None = getattr(scorer, "turned_alike", None)
-    return compare
+def comparing_turned(scorer: Any) -> ComparesTurned | None:
+    """The scorer, if it can say whether turned images are like the others; else None."""
+    found: ComparesTurned | None = scorer if hasattr(scorer, "turned_alike") else None
+    return found
 
 
 def has_sums(scorer: Any) -> bool:

@@ -409,6 +409,15 @@ class PatchScorer(Standardized, BaseEstimator):
             root = np.sqrt(self._image_tolerance)
             image_gaussian.tolerate(Nuisance(root * differences[name].astype(float), n_images))
 
+    def tells_turns(self, X: Features) -> bool:
+        """Whether `turned_alike` can tell of levels like these.
+
+        It cannot where patches are compared with Gaussians alone, or images are padded, nor by a
+        coarsest grid of fewer than 8 x 8 positions.
+        """
+        side = X[grids.group_levels(X)[-1][0]].shape[1]
+        return self._compares and BOX not in X and side >= LEAST_SIDE
+
     def turned_alike(
         self, X: Features, turns: Iterable[Features], groups: NDArray[np.intp]
     ) -> bool:
@@ -426,12 +435,11 @@ class PatchScorer(Standardized, BaseEstimator):
         Returns
         -------
         bool
-            False where patches are compared with Gaussians alone, or images are padded, and where
-            the coarsest grid has fewer than 8 x 8 positions: they tell too little.
+            False where it cannot tell, by `tells_turns`.
         """
-        coarsest = grids.group_levels(X)[-1]
-        if not self._compares or BOX in X or X[coarsest[0]].shape[1] < LEAST_SIDE:
+        if not self.tells_turns(X):
             return False
+        coarsest = grids.group_levels(X)[-1]
         own = grids.side_by_side(X, coarsest)
         others = (grids.side_by_side(levels, coarsest) for levels in turns)
         return turned_alike(own, others, groups, max(1, round(self.top_fraction * own.shape[1])))
