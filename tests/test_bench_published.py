@@ -200,6 +200,7 @@ def test_few_images_of_published_methods(root, tmp_path):
         {"n_augment": 2},
         {"resize": "pad"},
         {"tolerate": ("noise",)},
+        {"any_orientation": True},
         {"table": "thresholds"},
     ],
 )

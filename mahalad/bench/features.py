@@ -79,6 +79,7 @@ def check_published(parameters: Mapping[str, Any]) -> None:
     changed = [name for name, value in usual.items() if parameters[name] != value]
     changed += ["resize"] if parameters["resize"] != "squash" else []
     changed += ["tolerate"] if parameters["tolerate"] not in ("auto", ()) else []
+    changed += ["any_orientation"] if parameters.get("any_orientation") is True else []
     changed += ["table"] if parameters["table"] not in ("categories", "networks", "sizes") else []
     if changed:
         name = changed[0]
