@@ -210,7 +210,7 @@ def test_defaults_of_the_reference_are_those_of_the_signature(site):
     text = re.sub(r"<[^>]+>|\s+", " ", read(site, "reference/python.html"))
     text = re.sub(" +", " ", html.unescape(text))
     assert re.search(r"top_fraction \( float , default: 0\.03", text)
-    assert re.search(r"image_weight \( float , default: 0\.2\b", text)
+    assert re.search(r"image_weight \( float , default: 0\.1\b", text)
     assert re.search(r"weights \( str, Path or None , default: None", text)
 
 

@@ -19,6 +19,7 @@ from mahalad.scorers.nuisance import Nuisance
 from mahalad.scorers.positions.nearest import Nearest
 from mahalad.scorers.positions.patches import N_IMAGES, Patches, hashes
 from mahalad.scorers.positions.scorer import PatchScorer
+from mahalad.scorers.sets import numbered
 
 SIDE, D = 9, 5  # blocks of 4 and 5 positions along an axis
 HALF = 2e-3
@@ -257,7 +258,7 @@ def test_padded_pictures_have_boxes():
     np.testing.assert_array_equal(scorer.score_samples({"m": new, BOX: box[:3]}), before)
 
 
-@pytest.mark.parametrize("n", [30, 90])
+@pytest.mark.parametrize("n", [30, 90, 850])
 def test_scores_count_gaussians_the_more_the_more_images_there_are(n):
     good, new = {"m": levels_of(n, 0)["m"]}, {"m": levels_of(6, 2)["m"]}
     scorer, k = PatchScorer(top_fraction=0.05).fit(good), round(0.05 * SIDE**2)
@@ -267,8 +268,7 @@ def test_scores_count_gaussians_the_more_the_more_images_there_are(n):
     out = nearest.left_out(flat, np.arange(n), moments, patches, 0.01, None, None)
     left_out = out.distances, gaussian.leave_one_out(flat)[0]
     s, t = (np.sqrt(d.var(axis=0).mean()) for d in left_out)
-    w = n / (2 * n + 200)
-    assert scorer.standards_.blend == pytest.approx(w / (1 - w) * s / t, rel=1e-3)
+    assert scorer.standards_.blend == pytest.approx(min(n / 400, 2) * s / t, rel=1e-3)
     flat = new["m"].reshape(6, -1, D)
     d = nearest.distances(flat) + scorer.standards_.blend * gaussian.distances(flat)
     mean, deviation = scorer.standard_
@@ -346,3 +346,100 @@ def test_damaged_patches_are_refused(tmp_path):
         write_model(tmp_path / "x", header, {**arrays, name: arrays[name][:-1]})
         with pytest.raises(ModelFileError, match="shape"):
             load(tmp_path / "x")
+
+
+def two_grids(n, seed):
+    """Maps of 18 x 18 and 9 x 9 positions, and what is pooled."""
+    X = levels_of(n, seed)
+    fine = samples(n, seed + 50, side=2 * SIDE).reshape(n, 2 * SIDE, 2 * SIDE, D)
+    return {"fine": fine, **X}
+
+
+def test_scores_count_the_next_finer_grid():
+    good, new = two_grids(30, 0), two_grids(6, 2)
+    apart = PatchScorer(top_fraction=0.06).partial_fit(good)
+    left_out, standards = apart.leave_one_out(good)
+    scorer, finer = apart.standardized_by(standards), standards.finer
+    assert (finer.grid, finer.n_largest) == ("fine", round(0.02 * (2 * SIDE) ** 2))
+    flat = good["fine"].reshape(30, -1, D)
+    moments, patches = scorer.patch_gaussians_["fine"].moments_, scorer.patches_["fine"]
+    nearest = Nearest.of(moments, patches, 0.01, None)
+    order = numbered(good["m"].reshape(30, -1, D).sum(axis=2).sum(axis=1), None)  # folds
+    out = nearest.left_out(flat, order, moments, patches, 0.01, None, None)
+    mean, variance = out.distances.mean(axis=0), out.distances.var(axis=0)
+    deviation = np.sqrt((30 * variance + 10 * variance.mean()) / 40)
+    np.testing.assert_allclose(finer.standard, (mean, deviation), rtol=HALF)
+
+    def top_of(values, standard, k):
+        z = (values - standard[0]) / standard[1]
+        return np.sort(z, axis=1)[:, -k:].mean(axis=1)
+
+    d = nearest.distances(new["fine"].reshape(6, -1, D))
+    more = finer.weight * top_of(d, finer.standard, finer.n_largest)
+    coarse = {name: levels for name, levels in new.items() if name != "fine"}
+    alone = PatchScorer(top_fraction=0.06).fit({n: v for n, v in good.items() if n != "fine"})
+    np.testing.assert_allclose(
+        -scorer.level_score_samples(new)[:, 0] * standards.scale[0],
+        -alone.level_score_samples(coarse)[:, 0] * alone.scale_[0] + more,
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    np.testing.assert_allclose(left_out[:, 0].std(), 1, rtol=1e-9)
+    rest = -left_out[:, 0] * standards.scale[0]  # half as large a standard deviation
+    rest = rest + alone.leave_one_out_level_scores(
+        {n: v for n, v in good.items() if n != "fine"}
+    )[:, 0] * alone.scale_[0]  # fmt: skip
+    assert rest.std() == pytest.approx(alone.scale_[0] / 2, rel=1e-6)
+
+
+def test_a_defect_of_a_finer_grid_alone_is_found():
+    good, new = two_grids(40, 0), two_grids(20, 2)
+    new["fine"][10:, 7, 11] += 40
+    scorer = PatchScorer().fit(good)
+    found = -scorer.score_samples(new)
+    assert found[10:].min() > found[:10].max()
+
+
+@pytest.mark.parametrize("neighbourhood", [0, "all"])
+def test_gaussians_alone_score_by_the_coarsest_grid(neighbourhood):
+    scorer = PatchScorer(neighbourhood=neighbourhood).fit(two_grids(30, 0))
+    assert scorer.standards_.finer is None
+
+
+def test_files_have_the_finer_grid_and_merges_too(tmp_path):
+    good, new = two_grids(40, 0), two_grids(6, 2)
+    some, rest = ({k: v[rows] for k, v in good.items()} for rows in (slice(25), slice(25, None)))
+    whole = detector_of_patches().fit(good)
+    wanted = whole.anomaly_score(new)
+    whole.save(tmp_path / "m", include_features=False)
+    np.testing.assert_allclose(load(tmp_path / "m").anomaly_score(new), wanted, rtol=1e-5)
+    merged = detector_of_patches().fit(rest).merge(detector_of_patches().fit(some))
+    np.testing.assert_allclose(merged.anomaly_score(new), wanted, rtol=1e-6)
+    scores, maps = whole.scorer_.scores_and_maps(new)
+    np.testing.assert_array_equal(scores, whole.scorer_.level_score_samples(new))
+    np.testing.assert_array_equal(maps, whole.scorer_.anomaly_maps(new))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grid": "m"}, "scorer.finer.grid is 'm', expected a finer one"),
+        ({"grid": "other"}, "scorer.finer.grid is 'other'"),
+        ({"weight": -1.0}, "expected n_largest >= 1 and a weight >= 0"),
+        ({"n_largest": 0}, "expected n_largest >= 1"),
+    ],
+)
+def test_a_damaged_finer_grid_is_refused(change, message, tmp_path):
+    detector_of_patches().fit(two_grids(30, 0)).save(tmp_path / "m")
+    header, arrays = read_model(tmp_path / "m")
+    header["scorer"]["finer"] |= change
+    write_model(tmp_path / "x", header, arrays)
+    with pytest.raises(ModelFileError, match=message):
+        load(tmp_path / "x")
+
+
+def test_models_of_format_9_score_by_the_coarsest_grid(tmp_path):
+    detector = load(Path(__file__).parent / "data" / "format8_nearest_slim.mahalad")
+    assert detector.scorer_.standards_.finer is None
+    detector.save(tmp_path / "m", include_features=False)
+    assert load(tmp_path / "m").scorer_.standards_.finer is None

@@ -20,7 +20,8 @@ from mahalad.metric.autoencoder.autoencoder import Autoencoder
 DATA = Path(__file__).parent / "data"
 NEWER = ("format4", "format5", "format6", "format7")
 EXPECTED = {
-    stem: json.loads((DATA / f"{stem}.json").read_text()) for stem in (*NEWER, "format8", "format9")
+    stem: json.loads((DATA / f"{stem}.json").read_text())
+    for stem in (*NEWER, "format8", "format9", "format10")
 }
 DETECTORS = [
     (stem, name)
@@ -43,10 +44,10 @@ def made() -> ModuleType:
     """The script that wrote the examples, for the images that it asked about."""
     sys.path.insert(0, str(DATA))
     try:
-        import make_format9
+        import make_format10
     finally:
         sys.path.remove(str(DATA))
-    return make_format9
+    return make_format10
 
 
 def images_of(name: str, made: ModuleType) -> tuple[object, float]:

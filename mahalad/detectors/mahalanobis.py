@@ -155,7 +155,7 @@ class MahalanobisDetector(AnomalyDetector):
         tolerate: str | Sequence[str] = "auto",
         any_orientation: str | bool = "auto",
         top_fraction: float = 0.03,
-        image_weight: float = 0.2,
+        image_weight: float = 0.1,
         smoothing: float = 0.0,
         neighbourhood: int | str = "nearest",
         fpr: float = 0.05,
@@ -317,12 +317,12 @@ class MahalanobisDetector(AnomalyDetector):
 
 FOR_POSITIONS = {
     "top_fraction": 0.03,
-    "image_weight": 0.2,
+    "image_weight": 0.1,
     "smoothing": 0.0,
     "neighbourhood": "nearest",
 }
 """Parameters of the per-position scorer alone, with what they are unless they are given."""
-_BEFORE = {"neighbourhood": 0}
+_BEFORE = {"neighbourhood": 0, "image_weight": 0.2}
 """What older models of images as a whole say of these parameters."""
 POSITIONS_SIZE = 320
 

@@ -100,9 +100,6 @@ def _pooled(estimator: Any) -> nn.Module:
 class PositionScores(nn.Module):
     """A `PatchScorer`: the positions' part of the score, and that of the whole image."""
 
-    location: Tensor
-    deviation: Tensor
-    counted: Tensor
     means: Tensor
     kernel: Tensor
 
@@ -117,7 +114,7 @@ class PositionScores(nn.Module):
             names.append(CONTEXT)
         self.names = names
         self.parts = nn.ModuleList(_positions(name, about, arrays) for name in names)
-        self.blend, self.common = standards.blend, standards.common
+        self.blend = standards.blend
         if self.blend:
             own = file.arrays_of_positions(self.coarsest, arrays)
             self.gaussians = PositionGaussians(**own)
@@ -126,13 +123,13 @@ class PositionScores(nn.Module):
         self.image = nn.ModuleList(
             PooledGaussian(scorer.image_gaussians_[name].scoring_state()) for name in self.pooled
         )
-        mean, deviation = standards.standard
-        counted = np.isfinite(deviation)
-        self.register_buffer("location", tensor(mean))
-        self.register_buffer("deviation", tensor(np.where(counted, deviation, 1.0)))
-        self.register_buffer("counted", tensor(counted, torch.bool))
+        mean, _ = standards.standard
+        k = max(1, round(scorer.top_fraction * standards.n_active))
+        self.top = _Largest(standards.standard, k, standards.common)
+        self.finer = standards.finer
+        if finer := standards.finer:
+            self.finer_top = _Largest(finer.standard, finer.n_largest, standards.common)
         self.register_buffer("means", tensor(context_means(round(len(mean) ** 0.5)), torch.float32))
-        self.k = max(1, round(scorer.top_fraction * standards.n_active))
         self.image_weight, self.scale = scorer.image_weight, standards.scale
         self.has_maps = bool(standards.map_standards)
         if self.has_maps:
@@ -154,17 +151,10 @@ class PositionScores(nn.Module):
         if self.blend:
             x = self._side_by_side(self.coarsest, features)
             distances = distances + self.blend * self.gaussians(x)
-        z = (distances - self.location) / self.deviation
-        counted = self.counted[None] | torch.zeros_like(z, dtype=torch.bool)
-        if boxes is not None:
-            counted = counted & self._inside(boxes, distances)
-        ordered = torch.where(counted, z, -torch.inf).topk(z.shape[1] if self.common else self.k)
-        top, n_counted = ordered.values[:, : self.k], counted.to(torch.int64).sum(dim=1)
-        n_top = n_counted.clamp(1, self.k)
-        found = torch.where(top > -torch.inf, top, 0.0).sum(dim=1) / n_top
-        if self.common:
-            median = ordered.values.gather(1, (n_counted // 2)[:, None])[:, 0]
-            found = found - torch.where(n_counted > 0, median, 0.0).clamp(0, self.common)
+        found = self.top(distances, boxes)
+        if self.finer:
+            more = self.finer_top(self._distances(self.finer.grid, features), boxes)
+            found = found + self.finer.weight * more
         columns = [found / self.scale[0]]
         if self.pooled:
             image = sum(part(features[n]) for n, part in zip(self.pooled, self.image, strict=True))
@@ -184,10 +174,6 @@ class PositionScores(nn.Module):
             total = self.kernel @ total @ self.kernel.transpose(-1, -2)
         return enlarge(total, self.network.side, boxes)
 
-    def _inside(self, boxes: Tensor, distances: Tensor) -> Tensor:
-        rows, columns = positions_inside(boxes, round(int(distances.shape[1]) ** 0.5))
-        return (rows[:, :, None] & columns[:, None, :]).flatten(1)
-
     def _distances(self, name: str, features: Features) -> Tensor:
         """Distances (n, P) on a grid."""
         x = self._side_by_side(name, features)
@@ -200,6 +186,43 @@ class PositionScores(nn.Module):
         """Features (n, P, D) of a grid; of the context those of the coarsest."""
         group = next((group for group in self.groups if group[0] == name), self.groups[-1])
         return torch.cat([features[level] for level in group], dim=-1).flatten(1, 2)
+
+
+class _Largest(nn.Module):
+    """The mean (n,) of the largest standardized distances (n, P); see `mean_of_largest`."""
+
+    location: Tensor
+    deviation: Tensor
+    counted: Tensor
+
+    def __init__(self, standard: tuple[Any, Any], k: int, common: float) -> None:
+        super().__init__()
+        mean, deviation = standard
+        counted = np.isfinite(deviation)
+        self.register_buffer("location", tensor(mean))
+        self.register_buffer("deviation", tensor(np.where(counted, deviation, 1.0)))
+        self.register_buffer("counted", tensor(counted, torch.bool))
+        self.k, self.common = k, common
+
+    def forward(self, distances: Tensor, boxes: Tensor | None) -> Tensor:
+        z = (distances - self.location) / self.deviation
+        counted = self.counted[None] | torch.zeros_like(z, dtype=torch.bool)
+        if boxes is not None:
+            counted = counted & _inside(boxes, distances)
+        ordered = torch.where(counted, z, -torch.inf).topk(z.shape[1] if self.common else self.k)
+        top, n_counted = ordered.values[:, : self.k], counted.to(torch.int64).sum(dim=1)
+        n_top = n_counted.clamp(1, self.k)
+        found = torch.where(top > -torch.inf, top, 0.0).sum(dim=1) / n_top
+        if not self.common:
+            return found
+        median = ordered.values.gather(1, (n_counted // 2)[:, None])[:, 0]
+        return found - torch.where(n_counted > 0, median, 0.0).clamp(0, self.common)
+
+
+def _inside(boxes: Tensor, distances: Tensor) -> Tensor:
+    """Which positions lie in the picture, (n, P)."""
+    rows, columns = positions_inside(boxes, round(int(distances.shape[1]) ** 0.5))
+    return (rows[:, :, None] & columns[:, None, :]).flatten(1)
 
 
 class _Logarithm(nn.Module):

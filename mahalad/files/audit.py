@@ -7,6 +7,7 @@ the one that was saved: that is what its checksum and its golden inputs are for.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -140,6 +141,16 @@ def _check_detector(header: Header) -> None:
         raise _damaged(f"scorer.maps is of {list(maps)}, expected one of each of {leading}")
     if maps and "context_weight" not in scorer:
         raise ModelFileError("the model file lacks 'scorer.context_weight'")
+    compared = scorer.get("nearest", [])
+    if set(compared) - set(leading):
+        raise _damaged(f"scorer.nearest is {compared}, expected some of {leading}")
+    finer = scorer.get("finer")
+    if finer is not None and finer["grid"] not in set(compared) - {leading[-1]}:
+        raise _damaged(
+            f"scorer.finer.grid is {finer['grid']!r}, expected a finer one of {compared}"
+        )
+    if finer is not None and not (finer["n_largest"] >= 1 and 0 <= finer["weight"] < math.inf):
+        raise _damaged(f"scorer.finer is {finer}, expected n_largest >= 1 and a weight >= 0")
 
 
 def _check_store(record: Header, name: str) -> None:

@@ -26,7 +26,7 @@ from mahalad.files.old.upgrade import upgrade
 
 _log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 9  # 9: nearest neighbours tolerate harmless changes
+FORMAT_VERSION = 10  # 10: scores count a finer grid, too
 _KEY = "mahalad"
 CHECKSUM = "mahalad_sha256"
 """Name of the array that holds the checksum; `read_model` does not give it."""

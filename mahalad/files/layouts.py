@@ -1,4 +1,4 @@
-"""What model files of format 9 are made up of: the header of each kind, and its arrays.
+"""What model files of format 10 are made up of: the header of each kind, and its arrays.
 
 `docs/model-format.md` says what it all means.
 """
@@ -96,6 +96,7 @@ DETECTOR = {
             "nearest": Optional(ListOf(str)),
             "blend": Optional(float),
             "common": Optional(float),
+            "finer": Optional({"grid": str, "weight": float, "n_largest": int}),
             "image_tolerance": Optional(float),
         }
     ),
@@ -301,6 +302,10 @@ def _scorer(scorer: Header, levels: Mapping[str, list[int]]) -> Layout:
         n_features[CONTEXT] = n_features[coarsest]
     yield Row("scorer/joint/location", "f", (n_places[coarsest],))
     yield Row("scorer/joint/scale", "f", (n_places[coarsest],), "positive")
+    if finer := scorer.get("finer"):
+        places = n_places[finer["grid"]]
+        yield Row("scorer/finer/location", "f", (places,))
+        yield Row("scorer/finer/scale", "f", (places,), "positive")
     if maps:
         yield Row("scorer/map_maxima", "f", ("n_maps",))
     sums: list[Row] = []

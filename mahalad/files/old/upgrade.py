@@ -16,6 +16,7 @@ from mahalad.files.old import (
     format6,
     format7,
     format8,
+    format9,
 )
 
 Header = dict[str, Any]
@@ -30,6 +31,7 @@ STEPS: Mapping[int, Callable[[Header, Arrays], tuple[Header, Arrays]]] = {
     6: format6.upgrade,
     7: format7.upgrade,
     8: format8.upgrade,
+    9: format9.upgrade,
 }
 """Format to the step from it to the next one."""
 

@@ -12,7 +12,7 @@ from mahalad.protocols import Floats
 from mahalad.scorers.positions.blocks import Blocks
 from mahalad.scorers.positions.metric import Metric
 from mahalad.scorers.positions.nearest import Nearest
-from mahalad.scorers.positions.standards import Standards
+from mahalad.scorers.positions.standards import Finer, Standards
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -43,6 +43,13 @@ def describe(
     if standards.common:
         about["common"] = standards.common
     arrays = {"joint/location": standards.standard[0], "joint/scale": standards.standard[1]}
+    if finer := standards.finer:
+        about["finer"] = {
+            "grid": finer.grid,
+            "weight": finer.weight,
+            "n_largest": finer.n_largest,
+        }
+        arrays["finer/location"], arrays["finer/scale"] = finer.standard
     if standards.map_maxima is not None:
         about["maps"] = {name: own[:2] for name, own in standards.map_standards.items()}
         about["context_weight"] = standards.context_weight
@@ -58,6 +65,10 @@ def standards_of(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
         name: (offset, mean, arrays[f"levels/{name}/map_deviation"])
         for name, (offset, mean) in about.get("maps", {}).items()
     }
+    finer = None
+    if own := about.get("finer"):
+        standard = (arrays["finer/location"], arrays["finer/scale"])
+        finer = Finer(own["grid"], float(own["weight"]), standard, int(own["n_largest"]))
     return Standards(
         scale=(float(about["scale"][0]), float(about["scale"][1])),
         standard=(arrays["joint/location"], arrays["joint/scale"]),
@@ -68,6 +79,7 @@ def standards_of(about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -
         context_weight=float(about.get("context_weight", 0.0)),
         blend=float(about.get("blend", 0.0)),
         common=float(about.get("common", 0.0)),
+        finer=finer,
     )
 
 

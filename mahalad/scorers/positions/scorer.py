@@ -45,7 +45,8 @@ class PatchScorer(Standardized, BaseEstimator):
     compared with the good ones at most one position away: its distance is the Mahalanobis distance
     to the nearest of them. On the coarsest grid the distance to a Gaussian of the position is added
     to it: patches are better where parts move or have many forms, Gaussians where there are many
-    images. The image's score is the mean of the largest of these sums. Mean and standard deviation
+    images. The image's score is the mean of the largest of these sums, and half that of the largest
+    distances on the next finer grid, where small defects are. Mean and standard deviation
     of their leave-one-out values of good images (and what harmless changes add to these)
     standardize them, position by position. The image's map is the weighted mean over grids of the
     logarithms of distances, each in standard deviations of good images. A further grid, the
@@ -56,8 +57,9 @@ class PatchScorer(Standardized, BaseEstimator):
     Parameters
     ----------
     top_fraction : float in [0, 1], default=0.03
-        Share of the positions whose mean is the score; 0 for the single largest.
-    image_weight : float, default=0.2
+        Share of the positions whose mean is the score, of the finer grid a third of it; 0 for the
+        single largest.
+    image_weight : float, default=0.1
         Weight of the image-level distance, where one standard deviation among good images
         counts as much as one of the positions' score.
     smoothing : float, default=0
@@ -113,15 +115,16 @@ class PatchScorer(Standardized, BaseEstimator):
 
     Where patches are compared, the score is about d + b g, of the distance d to the nearest patch
     and g to the Gaussian. With s the root mean variance over positions of either among good images,
-    left out, b = w / (1 - w) s_d / s_g: w = n / (2 n + 200) is the share of the Gaussians, which
-    know little of few images.
+    left out, b = min(n / 400, 2) s_d / s_g for n images: Gaussians know little of few. The mean of
+    the largest distances on the next finer grid is added to that of the largest of these sums, with
+    the weight with which its standard deviation among good images is half as large.
 
     The metric of patches is the covariance about the mean of a position, averaged over blocks of
     some 4 x 4 positions and, with the same weight, over all of them, shrunk by 0.05 to its mean
     variance, with 0.3 times the covariance of harmless changes. To score an image of the fit, its
     patches are left out of the good ones and out of the metric, the latter in 5 folds (in 20 where
-    fewer than 10 samples of positions that vary come to a feature); by how much distances of the
-    coarsest grid are too large for that is told by those with two folds left out.
+    fewer than 10 samples of positions that vary come to a feature); by how much distances that the
+    score counts are too large for that is told by those with two folds left out.
 
     Places around the picture of a padded image (which has its box among the levels) count neither
     for a score nor for a threshold. A place that fewer than 5 good images have within their
@@ -146,7 +149,7 @@ class PatchScorer(Standardized, BaseEstimator):
         self,
         *,
         top_fraction: float = 0.03,
-        image_weight: float = 0.2,
+        image_weight: float = 0.1,
         smoothing: float = 0.0,
         floor: float = 0.01,
         neighbourhood: int | str = "nearest",
@@ -268,8 +271,11 @@ class PatchScorer(Standardized, BaseEstimator):
         """Both parts of the score, shape (n_images, 2), up = normal."""
         check_is_fitted(self, "standards_")
         self._check_levels(X)
-        coarsest = self.groups_[-1]
-        features = {coarsest[0]: grids.side_by_side(X, coarsest)}
+        finer = self.standards_.finer
+        scored = (self.groups_[-1][0], finer.grid if finer else None)
+        features = {
+            group[0]: grids.side_by_side(X, group) for group in self.groups_ if group[0] in scored
+        }
         return self._scores(self._all_distances(features), self._inside(X), X)
 
     def score_samples(self, X: Features) -> Floats:
@@ -331,13 +337,13 @@ class PatchScorer(Standardized, BaseEstimator):
         coarsest = self.groups_[-1][0]
         content = np.where(inside[coarsest], features[coarsest].sum(axis=2), 0.0).sum(axis=1)
         groups = numbered(content, groups)
-        distances, growth, tolerated = {}, {}, None
+        distances, growth, tolerated = {}, {}, {}
         for name, values in features.items():
             if name in self.patches_:
                 left_out = self._patches_left_out(name, values, groups, changed)
                 distances[name], growth[name] = left_out.distances, left_out.growth
-                if name == coarsest:
-                    tolerated = (left_out.tolerated, left_out.tolerated_by_others)
+                if name in (coarsest, self._finer):
+                    tolerated[name] = (left_out.tolerated, left_out.tolerated_by_others)
             if self._uses_gaussians(name):
                 key = GAUSSIANS if name in self.patches_ else name
                 gaussian, n_pairs = self.patch_gaussians_[name], PAIRS[name == coarsest]
@@ -476,7 +482,7 @@ class PatchScorer(Standardized, BaseEstimator):
             self.floor,
             nuisance,
             changed,
-            scored=name == self.groups_[-1][0],
+            scored=name in (self.groups_[-1][0], self._finer),
         )
 
     def _nuisance(self, name: str) -> Nuisance | None:
@@ -606,6 +612,15 @@ class PatchScorer(Standardized, BaseEstimator):
         """Whether Gaussians of a grid's positions count, beside its patches or alone."""
         return name not in self.patches_ or (self.blends_ and name == self.groups_[-1][0])
 
+    @property
+    def _finer(self) -> str | None:
+        """Name of the finer grid that counts in a score, next to the coarsest: if it has patches.
+
+        A fit of a file of format 7 has patches of the coarsest grid alone.
+        """
+        name = self.groups_[-2][0] if len(self.groups_) > 1 else None
+        return name if self.blends_ and name in self.patches_ else None
+
     def _all_distances(self, features: Features) -> dict[str, Floats]:
         """Distances of the features of grids, by their names, and all that the score is about."""
         found = {name: self._distances(name, values) for name, values in features.items()}
@@ -630,7 +645,7 @@ class PatchScorer(Standardized, BaseEstimator):
         return (0.5 if by_patches else 1) * _CONTEXT_WEIGHT * unexplained(moments, active)
 
     def _scoring(self) -> Scoring:
-        return Scoring(self.groups_, self.top_fraction, self._weight(), self.smoothing)
+        return Scoring(self.groups_, self.top_fraction, self._weight(), self.smoothing, self._finer)
 
     def _scores(
         self, distances: dict[str, Floats], inside: dict[str, Inside], X: Features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.ndimage import gaussian_filter
 from mahalad.protocols import Floats
 from mahalad.scorers.positions.grids import Groups, one_map
 from mahalad.scorers.positions.standards import (
+    Finer,
     MapStandard,
     Standards,
     map_standard,
@@ -39,8 +41,16 @@ IMAGE_TOLERANCE = 10.0
 """Weight of the covariance of harmless changes in the image-level Gaussian; of 1, 3 and 10 the one
 with which fewest changed pictures are flagged, at the same accuracy."""
 
-_SHARE = 0.5  # of these in a score, of many images
-_FEW = 100  # images of which it is half of that: of few a Gaussian knows little
+Variances = tuple[Floats, Floats] | tuple[float, float]
+"""What harmless changes add to the variances of distances: in the standards, and by the others."""
+
+_NOTHING: Variances = (0.0, 0.0)
+
+_ENOUGH = 400  # images of which Gaussians count as much as patches: of few they know little
+_MOST = 2.0  # times as much as patches, of twice as many images and more
+
+_FINER = 0.5  # weight of the next finer grid, where a standard deviation counts as much
+_FINER_TOP = 1 / 3  # of `top_fraction`: a small defect has a smaller share of a finer grid
 
 
 @dataclass(frozen=True)
@@ -56,10 +66,12 @@ class Scoring:
     top_fraction: float
     image_weight: float
     smoothing: float
+    finer: str | None = None
+    """Name of the finer grid that counts in the score of new fits, if one does."""
 
     @property
     def coarsest(self) -> str:
-        """Name of the grid that the score is about."""
+        """Name of the grid that the score is most about."""
         return self.groups[-1][0]
 
     def scores(
@@ -72,7 +84,17 @@ class Scoring:
         """Score images, (n, n_parts), up = normal."""
         own = inside[self.coarsest]
         d = self._blended(distances, standards.blend)
-        parts = self._parts(d, own, image, standards.standard, standards.n_active, standards.common)
+        k = self._n_largest(standards.n_active)
+        top = mean_of_largest(d, own, standards.standard, k, standards.common)
+        if finer := standards.finer:
+            top = top + finer.weight * mean_of_largest(
+                distances[finer.grid],
+                inside[finer.grid],
+                finer.standard,
+                finer.n_largest,
+                standards.common,
+            )
+        parts = self._parts(top, image)
         return np.asarray(-parts / standards.scale[: parts.shape[1]])
 
     def maps(
@@ -97,16 +119,16 @@ class Scoring:
         labels: Any,
         context_weight: float,
         n_images: int,
-        tolerated: tuple[Floats, Floats] | None = None,
+        tolerated: Mapping[str, Variances] = MappingProxyType({}),
         common: float = 0.0,
     ) -> tuple[Floats, Standards]:
         """Score good images by leave-one-out distances, and find the standards that these set.
 
         Each image is standardized by those that are not of its group (`labels`, or None), whose
         distances are then those to fits without the image, too: by the factor `growth` (n, P).
-        `tolerated` has what is added to the variances of distances on the coarsest grid: in the
-        standards (P,), and in those of each image by the others (n, P). `n_images` is the number of
-        images in the fit, of which these may be some. `common` goes into the standards.
+        `tolerated` has what is added to the variances of distances, by grid: in the standards (P,),
+        and in those of each image by the others (n, P). `n_images` is the number of images in the
+        fit, of which these may be some. `common` goes into the standards.
         """
         own = inside[self.coarsest]
         blend = self._blend(distances, own, n_images)
@@ -114,11 +136,24 @@ class Scoring:
         if blend:
             d_growth = self._blended_growth(distances, growth, blend)
         n_active = int(varying(d, own).sum())
-        by_all, by_each = (0.0, 0.0) if tolerated is None else tolerated
+        by_all, by_each = tolerated.get(self.coarsest, _NOTHING)
         by_others = _widened(standardization_by_others(d, own, labels, d_growth), by_each)
-        parts = self._parts(d, own, image, by_others, n_active, common)
-        distances = {name: values for name, values in distances.items() if name != GAUSSIANS}
+        top = mean_of_largest(d, own, by_others, self._n_largest(n_active), common)
+        finer = None
+        if name := self.finer:
+            more, finer = self._finer(
+                distances[name],
+                growth[name],
+                inside[name],
+                labels,
+                tolerated.get(name, _NOTHING),
+                common,
+                float(top.std()),
+            )
+            top = top + more
+        parts = self._parts(top, image)
         scales = [max(float(part.std()), np.finfo(float).tiny) for part in parts.T]
+        distances = {name: values for name, values in distances.items() if name != GAUSSIANS}
         maps_by_others = {
             name: map_standard_by_others(values, inside[name], labels)
             for name, values in distances.items()
@@ -139,21 +174,46 @@ class Scoring:
             context_weight=context_weight,
             blend=blend,
             common=common,
+            finer=finer,
         )
         return np.asarray(-parts / standards.scale[: parts.shape[1]]), standards
 
-    def _blend(self, distances: Mapping[str, Floats], own: Inside, n_images: int) -> float:
-        """Find the weight of Gaussians; `_SHARE` is of distances that deviate by as much.
+    def _finer(
+        self,
+        d: Floats,
+        growth: Floats,
+        inside: Inside,
+        labels: Any,
+        tolerated: Variances,
+        common: float,
+        scale: float,
+    ) -> tuple[Floats, Finer]:
+        """Find what a finer grid adds to the scores of good images, (n,), and to those of others.
 
-        It is 0 where one of the two never varies.
+        `scale` is the standard deviation of what it is added to.
+        """
+        by_all, by_each = tolerated
+        k = self._n_largest(int(varying(d, inside).sum()), _FINER_TOP)
+        by_others = _widened(standardization_by_others(d, inside, labels, growth), by_each)
+        top = mean_of_largest(d, inside, by_others, k, common)
+        assert self.finer is not None
+        deviation = float(top.std())
+        weight = _FINER * scale / deviation if deviation > 0 else 0.0
+        standard = _widened(standardization(d, inside), by_all)
+        return weight * top, Finer(self.finer, weight, standard, k)
+
+    def _blend(self, distances: Mapping[str, Floats], own: Inside, n_images: int) -> float:
+        """Find the weight of Gaussians: of `_ENOUGH` images they deviate by as much as patches do.
+
+        It is 0 where they never vary.
         """
         if GAUSSIANS not in distances:
             return 0.0
         nearest, gaussians = (
             mean_deviation(distances[name], own) for name in (self.coarsest, GAUSSIANS)
         )
-        share = _SHARE * n_images / (n_images + _FEW)
-        return share / (1 - share) * nearest / gaussians if gaussians > 0 else 0.0
+        share = min(n_images / _ENOUGH, _MOST)
+        return share * nearest / gaussians if gaussians > 0 else 0.0
 
     def _blended(self, distances: Mapping[str, Floats], blend: float) -> Floats:
         """Distances (n, P) that the score is about."""
@@ -171,21 +231,13 @@ class Scoring:
         )
         return np.asarray(np.divide(after, before, out=np.ones_like(after), where=before > 0))
 
-    def _parts(
-        self,
-        distances: Floats,
-        inside: Inside,
-        image: Any,
-        standard: tuple[Floats, Floats],
-        n_active: int,
-        common: float,
-    ) -> Floats:
+    def _n_largest(self, n_active: int, share: float = 1.0) -> int:
+        """How many of the largest distances are averaged, of those of so many positions."""
+        return max(1, round(share * self.top_fraction * n_active))
+
+    def _parts(self, top: Floats, image: Any) -> Floats:
         """Parts of the score in units of their own, (n, 1 or 2), up = abnormal."""
-        k = max(1, round(self.top_fraction * n_active))
-        columns = [mean_of_largest(distances, inside, standard, k, common)]
-        if self.image_weight:
-            columns.append(self.image_weight * image)
-        return np.column_stack(columns)
+        return np.column_stack([top, self.image_weight * image] if self.image_weight else [top])
 
 
 def _widened(standard: tuple[Floats, Floats], more: Any) -> tuple[Floats, Floats]:

@@ -34,6 +34,28 @@ MapStandard = tuple[float, float, Floats]
 
 
 @dataclass(frozen=True, eq=False)
+class Finer(Value):
+    """What a finer grid than the coarsest counts in the score of positions.
+
+    Attributes
+    ----------
+    grid : str
+        Its name.
+    weight : float
+        Of the mean of its largest standardized distances, which is added to that of the coarsest.
+    standard : tuple of two ndarrays of shape (n_positions,)
+        Mean and standard deviation of the distances at each position.
+    n_largest : int
+        How many of them are averaged.
+    """
+
+    grid: str
+    weight: float
+    standard: tuple[Floats, Floats]
+    n_largest: int
+
+
+@dataclass(frozen=True, eq=False)
 class Standards(Value):
     """What good images say of distances: the units of scores and maps.
 
@@ -59,6 +81,8 @@ class Standards(Value):
     common : float
         The most that is taken from all standardized distances of an image, where their median is
         above 0; see `mean_of_largest`.
+    finer : Finer or None
+        The next finer grid's part in the score, if it has one.
     """
 
     scale: tuple[float, float]
@@ -69,6 +93,7 @@ class Standards(Value):
     context_weight: float
     blend: float = 0.0
     common: float = 0.0
+    finer: Finer | None = None
 
     def of_originals(self, n_copies: int) -> Standards:
         """Keep the maxima of the images themselves: of every `n_copies`-th row."""
