@@ -118,7 +118,7 @@ def test_default_and_paper_configurations():
     features, scorer = default.unfitted_parts()
     assert (features.levels, features.maps, features.input_size) == ("highest", None, 320)
     assert isinstance(scorer, PatchScorer)
-    assert (scorer.top_fraction, scorer.image_weight, scorer.smoothing) == (0.03, 0.2, 0.0)
+    assert (scorer.top_fraction, scorer.image_weight, scorer.smoothing) == (0.03, 0.1, 0.0)
     no_image = MahalanobisDetector(image_weight=0.0, input_size=64).unfitted_parts()[0]
     assert (no_image.levels, no_image.input_size) == ([], 64)
     paper = MahalanobisDetector.rippel2020(n_augment=100, reduction="npca", fpr=0.01)

@@ -430,7 +430,7 @@ def test_format_3_keeps_its_maps(name):
         added = detector.partial_fit(features(3, 20))
         assert added.scorer_.context_weight_ == 0
         assert added.anomaly_map(X).shape == (6, 10, 10)
-        same = PatchScorer(neighbourhood=0)
+        same = PatchScorer(neighbourhood=0, image_weight=0.2)
         newer = AnomalyDetector(scorer=same, fpr=0.1, max_stored=15).fit(features(4, 20))
         with pytest.raises(InputError, match="format 3, whose maps had no context, into a newer"):
             newer.merge(added)

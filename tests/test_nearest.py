@@ -385,11 +385,11 @@ def test_scores_count_the_next_finer_grid():
         atol=1e-5,
     )
     np.testing.assert_allclose(left_out[:, 0].std(), 1, rtol=1e-9)
-    rest = -left_out[:, 0] * standards.scale[0]  # half as large a standard deviation
+    rest = -left_out[:, 0] * standards.scale[0]
     rest = rest + alone.leave_one_out_level_scores(
         {n: v for n, v in good.items() if n != "fine"}
     )[:, 0] * alone.scale_[0]  # fmt: skip
-    assert rest.std() == pytest.approx(alone.scale_[0] / 2, rel=1e-6)
+    assert rest.std() == pytest.approx(0.7 / (1 + 30 / 400) * alone.scale_[0], rel=1e-6)
 
 
 def test_a_defect_of_a_finer_grid_alone_is_found():

@@ -231,7 +231,7 @@ def test_pictures_that_lie_turned_in_their_files_too(small_weights, tmp_path):
         Image.fromarray(np.rot90(pixels)).save(tmp_path / f"{name}.png", exif=exif)
     scores = model.anomaly_score([image, tmp_path / "a.png", tmp_path / "b.png"])
     np.testing.assert_allclose(scores, scores[0], rtol=1e-6)
-    assert scores[1] == scores[2]
+    np.testing.assert_allclose(scores[1], scores[2], rtol=1e-12)  # rows of one product
 
 
 @pytest.mark.parametrize("scope", ["positions", "image"])

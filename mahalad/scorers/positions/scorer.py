@@ -45,8 +45,8 @@ class PatchScorer(Standardized, BaseEstimator):
     compared with the good ones at most one position away: its distance is the Mahalanobis distance
     to the nearest of them. On the coarsest grid the distance to a Gaussian of the position is added
     to it: patches are better where parts move or have many forms, Gaussians where there are many
-    images. The image's score is the mean of the largest of these sums, and half that of the largest
-    distances on the next finer grid, where small defects are. Mean and standard deviation
+    images. The image's score is the mean of the largest of these sums, and some of that of the
+    largest distances on the next finer grid, where small defects are. Mean and standard deviation
     of their leave-one-out values of good images (and what harmless changes add to these)
     standardize them, position by position. The image's map is the weighted mean over grids of the
     logarithms of distances, each in standard deviations of good images. A further grid, the
@@ -117,7 +117,8 @@ class PatchScorer(Standardized, BaseEstimator):
     and g to the Gaussian. With s the root mean variance over positions of either among good images,
     left out, b = min(n / 400, 2) s_d / s_g for n images: Gaussians know little of few. The mean of
     the largest distances on the next finer grid is added to that of the largest of these sums, with
-    the weight with which its standard deviation among good images is half as large.
+    the weight with which its standard deviation among good images is 0.7 / (1 + min(n / 400, 2))
+    times as large.
 
     The metric of patches is the covariance about the mean of a position, averaged over blocks of
     some 4 x 4 positions and, with the same weight, over all of them, shrunk by 0.05 to its mean

@@ -49,7 +49,8 @@ _NOTHING: Variances = (0.0, 0.0)
 _ENOUGH = 400  # images of which Gaussians count as much as patches: of few they know little
 _MOST = 2.0  # times as much as patches, of twice as many images and more
 
-_FINER = 0.5  # weight of the next finer grid, where a standard deviation counts as much
+_FINER = 0.7  # what the next finer grid counts beside patches of the coarsest alone, and less,
+# the more Gaussians count; where a standard deviation counts the same
 _FINER_TOP = 1 / 3  # of `top_fraction`: a small defect has a smaller share of a finer grid
 
 
@@ -148,7 +149,7 @@ class Scoring:
                 labels,
                 tolerated.get(name, _NOTHING),
                 common,
-                float(top.std()),
+                _FINER / (1 + _share(n_images)) * float(top.std()),
             )
             top = top + more
         parts = self._parts(top, image)
@@ -190,7 +191,7 @@ class Scoring:
     ) -> tuple[Floats, Finer]:
         """Find what a finer grid adds to the scores of good images, (n,), and to those of others.
 
-        `scale` is the standard deviation of what it is added to.
+        `scale` is the standard deviation that these have.
         """
         by_all, by_each = tolerated
         k = self._n_largest(int(varying(d, inside).sum()), _FINER_TOP)
@@ -198,12 +199,12 @@ class Scoring:
         top = mean_of_largest(d, inside, by_others, k, common)
         assert self.finer is not None
         deviation = float(top.std())
-        weight = _FINER * scale / deviation if deviation > 0 else 0.0
+        weight = scale / deviation if deviation > 0 else 0.0
         standard = _widened(standardization(d, inside), by_all)
         return weight * top, Finer(self.finer, weight, standard, k)
 
     def _blend(self, distances: Mapping[str, Floats], own: Inside, n_images: int) -> float:
-        """Find the weight of Gaussians: of `_ENOUGH` images they deviate by as much as patches do.
+        """Find the weight of Gaussians: they deviate by `_share` times as much as patches do.
 
         It is 0 where they never vary.
         """
@@ -212,8 +213,7 @@ class Scoring:
         nearest, gaussians = (
             mean_deviation(distances[name], own) for name in (self.coarsest, GAUSSIANS)
         )
-        share = min(n_images / _ENOUGH, _MOST)
-        return share * nearest / gaussians if gaussians > 0 else 0.0
+        return _share(n_images) * nearest / gaussians if gaussians > 0 else 0.0
 
     def _blended(self, distances: Mapping[str, Floats], blend: float) -> Floats:
         """Distances (n, P) that the score is about."""
@@ -238,6 +238,11 @@ class Scoring:
     def _parts(self, top: Floats, image: Any) -> Floats:
         """Parts of the score in units of their own, (n, 1 or 2), up = abnormal."""
         return np.column_stack([top, self.image_weight * image] if self.image_weight else [top])
+
+
+def _share(n_images: int) -> float:
+    """How much Gaussians count, where the patches of the same grid count 1."""
+    return min(n_images / _ENOUGH, _MOST)
 
 
 def _widened(standard: tuple[Floats, Floats], more: Any) -> tuple[Floats, Floats]:
