@@ -30,6 +30,7 @@ ASKED = (0.05, 0.1)
 KINDS = ("clean", "tails", "oddities", "contaminated")
 LEVELS, FEATURES = 9, 200
 SIDE, DEPTH = 8, 96
+FINER_DEPTH = 24  # of a grid of twice as many positions a side
 
 
 def amplitudes(rng: np.random.Generator, kind: str, shape: tuple[int, ...], share: float) -> Floats:
@@ -57,6 +58,12 @@ def pooled(rng: np.random.Generator, kind: str, n: int, features: int = FEATURES
 def maps(rng: np.random.Generator, kind: str, n: int, side: int = SIDE) -> Features:
     """Maps of n images; with "oddities" 1 % of the places have vectors 4 times as long."""
     return {"map": vectors(rng, kind, (n, side, side), DEPTH, 0.01)}
+
+
+def two_maps(rng: np.random.Generator, kind: str, n: int) -> Features:
+    """`maps` with a finer grid beside them, which scores count, too."""
+    finer = vectors(rng, kind, (n, 2 * SIDE, 2 * SIDE), FINER_DEPTH, 0.01)
+    return {"finer": finer, **maps(rng, kind, n)}
 
 
 def contaminated(images: Mapping[str, NDArray[Any]]) -> Features:
@@ -128,6 +135,7 @@ CELLS: dict[str, tuple[Callable[[], Any], Callable[..., Features], int]] = {
     ),
     "levels, 3 copies": (lambda: make_scorer("gaussian"), pooled, 4),
     "positions": (PatchScorer, maps, 1),
+    "positions, two grids": (PatchScorer, two_maps, 1),
     "positions, neighbourhood=1": (lambda: PatchScorer(neighbourhood=1), maps, 1),
     "positions, neighbourhood=all": (lambda: PatchScorer(neighbourhood="all"), maps, 1),
     "positions, 3 copies": (PatchScorer, maps, 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from types import SimpleNamespace
@@ -9,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import run
 
-from mahalad import load
+from mahalad import MahalanobisDetector, load
+from mahalad.commands.bench import bench
+from mahalad.commands.fit import fit
 from mahalad.report.rows import lines
 from mahalad.report.text import columns, shortened
 
@@ -126,3 +129,19 @@ def test_only_a_terminal_has_a_width(model, picture_folder, monkeypatch):
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda stream: True)
     run("score", one, "-m", model)
     assert seen == [None, 66]
+
+
+PYTHON_NAMES = {"size": "input_size", "augment": "n_augment"}
+
+
+@pytest.mark.parametrize("command", [fit, *bench.commands.values()], ids=lambda c: c.name)
+def test_options_have_the_defaults_of_the_detector(command):
+    parameters = inspect.signature(MahalanobisDetector).parameters
+    shared = {
+        option: parameters[PYTHON_NAMES.get(option.name, option.name)].default
+        for option in command.params
+        if PYTHON_NAMES.get(option.name, option.name) in parameters
+    }
+    assert shared
+    for option, default in shared.items():
+        assert option.default is None or option.default == default, option.name

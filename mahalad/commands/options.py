@@ -238,7 +238,7 @@ def fit_options(command: Any) -> Any:
                          help="Pictures that are another one saved again (another format or size, "
                               "frames of a camera that stands still). group: they count as one "
                               "part. separate: they show different parts."),
-            click.option("--image-weight", type=click.FloatRange(min=0), default=0.2,
+            click.option("--image-weight", type=click.FloatRange(min=0), default=0.1,
                          show_default=True,
                          help="Weight of the distance of the image as a whole, beside that of the "
                               "positions; for --scope positions."),
