@@ -26,17 +26,21 @@ from mahalad.scorers.positions.scorer import PatchScorer
 
 
 def variants(names: list[str]) -> list[tuple[str, list[str], dict[str, Any]]]:
-    """Name, levels and parameters; `names` are the maps of strides 4, 8 and 16, finest first."""
+    """Name, levels and parameters; `names` are the maps of strides 4, 8 and 16, finest first.
+
+    Of Gaussians alone, and of a single level, the finer maps do not count in a score.
+    """
     last = names[-2:]
     return [
         ("default", names, {}),
-        ("positions alone (image_weight=0)", last, {"image_weight": 0.0}),
-        ("image_weight=0.5", last, {"image_weight": 0.5}),
-        ("image_weight=1", last, {"image_weight": 1.0}),
-        ("top_fraction=0 (largest)", last, {"top_fraction": 0.0}),
-        ("top_fraction=0.01", last, {"top_fraction": 0.01}),
-        ("top_fraction=0.1", last, {"top_fraction": 0.1}),
-        ("top_fraction=1 (mean)", last, {"top_fraction": 1.0}),
+        ("positions alone (image_weight=0)", names, {"image_weight": 0.0}),
+        ("image_weight=0.5", names, {"image_weight": 0.5}),
+        ("image_weight=1", names, {"image_weight": 1.0}),
+        ("top_fraction=0 (largest)", names, {"top_fraction": 0.0}),
+        ("top_fraction=0.01", names, {"top_fraction": 0.01}),
+        ("top_fraction=0.1", names, {"top_fraction": 0.1}),
+        ("top_fraction=1 (mean)", names, {"top_fraction": 1.0}),
+        ("without the finer map", last, {}),
         (f"score by {last[0]} alone", last[:1], {}),
         (f"score by {last[1]} alone", last[1:], {}),
         (f"score by {names[-3]} (finer) alone", names[-3:-2], {}),

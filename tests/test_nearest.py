@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -425,8 +427,9 @@ def test_files_have_the_finer_grid_and_merges_too(tmp_path):
     [
         ({"grid": "m"}, "scorer.finer.grid is 'm', expected a finer one"),
         ({"grid": "other"}, "scorer.finer.grid is 'other'"),
-        ({"weight": -1.0}, "expected n_largest >= 1 and a weight >= 0"),
-        ({"n_largest": 0}, "expected n_largest >= 1"),
+        ({"weight": -1.0}, "expected n_largest of 1 to 324, and a weight >= 0"),
+        ({"n_largest": 0}, "expected n_largest of 1 to 324"),
+        ({"n_largest": 325}, "expected n_largest of 1 to 324"),
     ],
 )
 def test_a_damaged_finer_grid_is_refused(change, message, tmp_path):
@@ -438,8 +441,63 @@ def test_a_damaged_finer_grid_is_refused(change, message, tmp_path):
         load(tmp_path / "x")
 
 
-def test_models_of_format_9_score_by_the_coarsest_grid(tmp_path):
+def test_older_models_score_by_the_coarsest_grid_when_they_are_saved_again(tmp_path):
     detector = load(Path(__file__).parent / "data" / "format8_nearest_slim.mahalad")
+    rng = np.random.default_rng(8)
+    shapes = {"fine": (3, 10, 10, 2), "coarse": (3, 8, 8, 2), "whole": (3, 5)}
+    new = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     assert detector.scorer_.standards_.finer is None
     detector.save(tmp_path / "m", include_features=False)
-    assert load(tmp_path / "m").scorer_.standards_.finer is None
+    again = load(tmp_path / "m")
+    assert again.scorer_.standards_.finer is None
+    np.testing.assert_allclose(again.anomaly_score(new), detector.anomaly_score(new), rtol=1e-12)
+
+
+def test_which_finer_level_counts_does_not_depend_on_their_order():
+    good, new = two_grids(30, 0), two_grids(6, 2)
+    good["deeper"] = np.concatenate([good["fine"], good["fine"][..., ::-1] ** 2], axis=-1)
+    new["deeper"] = np.concatenate([new["fine"], new["fine"][..., ::-1] ** 2], axis=-1)
+    one, other = (
+        PatchScorer().fit({name: good[name] for name in order})
+        for order in (["fine", "deeper", "m", "p"], ["deeper", "m", "p", "fine"])
+    )
+    assert one.standards_.finer.grid == other.standards_.finer.grid == "deeper"
+    np.testing.assert_allclose(one.score_samples(new), other.score_samples(new), rtol=1e-9)
+
+
+def test_images_taken_out_of_sums_alone_leave_patches_behind_or_say_so():
+    few = detector_of_patches(max_stored=50).fit(two_grids(90, 0))
+    gone = {name: values[:9] for name, values in two_grids(90, 0).items()}
+    many = detector_of_patches(max_stored=150).fit(two_grids(160, 0))
+    out = PatchScorer().partial_fit(gone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        copy.deepcopy(few.scorer_).unmerge(out)  # all patches were there
+    with pytest.warns(UserWarning, match=r"patches of \d+ of 100 images \(fine\): a fit without"):
+        copy.deepcopy(many.scorer_).unmerge(out)
+
+
+def test_boxes_on_two_grids():
+    good, new = two_grids(30, 0), two_grids(6, 2)
+    box = np.tile([0.0, 0.25, 1.0, 0.75], (30, 1))
+    scorer = PatchScorer().fit({**good, BOX: box})
+    assert scorer.standards_.finer is not None
+    before = scorer.score_samples({**new, BOX: box[:6]})
+    for name in ("fine", "m"):
+        outside = ~scorer.patches_[name].inside[0]
+        side = round(len(outside) ** 0.5)
+        new[name][:, outside.reshape(side, side)] = 1e3
+    np.testing.assert_array_equal(scorer.score_samples({**new, BOX: box[:6]}), before)
+
+
+def test_groups_are_left_out_of_both_grids():
+    good = {name: np.repeat(values, 2, axis=0) for name, values in two_grids(24, 0).items()}
+    rng = np.random.default_rng(3)
+    for name in ("fine", "m"):
+        good[name][1::2] += 0.01 * rng.normal(size=good[name][1::2].shape).astype(np.float32)
+    fitted = PatchScorer().partial_fit(good)
+    alone, together = (
+        fitted.leave_one_out(good, groups)[1].finer.standard[0].mean()
+        for groups in (None, np.arange(48) // 2)
+    )
+    assert together > 1.5 * alone  # the other copy is no neighbour

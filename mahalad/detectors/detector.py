@@ -304,7 +304,10 @@ class AnomalyDetector(OutlierMixin, FitParameters):
             raise InputError(f"cannot merge fits with different features: {difference}")
         mine, theirs = to_spec(self.unfitted_scorer()), to_spec(other.unfitted_scorer())
         if mine != theirs:
-            raise InputError(f"cannot merge fits with different scorer: {mine} and {theirs}")
+            raise InputError(
+                f"cannot merge fits with different scorer: {mine} and {theirs}; fit one of them "
+                "with the parameters of the other (an older model has the defaults of its time)"
+            )
         mine, theirs = self._state.params, other._state.params
         for name in _MUST_MATCH:
             if name in changed_params(mine, theirs):
@@ -340,6 +343,11 @@ class AnomalyDetector(OutlierMixin, FitParameters):
         InputError
             An image that is not in the fit (or was not kept, see `max_stored`), or that cannot be
             read. Nothing is removed then.
+
+        Warns
+        -----
+        UserWarning
+            Not all images were kept, and of those that were not patches are missing now.
         """
         self._check_updatable()
         mine, recipe = self._with_sums(self._state), self._recipe()

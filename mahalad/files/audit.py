@@ -149,8 +149,12 @@ def _check_detector(header: Header) -> None:
         raise _damaged(
             f"scorer.finer.grid is {finer['grid']!r}, expected a finer one of {compared}"
         )
-    if finer is not None and not (finer["n_largest"] >= 1 and 0 <= finer["weight"] < math.inf):
-        raise _damaged(f"scorer.finer is {finer}, expected n_largest >= 1 and a weight >= 0")
+    if finer is not None:
+        n_places = math.prod(levels[finer["grid"]][:2])
+        if not (1 <= finer["n_largest"] <= n_places and 0 <= finer["weight"] < math.inf):
+            raise _damaged(
+                f"scorer.finer is {finer}, expected n_largest of 1 to {n_places}, and a weight >= 0"
+            )
 
 
 def _check_store(record: Header, name: str) -> None:

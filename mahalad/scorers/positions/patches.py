@@ -15,7 +15,7 @@ N_IMAGES = 200
 """Images whose patches are kept on the coarsest grid, those of the lowest hashes."""
 
 N_FINER = 100
-"""The same on finer grids, which have more positions and are for maps alone."""
+"""The same on finer grids, which have more positions."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import replace
@@ -46,7 +47,8 @@ class PatchScorer(Standardized, BaseEstimator):
     to the nearest of them. On the coarsest grid the distance to a Gaussian of the position is added
     to it: patches are better where parts move or have many forms, Gaussians where there are many
     images. The image's score is the mean of the largest of these sums, and some of that of the
-    largest distances on the next finer grid, where small defects are. Mean and standard deviation
+    largest distances on the next finer grid, where small defects are (of its levels, the one of
+    most features). Mean and standard deviation
     of their leave-one-out values of good images (and what harmless changes add to these)
     standardize them, position by position. The image's map is the weighted mean over grids of the
     logarithms of distances, each in standard deviations of good images. A further grid, the
@@ -115,10 +117,10 @@ class PatchScorer(Standardized, BaseEstimator):
 
     Where patches are compared, the score is about d + b g, of the distance d to the nearest patch
     and g to the Gaussian. With s the root mean variance over positions of either among good images,
-    left out, b = min(n / 400, 2) s_d / s_g for n images: Gaussians know little of few. The mean of
-    the largest distances on the next finer grid is added to that of the largest of these sums, with
-    the weight with which its standard deviation among good images is 0.7 / (1 + min(n / 400, 2))
-    times as large.
+    left out, b = min(n / 400, 2) s_d / s_g for n images, copies among them: Gaussians know little
+    of few. The mean of the largest distances on the next finer grid is added to that of the largest
+    of these sums, with the weight with which its standard deviation among good images is 0.7 / (1 +
+    min(n / 400, 2)) times as large.
 
     The metric of patches is the covariance about the mean of a position, averaged over blocks of
     some 4 x 4 positions and, with the same weight, over all of them, shrunk by 0.05 to its mean
@@ -233,10 +235,30 @@ class PatchScorer(Standardized, BaseEstimator):
         return self
 
     def unmerge(self, other: PatchScorer) -> Self:
-        """Take the images of another fit, which are part of this one, out of it."""
+        """Take the images of another fit, which are part of this one, out of it.
+
+        Warns
+        -----
+        UserWarning
+            Patches of as many images as are kept were there, and some went: those of others, which
+            a fit without these images would have in their place, are gone.
+        """
         self._check_mergeable(other)
         self._forget()
-        self.patches_ = {n: own.without(other.patches_[n]) for n, own in self.patches_.items()}
+        before = self.patches_
+        self.patches_ = {n: own.without(other.patches_[n]) for n, own in before.items()}
+        fewer = [
+            f"{len(self.patches_[name].keys)} of {own.most} images ({name})"
+            for name, own in before.items()
+            if len(own.keys) == own.most > len(self.patches_[name].keys)
+        ]
+        if fewer:
+            warnings.warn(
+                f"images are now compared with patches of {', '.join(fewer)}: a fit without what "
+                "was removed would have others in their place, which were not kept; fit again for "
+                "its very scores",
+                stacklevel=2,
+            )
         for name, patch_gaussian in self.patch_gaussians_.items():
             patch_gaussian.unmerge(other.patch_gaussians_[name])
         for name, gaussian in self.image_gaussians_.items():
@@ -615,12 +637,17 @@ class PatchScorer(Standardized, BaseEstimator):
 
     @property
     def _finer(self) -> str | None:
-        """Name of the finer grid that counts in a score, next to the coarsest: if it has patches.
+        """Name of the finer grid that counts in a score: next to the coarsest, if it has patches.
 
-        A fit of a file of format 7 has patches of the coarsest grid alone.
+        Of several levels of one side the one of most features, which is the deepest of a network. A
+        fit of a file of format 7 has patches of the coarsest grid alone.
         """
-        name = self.groups_[-2][0] if len(self.groups_) > 1 else None
-        return name if self.blends_ and name in self.patches_ else None
+        finer = [self.patches_[n] for n, *_ in self.groups_[:-1] if n in self.patches_]
+        if not (self.blends_ and finer):
+            return None
+        names = [name for name, *_ in self.groups_[:-1] if name in self.patches_]
+        sizes = [(own.features.shape[1], -own.features.shape[2]) for own in finer]
+        return min(zip(sizes, names, strict=True))[1]
 
     def _all_distances(self, features: Features) -> dict[str, Floats]:
         """Distances of the features of grids, by their names, and all that the score is about."""

@@ -129,7 +129,7 @@ class Scoring:
         distances are then those to fits without the image, too: by the factor `growth` (n, P).
         `tolerated` has what is added to the variances of distances, by grid: in the standards (P,),
         and in those of each image by the others (n, P). `n_images` is the number of images in the
-        fit, of which these may be some. `common` goes into the standards.
+        fit, copies among them, of which these may be some. `common` goes into the standards.
         """
         own = inside[self.coarsest]
         blend = self._blend(distances, own, n_images)
