@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peers import peak_mib
 
 from mahalad.bench.outputs import versions, write_json
 from mahalad.evaluation.images import roc_auc
@@ -66,10 +66,6 @@ def rows_of(coreset: float) -> dict[str, dict[str, Any]]:
     for detector in ("KNN", "ECOD"):
         rows[f"PyOD EmbeddingOD, {detector}"] = {"method": "pyod", "detector": detector}
     return rows
-
-
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def answer(job: dict[str, Any]) -> None:

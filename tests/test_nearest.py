@@ -441,6 +441,15 @@ def test_a_damaged_finer_grid_is_refused(change, message, tmp_path):
         load(tmp_path / "x")
 
 
+def test_patches_of_a_grid_that_is_not_there_are_refused(tmp_path):
+    detector_of_patches().fit(two_grids(30, 0)).save(tmp_path / "m")
+    header, arrays = read_model(tmp_path / "m")
+    header["scorer"]["nearest"] += ["other"]
+    write_model(tmp_path / "x", header, arrays)
+    with pytest.raises(ModelFileError, match="scorer.nearest is .*'other'.*, expected some of"):
+        load(tmp_path / "x")
+
+
 def test_older_models_score_by_the_coarsest_grid_when_they_are_saved_again(tmp_path):
     detector = load(Path(__file__).parent / "data" / "format8_nearest_slim.mahalad")
     rng = np.random.default_rng(8)

@@ -642,12 +642,13 @@ class PatchScorer(Standardized, BaseEstimator):
         Of several levels of one side the one of most features, which is the deepest of a network. A
         fit of a file of format 7 has patches of the coarsest grid alone.
         """
-        finer = [self.patches_[n] for n, *_ in self.groups_[:-1] if n in self.patches_]
-        if not (self.blends_ and finer):
-            return None
         names = [name for name, *_ in self.groups_[:-1] if name in self.patches_]
-        sizes = [(own.features.shape[1], -own.features.shape[2]) for own in finer]
-        return min(zip(sizes, names, strict=True))[1]
+
+        def coarsest_and_deepest_first(name: str) -> tuple[int, int, str]:
+            _, n_positions, n_features = self.patches_[name].features.shape
+            return n_positions, -n_features, name
+
+        return min(names, key=coarsest_and_deepest_first, default=None) if self.blends_ else None
 
     def _all_distances(self, features: Features) -> dict[str, Floats]:
         """Distances of the features of grids, by their names, and all that the score is about."""
