@@ -446,7 +446,7 @@ def test_patches_of_a_grid_that_is_not_there_are_refused(tmp_path):
     header, arrays = read_model(tmp_path / "m")
     header["scorer"]["nearest"] += ["other"]
     write_model(tmp_path / "x", header, arrays)
-    with pytest.raises(ModelFileError, match="scorer.nearest is .*'other'.*, expected some of"):
+    with pytest.raises(ModelFileError, match=r"scorer.nearest is .*'other'.*, expected some of"):
         load(tmp_path / "x")
 
 
