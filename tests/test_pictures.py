@@ -23,6 +23,7 @@ from mahalad.report.overlays import (
     outlined,
     overlay,
     thumbnail,
+    without_halo,
 )
 from mahalad.report.results import hits
 
@@ -342,3 +343,52 @@ def test_no_mask_is_found_where_there_is_none(tmp_path: Path, image: str) -> Non
     (tmp_path / "a/ground_truth/cut").mkdir(parents=True)
     (tmp_path / "a/ground_truth/cut/1_mask.png").touch()
     assert mask_beside(tmp_path / image) is None
+
+
+def test_the_halo_of_a_defect_is_not_coloured() -> None:
+    anomaly_map = np.zeros((100, 100))
+    anomaly_map[37:63, 37:63] = THRESHOLD + 1.0  # 7 around it: above the threshold
+    anomaly_map[44:56, 44:56] = THRESHOLD + 4.0
+    anomaly_map[5:10, 80:90] = THRESHOLD + 0.5  # further away: a faint defect of its own
+    region = without_halo(anomaly_map, THRESHOLD)
+    assert region[44:56, 44:56].all() and region[5:10, 80:90].all()
+    assert region.sum() == 12 * 12 + 5 * 10
+    grey = Image.new("RGB", (100, 100), (120, 120, 120))
+    drawn = np.array(overlay(grey, anomaly_map, THRESHOLD))
+    assert ((drawn != 120).any(axis=2) == region).all()
+
+
+@pytest.mark.parametrize("below", [1.2, 1.3])
+def test_a_halo_is_some_deviations_below_what_it_surrounds(below: float) -> None:
+    anomaly_map = np.zeros((100, 100))
+    anomaly_map[40:60, 40:60] = THRESHOLD + 2.0 - below
+    anomaly_map[45:55, 45:55] = THRESHOLD + 2.0
+    assert without_halo(anomaly_map, THRESHOLD)[41, 41] == (below < 1.25)
+
+
+def test_of_a_glaring_defect_all_above_half_is_coloured() -> None:
+    anomaly_map = np.zeros((100, 100))
+    for i, height in enumerate((4.9, 5.1, 10.0)):
+        anomaly_map[40 + 2 * i : 60 - 2 * i, 40 + 2 * i : 60 - 2 * i] = THRESHOLD + height
+    region = without_halo(anomaly_map, THRESHOLD)
+    assert not region[40, 50] and region[42, 50]
+
+
+def test_what_a_defect_encloses_is_part_of_it() -> None:
+    anomaly_map = np.zeros((100, 100))
+    anomaly_map[5:95, 5:95] = THRESHOLD + 0.1
+    anomaly_map[10:90, 10:90] = THRESHOLD + 3.0
+    anomaly_map[20:80, 20:80] = THRESHOLD + 0.1
+    region = without_halo(anomaly_map, THRESHOLD)
+    assert region[10:90, 10:90].all() and region.sum() == 80 * 80
+    anomaly_map[50, 50] = THRESHOLD  # but never what is not above the threshold
+    assert not without_halo(anomaly_map, THRESHOLD)[50, 50]
+
+
+def test_the_largest_value_of_a_map_is_coloured_if_any_is(rng: np.random.Generator) -> None:
+    for shape in ((1, 1), (3, 80), (40, 40)):
+        anomaly_map = rng.normal(THRESHOLD, 1.0, shape)
+        region = without_halo(anomaly_map, THRESHOLD)
+        assert not region[anomaly_map <= THRESHOLD].any()
+        assert region.flat[anomaly_map.argmax()] == (anomaly_map.max() > THRESHOLD)
+    assert not without_halo(np.zeros((4, 4)), math.inf).any()

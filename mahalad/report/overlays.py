@@ -22,6 +22,8 @@ from mahalad.protocols import FloatImage
 # Yellow, orange, red, magenta: ever darker, so that the order is seen without telling hues apart.
 RAMP = np.array([(255, 225, 70), (255, 150, 30), (226, 62, 36), (160, 10, 100)], np.float64)
 FULL_ABOVE = 4.0
+HALO_BELOW = (0.5, 1.25)  # share of the largest value near; standard deviations: the larger of both
+HALO_REACH = 0.075  # share of the map's longer side
 ALPHA = (0.35, 0.75)  # opacity at the threshold and at `full`
 # Two lines, dark outside and light inside: one of them stands out from any image.
 OUTER_LINE, INNER_LINE = (10, 20, 60), (255, 255, 255)
@@ -35,7 +37,7 @@ def overlay(
     full: float | None = None,
     line: int | None = None,
 ) -> Image.Image:
-    """Colour the parts of an image whose anomaly map is above a threshold.
+    """Colour the parts of an image whose anomaly map is above a threshold, halos left out.
 
     Parameters
     ----------
@@ -44,7 +46,8 @@ def overlay(
     anomaly_map : ndarray of shape (h, w)
         Up = abnormal; enlarged bilinearly to the image.
     map_threshold : float
-        Values above it are coloured; infinity colours nothing.
+        Values above it are coloured, but those of a halo (`without_halo`); infinity colours
+        nothing.
     full : float, optional
         The value that gets the strongest colour, as does any above it; map_threshold + 4 where it
         is None, in standard deviations of good images.
@@ -55,7 +58,7 @@ def overlay(
     Returns
     -------
     PIL.Image.Image of mode "RGB", of the size of `image`
-        Where the enlarged map is at or below the threshold, the image as it is.
+        Where the enlarged map is at or below the threshold, or a halo, the image as it is.
 
     Raises
     ------
@@ -78,25 +81,64 @@ def overlay(
     ((0, 0, 0), False)
     """
     picture = _as_picture(image)
-    excess = checked_map(anomaly_map) - _checked_threshold(map_threshold)
+    above = checked_map(anomaly_map) - _checked_threshold(map_threshold)
     full = map_threshold + FULL_ABOVE if full is None else full
     if map_threshold < math.inf and not map_threshold < full < math.inf:
         raise InputError(
             f"full is {full:g}; allowed is a finite value above the threshold, which is "
             f"{map_threshold:g}"
         )
-    if not (excess > 0).any():
+    if not (above > 0).any():
         return picture
-    # The difference is enlarged, not the map: a weighted mean of values that are not above zero
+    # Differences are enlarged, not the map: a weighted mean of values that are not above zero
     # is not above zero, whatever the rounding to float32.
-    enlarged = Image.fromarray(excess.astype(np.float32)).resize(
-        picture.size, Image.Resampling.BILINEAR
-    )
-    values = np.asarray(enlarged)  # (H, W)
-    region = values > 0
+    inner = np.where(_without_halo(above), above, np.minimum(above, 0))
+    region = _enlarged(inner, picture.size) > 0  # (H, W)
+    values = _enlarged(above, picture.size)[region].clip(min=0)
     pixels = np.array(picture)  # (H, W, 3)
-    pixels[region] = _blend(pixels[region], values[region] / (full - map_threshold))
+    pixels[region] = _blend(pixels[region], values / (full - map_threshold))
     return _with_outline(pixels, region, line or _line_of(picture.size))
+
+
+def without_halo(anomaly_map: NDArray[Any], map_threshold: float) -> NDArray[np.bool_]:
+    """Find what of a map is above a threshold, and not the halo of something larger near it.
+
+    A place of a network's map sees the picture around it, too, so that the map is raised around a
+    defect. Of values above the threshold, less the threshold, a halo is what has less than half of
+    the largest one near it, and is 1.25 standard deviations or more below it; near is at most 7.5 %
+    of the map's longer side, across and down. What larger values enclose, or leave between them
+    within that distance, belongs to them. So more of what is coloured lies on defects
+    (`benchmarks/pointing.py`), and a faint defect further away keeps its colour.
+
+    Parameters
+    ----------
+    anomaly_map : ndarray of shape (h, w)
+        In standard deviations of good images, up = abnormal.
+    map_threshold : float
+
+    Returns
+    -------
+    ndarray of bool, shape (h, w)
+
+    Examples
+    --------
+    >>> without_halo(np.array([[3.0, 9.0, 8.0, 3.0, *[0.0] * 15, 3.0]]), 2.0)[0, [0, 1, 2, 3, -1]]
+    array([False,  True,  True, False,  True])
+    """
+    above = checked_map(anomaly_map) - _checked_threshold(map_threshold)
+    return _without_halo(above)
+
+
+def _without_halo(above: NDArray[np.float64]) -> NDArray[np.bool_]:
+    reach = round(HALO_REACH * max(above.shape))
+    near = ndimage.maximum_filter(above, size=2 * reach + 1, mode="nearest")
+    share, deviations = HALO_BELOW
+    inner = (above > 0) & (above > near - np.maximum(share * near, deviations))
+    box = np.ones((reach // 2 * 2 + 1,) * 2, bool)
+    closed = ndimage.binary_closing(np.pad(inner, reach), box)[
+        reach : reach + above.shape[0], reach : reach + above.shape[1]
+    ]
+    return np.asarray((above > 0) & ndimage.binary_fill_holes(closed))
 
 
 def outlined(
@@ -126,6 +168,12 @@ def outlined(
     line = line or _line_of(picture.size)
     wide = ndimage.binary_dilation(np.asarray(grey) > 63, np.ones((3, 3), bool), 2 * line)
     return _with_outline(np.array(picture), wide, line)
+
+
+def _enlarged(values: NDArray[np.float64], size: Sequence[int]) -> NDArray[np.float32]:
+    """Enlarge values (h, w) bilinearly to (width, height)."""
+    picture = Image.fromarray(values.astype(np.float32))
+    return np.asarray(picture.resize((size[0], size[1]), Image.Resampling.BILINEAR))
 
 
 def _line_of(size: Sequence[int]) -> int:
