@@ -43,16 +43,19 @@ def _compression(pixels: Pixels, quality: float, _: np.random.Generator) -> Pixe
 def _shift(pixels: Pixels, steps: float, rng: np.random.Generator) -> Pixels:
     """Move a picture by whole pixels to one of four sides: nothing is interpolated."""
     axis, sign = rng.integers(2), rng.choice([-1, 1])
-    places = np.clip(np.arange(pixels.shape[axis]) - sign * int(steps), 0, pixels.shape[axis] - 1)
+    n = pixels.shape[axis]
+    mirrored = np.pad(np.arange(n), int(steps), mode="symmetric")
+    places = mirrored[int(steps) * (1 - sign) :][:n]
     return np.asarray(pixels.take(places, axis=axis))
 
 
 def _rotation(pixels: Pixels, degrees: float, rng: np.random.Generator) -> Pixels:
-    return warped(pixels, math.radians(degrees) * rng.choice([-1, 1]), 1.0, (0.0, 0.0))
+    angle = math.radians(degrees) * rng.choice([-1, 1])
+    return warped(pixels, angle, 1.0, (0.0, 0.0), outside="symmetric")
 
 
 def _blur(pixels: Pixels, deviation: float, _: np.random.Generator) -> Pixels:
-    return np.asarray(gaussian_filter(pixels, (deviation, deviation, 0), mode="nearest"))
+    return np.asarray(gaussian_filter(pixels, (deviation, deviation, 0), mode="reflect"))
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ class GradedChange:
         Returns
         -------
         ndarray of shape (H, W, 3)
-            uint8, or float32 in [0, 1], as it was. Pixels that come from outside repeat the edge.
+            uint8, or float32 in [0, 1], as it was. Pixels that come from outside mirror what is
+            within: a repeated edge would draw stripes, which no camera does.
         """
         pixels = np.asarray(image)
         if pixels.ndim == 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,15 +99,20 @@ def _augment(prepared: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
 
 
 def warped(
-    image: NDArray[Any], angle: float, scale: float, shift: tuple[float, float]
+    image: NDArray[Any],
+    angle: float,
+    scale: float,
+    shift: tuple[float, float],
+    outside: Literal["edge", "symmetric"] = "edge",
 ) -> NDArray[np.float32]:
     """Turn an image (H, W, 3) by an angle in radians, enlarge it and shift it by (x, y) pixels.
 
-    Pixels that come from outside the image repeat its edge.
+    Pixels that come from outside the image repeat its edge, or (``"symmetric"``) mirror what is
+    within it.
     """
     height, width = image.shape[:2]
     margin = math.ceil(0.1 * max(height, width))
-    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode=outside)
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     half_x, half_y = (width - 1) / 2, (height - 1) / 2
     cx, cy = half_x + margin + shift[0], half_y + margin + shift[1]
