@@ -41,7 +41,7 @@ def as_text(report: dict[str, Any]) -> str:
             "good flagged, found: shares of good and of defective test images above the threshold.",
             "Strengths: % of the light, standard deviations of noise in grey levels of 255 and of "
             "blur,",
-            "pixels of the stored images; edges are repeated.",
+            "pixels of the stored images; what comes from outside mirrors what is within.",
             *describe_splits(report["images"]),
             *footnotes(reasons),
         ]
