@@ -22,6 +22,7 @@ from safetensors.numpy import load, save
 from mahalad.errors import ModelFileError
 from mahalad.files.audit import audit
 from mahalad.files.checksum import hash_content
+from mahalad.files.damage import missing
 from mahalad.files.old.upgrade import upgrade
 
 _log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ def _read_text(path: str | Path) -> str:
     """Read the header as the text that it is in the file."""
     path = Path(path)
     if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file (looked in {path.absolute()})")
+        raise missing(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mahalad.errors import ModelFileError
+from mahalad.files.damage import missing
 
 KEY = "mahalad"
 """Name of the record among the metadata: JSON."""
@@ -29,7 +30,7 @@ _BEFORE = (
     + bytes([0x12, _N_DIGITS])
 )
 _LENGTH = len(_BEFORE) + _N_DIGITS
-MEND = "copy it again, or export the model again"
+_MEND = "copy it again, or export the model again"
 
 
 def sealed(content: bytes) -> bytes:
@@ -64,7 +65,7 @@ def read_sealed(path: str | Path) -> bytes:
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file (looked in {path.absolute()})")
+        raise missing(path)
     content = path.read_bytes()
     check_sealed(content, str(path))
     return content
@@ -78,16 +79,26 @@ def check_sealed(content: bytes, name: str) -> None:
     ModelFileError
     """
     if not is_sealed(content):
-        raise ModelFileError(
-            f"{name}: not a model of `mahalad export`, or cut short, or changed by another program "
-            f"({len(content):,} bytes, without a mahalad checksum at their end): {MEND}"
-        )
+        raise unsealed(name, len(content))
     wanted = content[-_N_DIGITS:].decode("ascii", "replace")
     if hashlib.sha256(memoryview(content)[:-_LENGTH]).hexdigest() != wanted:
-        raise ModelFileError(
-            f"{name}: the exported model is damaged, or was edited (its SHA-256 is not that of "
-            f"what was written): {MEND}"
-        )
+        raise edited(name)
+
+
+def unsealed(name: str, n_bytes: int) -> ModelFileError:
+    """Say that a file does not end as exported ones do."""
+    return ModelFileError(
+        f"{name}: not a model of `mahalad export`, or cut short, or changed by another program "
+        f"({n_bytes:,} bytes, without a mahalad checksum at their end): {_MEND}"
+    )
+
+
+def edited(name: str) -> ModelFileError:
+    """Say that a file is not what its checksum says was written."""
+    return ModelFileError(
+        f"{name}: the exported model is damaged, or was edited (its SHA-256 is not that of what "
+        f"was written): {_MEND}"
+    )
 
 
 def read_record(text: str | None, name: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 
 from mahalad.errors import ModelFileError
-from mahalad.files.onnx import MEND, check_sealed, sealed
+from mahalad.files.damage import missing
+from mahalad.files.onnx import check_sealed, edited, sealed, unsealed
 
 SUFFIX, WEIGHTS_SUFFIX = ".xml", ".bin"
 PLACE = ("mahalad", "record")
@@ -55,7 +56,7 @@ def read_pair(path: str | Path) -> tuple[bytes, bytes]:
     """
     path, beside = Path(path), weights_beside(path)
     if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file (looked in {path.absolute()})")
+        raise missing(path)
     if not beside.is_file():
         raise ModelFileError(
             f"{beside}: the weights of {path.name} are missing: an exported model of OpenVINO is "
@@ -75,15 +76,9 @@ def check_pair(graph: bytes, weights: bytes, name: str) -> None:
     """
     found = _FOUND.fullmatch(graph[-_LENGTH:])
     if found is None:
-        raise ModelFileError(
-            f"{name}: not a model of `mahalad export`, or cut short, or changed by another program "
-            f"({len(graph):,} bytes, without a mahalad checksum at their end): {MEND}"
-        )
+        raise unsealed(name, len(graph))
     if _hash(graph[:-_LENGTH]).encode() != found[1]:
-        raise ModelFileError(
-            f"{name}: the exported model is damaged, or was edited (its SHA-256 is not that of "
-            f"what was written): {MEND}"
-        )
+        raise edited(name)
     beside = str(weights_beside(name))
     check_sealed(weights, beside)
     if _hash(weights).encode() != found[2]:
