@@ -26,6 +26,8 @@ Every error is a `MahaladError` and also the builtin that a caller would expect:
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class MahaladError(Exception):
     """Base of every error that mahalad raises on purpose."""
@@ -116,3 +118,10 @@ class InputSizeWarning(UserWarning):
 def first_line(error: BaseException) -> str:
     """First line of what another library's error says, or its name if it says nothing."""
     return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
+
+
+def no_model_at(path: Path) -> ModelFileError:
+    """Say that there is no model file, and where it was looked for, or that it is a folder."""
+    if path.is_dir():
+        return ModelFileError(f"{path}: is a folder; a model is a file (part.mahalad, part.onnx)")
+    return ModelFileError(f"{path}: no such model file (looked in {path.absolute()})")

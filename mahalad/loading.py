@@ -8,7 +8,7 @@ from typing import Any
 from mahalad.detectors.detector import AnomalyDetector
 from mahalad.errors import InputError
 from mahalad.files.container import read_header
-from mahalad.files.onnx import is_export
+from mahalad.files.recognition import is_export
 from mahalad.metric.file import KIND
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from mahalad import AnomalyDetector, BackboneFeatures, KNNDetector, MahalanobisD
 from mahalad.errors import CalibrationError, InputError, MissingExtraError, ModelFileError
 from mahalad.export import export, writing
 from mahalad.export.checking import compare
-from mahalad.files.onnx import KEY, decode, encode, is_export, sealed
+from mahalad.files.onnx import KEY, decode, encode, sealed
+from mahalad.files.recognition import is_export
 from mahalad.metric.classifier import MetricKNNClassifier
 from mahalad.report.rows import row_of
 from mahalad.runtime import OnnxDetector
@@ -528,3 +530,71 @@ def test_a_threshold_that_needs_more_says_so(fitted, tmp_path):
 def test_exports_are_known(model, tmp_path, small_weights):
     assert is_export(model[1]) and is_export(tmp_path / "x.onnx") and not is_export(small_weights)
     assert isinstance(load(model[1]), OnnxDetector)
+
+
+@pytest.mark.parametrize("name", ["other.onnx", "other.xml", "other.bin"])
+def test_a_model_is_read_whatever_its_name(fitted, tmp_path, name):
+    detector = fitted()
+    detector.save(tmp_path / name)
+    again = load(tmp_path / name)
+    np.testing.assert_allclose(again.anomaly_score(TEST), detector.anomaly_score(TEST), rtol=1e-6)
+    assert run("info", tmp_path / name).exit_code == 0
+    with pytest.raises(
+        ModelFileError, match=r"a model of `mahalad fit` or `tune`, not an exported"
+    ):
+        load_exported(tmp_path / name)
+
+
+def test_no_export_ends_as_weights_of_openvino(model, tmp_path):
+    with pytest.raises(InputError, match=r"part\.bin: ends as the weights of an OpenVINO model"):
+        export(model[0], tmp_path / "part.bin")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_exported_model_is_neither_changed_nor_exported_again(
+    by_command, picture_folder, tmp_path
+):
+    path = by_command[1]
+    before = path.read_bytes()
+    for arguments in (
+        ("export", path, "-o", tmp_path / "again.onnx"),
+        ("update", path, picture_folder / "test/good"),
+        ("remove", path, picture_folder / "good/000.png"),
+        ("merge", path, by_command[0], "-o", tmp_path / "both.mahalad"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2, result.output
+        assert f"{path}: an exported model, which judges images" in result.stderr
+    assert path.read_bytes() == before and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "a", True, 10**6])
+def test_threads_are_checked(model, threads):
+    with pytest.raises(InputError, match="threads must be None or a whole number from 1 to 1024"):
+        load_exported(model[1], threads=threads)
+
+
+def test_a_folder_is_no_model(tmp_path):
+    for suffix in (".onnx", ".xml", ".mahalad"):
+        folder = tmp_path / f"model{suffix}"
+        folder.mkdir()
+        for reads in (load, load_exported):
+            with pytest.raises(ModelFileError, match="is a folder; a model is a file"):
+                reads(folder)
+
+
+def test_verdicts_at_the_threshold_are_counted_apart(model):
+    parity = replace(compare(model[0], load_exported(model[1])), n_at_threshold=1)
+    assert parity.holds and str(parity).endswith("verdicts changed: 0 (1 at the threshold itself)")
+
+
+def test_a_score_that_is_the_threshold_does_not_count_and_is_said(model):
+    class Asked:
+        """A detector whose verdict on every image is another one, at the threshold."""
+
+        def inspect(self, X, **options):
+            found = load_exported(model[1]).inspect(X, **options)
+            return [replace(r, threshold=r.score, anomaly=not r.anomaly) for r in found]
+
+    parity = compare(Asked(), load_exported(model[1]), TEST)
+    assert (parity.n_changed, parity.n_at_threshold) == (0, len(TEST)) and parity.holds

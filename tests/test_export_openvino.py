@@ -15,9 +15,8 @@ from mahalad import KNNDetector, MahalanobisDetector, load
 from mahalad.errors import InputError, MissingExtraError, ModelFileError
 from mahalad.export import export
 from mahalad.export.checking import compare
-from mahalad.files.onnx import is_export
 from mahalad.files.openvino import sealed_pair
-from mahalad.files.recognition import recognize
+from mahalad.files.recognition import is_export, recognize
 from mahalad.report.rows import row_of
 from mahalad.runtime import load as load_exported
 

@@ -44,7 +44,9 @@ def export(
     the file. It is one file of ONNX, or two of OpenVINO (-o part.xml writes part.bin as well).
 
     The file is run at once, on generated images and those of --check. Nothing is written if scores
-    differ by more than 1e-4 of themselves, maps by more than 1e-3, or a verdict.
+    differ by more than 1e-4 of themselves (by 1e-4 where they are below 1 standard deviation), maps
+    by more than 1e-3 above the mean of good images, or a verdict (but of a score that is the
+    threshold itself, which is said).
 
     `score` and `report` take it as a model (-m part.onnx); mahalad.runtime reads it where only
     NumPy, Pillow and onnxruntime (or OpenVINO) are installed.
@@ -52,6 +54,7 @@ def export(
     from mahalad.export.exporting import export as write
     from mahalad.export.exporting import format_of
     from mahalad.export.formats import check_installed, check_opset
+    from mahalad.files.container import refuse_exported
     from mahalad.files.openvino import weights_beside
     from mahalad.loading import is_classifier, load
 
@@ -59,6 +62,7 @@ def export(
     format = format_of(output, format)
     check_installed(format)
     check_opset(opset)
+    refuse_exported(model)
     names = gather(images, "first") if images else []
     check_output(output, "export", [*names, model, weights], force=force)
     if format == "openvino":

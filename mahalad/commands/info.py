@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def info(model: str, as_json: bool) -> None:
     """Show what a model file holds."""
     from mahalad.files.container import info as read_info
-    from mahalad.files.onnx import is_export
+    from mahalad.files.recognition import is_export
 
     if is_export(model):
         _show_export(model, as_json)

@@ -29,7 +29,7 @@ def maps_of(
         return [{"positions": one} for one in maps], in_pixels(extractor, maps, images)
     if not can_attribute(extractor, scorer):
         raise InputError(
-            f"no anomaly maps from {scorer!r}: use the per-position scorer "
+            f"no anomaly maps from {' '.join(repr(scorer).split())}: use the per-position scorer "
             "(scope='positions'), or Gaussians per level of a network's features"
         )
     prepared = [image.prepared for image in images if image.prepared is not None]
@@ -68,5 +68,6 @@ def map_threshold(scorer: Any) -> float:
             "for maps and their threshold"
         )
     raise InputError(
-        f"the maps of {scorer!r} have no threshold: the per-position scorer (scope='positions') has"
+        f"the maps of {' '.join(repr(scorer).split())} have no threshold: the per-position scorer "
+        "(scope='positions') has"
     )

@@ -65,8 +65,8 @@ def _subtracted(scorer: Any, gone: Kept, make_scorer: MakeScorer) -> Any:
     """A scorer without some of its images, by their sums."""
     if not capabilities_of(scorer).unmergeable:
         raise InputError(
-            f"{scorer!r} cannot take images out of its sums, and not all images were kept: fit "
-            "again without them, or with a larger max_stored"
+            f"{' '.join(repr(scorer).split())} cannot take images out of its sums, and not all "
+            "images were kept: fit again without them, or with a larger max_stored"
         )
     if not len(gone.keys):
         return scorer

@@ -44,7 +44,7 @@ from mahalad.distributed.working import (
 from mahalad.errors import InputError, ModelFileError
 from mahalad.files.classes import class_named
 from mahalad.files.container import read_header
-from mahalad.files.onnx import is_export
+from mahalad.files.recognition import is_export
 from mahalad.images.manifests import of_split
 from mahalad.report.parquet import check_parquet, parquet
 from mahalad.report.rows import Counted, lines, row_of

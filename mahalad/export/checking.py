@@ -44,6 +44,8 @@ class Parity:
     n_changed : int
         Verdicts (labels, and whether an image is novel) that differ. One of a score that is the
         threshold itself, to rounding, does not count: that of the held-out image that set it.
+    n_at_threshold : int
+        Such verdicts, which differ and do not count.
     what : {"scores", "embeddings"}
         What `score` is about.
     """
@@ -55,6 +57,7 @@ class Parity:
     map: float
     n_changed: int
     what: str = "scores"
+    n_at_threshold: int = 0
 
     @property
     def holds(self) -> bool:
@@ -64,10 +67,11 @@ class Parity:
     def __str__(self) -> str:
         left = f" ({self.n_unreadable} unreadable)" if self.n_unreadable else ""
         images = f"{self.n} image{'' if self.n == 1 else 's'}{left}"
+        at = f" ({self.n_at_threshold} at the threshold itself)" if self.n_at_threshold else ""
         return (
             f"{images}: {self.what} differ by {self.score:.1e} at most (allowed {SCORE_RTOL:g}), "
             f"maps by {self.map:.1e} (allowed {MAP_ATOL:g}), "
-            f"p-values by {self.p_value:.1e}, verdicts changed: {self.n_changed}"
+            f"p-values by {self.p_value:.1e}, verdicts changed: {self.n_changed}{at}"
         )
 
 
@@ -85,7 +89,7 @@ def compare(detector: Any, exported: OnnxDetector, X: Any = None) -> Parity:
         X = golden_images(detector.features_)
     maps = exported.has_maps
     off = {"score": 0.0, "p_value": 0.0, "map": 0.0}
-    n = n_unreadable = n_changed = 0
+    n = n_unreadable = n_changed = n_at = 0
     standardized = exported.record_["maps"] is not None and (
         exported.record_["maps"]["kind"] == "positions"
     )
@@ -99,12 +103,16 @@ def compare(detector: Any, exported: OnnxDetector, X: Any = None) -> Parity:
         unit = max(abs(wanted.score), _least(wanted, standardized))
         off["score"] = max(off["score"], _size(found.score - wanted.score) / unit)
         off["p_value"] = max(off["p_value"], _size(found.p_value - wanted.p_value))
-        n_changed += found.anomaly != wanted.anomaly and not _is_the_threshold(wanted)
+        if found.anomaly != wanted.anomaly:
+            at = _is_the_threshold(wanted)
+            n_changed, n_at = n_changed + (not at), n_at + at
         if maps:
             off["map"] = max(
                 off["map"], _off_map(found.anomaly_map, wanted.anomaly_map, standardized)
             )
-    return Parity(n, n_unreadable, off["score"], off["p_value"], off["map"], n_changed)
+    return Parity(
+        n, n_unreadable, off["score"], off["p_value"], off["map"], n_changed, n_at_threshold=n_at
+    )
 
 
 def compare_labels(

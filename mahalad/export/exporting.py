@@ -13,7 +13,7 @@ from mahalad.export.checking import Parity, check, compare, compare_labels
 from mahalad.export.formats import OPSETS, check_installed, check_opset, onnx_of, openvino_of
 from mahalad.export.writing import write_classifier, write_detector
 from mahalad.files.container import write_atomically
-from mahalad.files.openvino import SUFFIX, is_pair, weights_beside
+from mahalad.files.openvino import SUFFIX, WEIGHTS_SUFFIX, is_pair, weights_beside
 from mahalad.metric.classifier import MetricKNNClassifier
 from mahalad.runtime.loading import loaded, loaded_pair
 
@@ -119,9 +119,14 @@ def format_of(path: str | Path, format: str | None) -> str:
     Raises
     ------
     InputError
-        They contradict each other.
+        They contradict each other, or the name is that of an OpenVINO model's weights.
     """
     check_parameters({"format": Either((IsNone(), OneOf(EXPORT_FORMATS)))}, {"format": format})
+    if Path(path).suffix.lower() == WEIGHTS_SUFFIX:
+        raise InputError(
+            f"{path}: ends as the weights of an OpenVINO model, which are written beside its "
+            f"graph: give {Path(path).with_suffix('.onnx')}, or {Path(path).with_suffix(SUFFIX)}"
+        )
     by_name = "openvino" if is_pair(path) else "onnx"
     if format == "openvino" and by_name != format:
         raise InputError(

@@ -14,6 +14,8 @@ from mahalad.errors import BackboneError, first_line
 
 Network = TypeVar("Network", bound=nn.Module)
 
+_LONGEST = 200  # letters of what torch says
+
 
 def resolve_device(device: str) -> torch.device:
     """Turn ``"auto"`` into CUDA or CPU, and a name into a device.
@@ -27,10 +29,13 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         target = torch.device(device)
-        torch.empty(1, device=target)
+        torch.ones(1, device=target).cpu()  # the device "meta" has no values to give back
     except Exception as error:
+        reason = first_line(error)
+        if len(reason) > _LONGEST:  # all backends that there are, say
+            reason = f"{reason[:_LONGEST]} ..."
         raise BackboneError(
-            f"device {device!r} is not usable here ({first_line(error)}); give 'auto' or 'cpu'"
+            f"device {device!r} is not usable here ({reason}); give 'auto' or 'cpu'"
         ) from error
     return target
 

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
-from mahalad.errors import ModelFileError
+from mahalad.errors import ModelFileError, no_model_at
 from mahalad.files.audit import audit
 from mahalad.files.checksum import hash_content
-from mahalad.files.damage import missing
 from mahalad.files.old.upgrade import upgrade
+from mahalad.files.recognition import is_export
 
 _log = logging.getLogger(__name__)
 
@@ -147,11 +147,26 @@ def read_header(path: str | Path) -> dict[str, Any]:
     return _parse(path, _read_text(path))
 
 
+def refuse_exported(path: str | Path) -> None:
+    """Refuse an exported model where a model is to be changed, or exported.
+
+    Raises
+    ------
+    ModelFileError
+    """
+    if is_export(path):
+        raise ModelFileError(
+            f"{path}: an exported model, which judges images and cannot be changed or exported "
+            "again: give the model file that it was exported from"
+        )
+
+
 def _read_text(path: str | Path) -> str:
     """Read the header as the text that it is in the file."""
     path = Path(path)
     if not path.is_file():
-        raise missing(path)
+        raise no_model_at(path)
+    refuse_exported(path)
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -1,4 +1,4 @@
-"""What goes wrong while a model file is found and made sense of, as one error that names it."""
+"""What goes wrong while a model file is made sense of, as one error that names the file."""
 
 from __future__ import annotations
 
@@ -35,8 +35,3 @@ def naming(path: str | Path, *further: type[Exception]) -> Iterator[None]:
         raise ModelFileError(f"{path}: the model file lacks {error}") from error
     except damage as error:
         raise ModelFileError(f"{path}: the model file is damaged ({error})") from error
-
-
-def missing(path: Path) -> ModelFileError:
-    """Say that there is no such file, and where it was looked for."""
-    return ModelFileError(f"{path}: no such model file (looked in {path.absolute()})")

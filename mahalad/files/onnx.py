@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.errors import ModelFileError
-from mahalad.files.damage import missing
+from mahalad.errors import ModelFileError, no_model_at
 
 KEY = "mahalad"
 """Name of the record among the metadata: JSON."""
@@ -43,18 +42,6 @@ def is_sealed(end: bytes) -> bool:
     return end[-_LENGTH:].startswith(_BEFORE)
 
 
-def is_export(path: str | Path) -> bool:
-    """Whether a file is an exported model, or part of the name says so; it may be damaged."""
-    path = Path(path)
-    if path.suffix.lower() in (".onnx", ".xml"):
-        return True
-    if not path.is_file() or path.stat().st_size < _LENGTH:
-        return False
-    with open(path, "rb") as file:
-        file.seek(-_LENGTH, 2)
-        return is_sealed(file.read())
-
-
 def read_sealed(path: str | Path) -> bytes:
     """Read an exported file.
 
@@ -65,7 +52,7 @@ def read_sealed(path: str | Path) -> bytes:
     """
     path = Path(path)
     if not path.is_file():
-        raise missing(path)
+        raise no_model_at(path)
     content = path.read_bytes()
     check_sealed(content, str(path))
     return content

@@ -11,8 +11,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from mahalad.errors import ModelFileError
-from mahalad.files.damage import missing
+from mahalad.errors import ModelFileError, no_model_at
 from mahalad.files.onnx import check_sealed, edited, sealed, unsealed
 
 SUFFIX, WEIGHTS_SUFFIX = ".xml", ".bin"
@@ -31,7 +30,7 @@ def weights_beside(path: str | Path) -> Path:
 
 
 def is_pair(path: str | Path) -> bool:
-    """Whether a file is the graph of a pair, or its name says so; it may be damaged."""
+    """Whether the name of a file is that of the graph of a pair."""
     return Path(path).suffix.lower() == SUFFIX
 
 
@@ -56,7 +55,7 @@ def read_pair(path: str | Path) -> tuple[bytes, bytes]:
     """
     path, beside = Path(path), weights_beside(path)
     if not path.is_file():
-        raise missing(path)
+        raise no_model_at(path)
     if not beside.is_file():
         raise ModelFileError(
             f"{beside}: the weights of {path.name} are missing: an exported model of OpenVINO is "

@@ -93,6 +93,20 @@ def recognize(path: str | Path) -> Content | None:
     return _of_text(head.decode("utf-8", "replace"))
 
 
+def is_model(path: str | Path) -> bool:
+    """Whether a file is a model that was not exported, whatever its name."""
+    content = recognize(path)
+    return content is not None and content.form == "model"
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether a file is an exported model, or its name says so; it may be damaged."""
+    path = Path(path)
+    if path.suffix.lower() in (".onnx", ".xml"):
+        return not is_model(path)
+    return path.is_file() and is_sealed(_end_of(path))
+
+
 def _end_of(path: Path) -> bytes:
     """The last bytes of a file."""
     with open(path, "rb") as file:

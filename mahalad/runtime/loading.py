@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mahalad.checks import Either, IsNone, Whole, check_parameters
 from mahalad.errors import ModelFileError
 from mahalad.files.onnx import read_sealed
 from mahalad.files.openvino import SUFFIX, WEIGHTS_SUFFIX, is_pair, read_pair
+from mahalad.files.recognition import is_model
 from mahalad.runtime.by_onnxruntime import OnnxRunner
 from mahalad.runtime.by_openvino import OpenvinoRunner
 from mahalad.runtime.classifier import KIND, OnnxClassifier
 from mahalad.runtime.detector import OnnxDetector
 from mahalad.runtime.session import Runner, Session
+
+_THREADS = Either((IsNone(), Whole(1, 1024)))
 
 
 def load(path: str | Path, *, threads: int | None = None) -> Any:
@@ -26,7 +30,7 @@ def load(path: str | Path, *, threads: int | None = None) -> Any:
     path : str or Path
         ``part.onnx``; or ``part.xml`` for OpenVINO, with ``part.bin`` beside it.
     threads : int, optional
-        Threads that compute; None for as many as there are cores.
+        Threads that compute, 1 to 1024; None for as many as there are cores.
 
     Returns
     -------
@@ -40,6 +44,12 @@ def load(path: str | Path, *, threads: int | None = None) -> Any:
     MissingExtraError
         The engine, onnxruntime or OpenVINO, is not installed.
     """
+    check_parameters({"threads": _THREADS}, {"threads": threads})
+    if is_model(path):
+        raise ModelFileError(
+            f"{path}: a model of `mahalad fit` or `tune`, not an exported one: mahalad.load reads "
+            "it, and `mahalad export` makes one of it that runs here"
+        )
     if is_pair(path):
         return loaded_pair(*read_pair(path), str(path), threads=threads)
     if Path(path).suffix.lower() == WEIGHTS_SUFFIX:
