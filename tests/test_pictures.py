@@ -358,6 +358,15 @@ def test_the_halo_of_a_defect_is_not_coloured() -> None:
     assert ((drawn != 120).any(axis=2) == region).all()
 
 
+def test_colour_ends_halfway_to_the_halo_in_large_pictures() -> None:
+    anomaly_map = np.full((1, 40), THRESHOLD - 1.0)
+    anomaly_map[0, 18:22] = THRESHOLD + 2.0
+    anomaly_map[0, [17, 22]] = THRESHOLD + 0.7  # a halo
+    drawn = overlay(Image.new("RGB", (400, 10), (120, 120, 120)), anomaly_map, THRESHOLD)
+    coloured = np.nonzero((np.array(drawn)[5] != 120).any(axis=1))[0]
+    assert 175 <= coloured.min() <= 180 and 219 <= coloured.max() <= 224
+
+
 @pytest.mark.parametrize("below", [1.2, 1.3])
 def test_a_halo_is_some_deviations_below_what_it_surrounds(below: float) -> None:
     anomaly_map = np.zeros((100, 100))

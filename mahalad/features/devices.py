@@ -29,7 +29,7 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         target = torch.device(device)
-        torch.ones(1, device=target).cpu()  # the device "meta" has no values to give back
+        torch.empty(1, device=target)
     except Exception as error:
         reason = first_line(error)
         if len(reason) > _LONGEST:  # all backends that there are, say

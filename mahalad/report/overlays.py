@@ -92,7 +92,7 @@ def overlay(
         return picture
     # Differences are enlarged, not the map: a weighted mean of values that are not above zero
     # is not above zero, whatever the rounding to float32.
-    inner = np.where(_without_halo(above), above, np.minimum(above, 0))
+    inner = np.where(_without_halo(above), above, -np.abs(above))
     region = _enlarged(inner, picture.size) > 0  # (H, W)
     values = _enlarged(above, picture.size)[region].clip(min=0)
     pixels = np.array(picture)  # (H, W, 3)
