@@ -120,6 +120,11 @@ def first_line(error: BaseException) -> str:
     return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
 
 
+def one_line(estimator: object) -> str:
+    """What an object says it is, in one line: scikit-learn breaks long ones into several."""
+    return " ".join(repr(estimator).split())
+
+
 def no_model_at(path: Path) -> ModelFileError:
     """Say that there is no model file, and where it was looked for, or that it is a folder."""
     if path.is_dir():

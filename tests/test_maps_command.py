@@ -195,3 +195,11 @@ def test_overlays_take_any_rate_that_scores_can_give(fit_by_command, picture_fol
         picture = picture_folder / "test/good" / path.name.replace(".overlay", "")
         with Image.open(picture) as bare, Image.open(path) as drawn:
             assert np.array_equal(drawn, bare)
+
+
+def test_why_there_are_no_maps_is_one_line(fit_by_command, picture_folder, tmp_path):
+    path = fit_by_command("npca.mahalad", "--scope", "image", "--reduction", "npca")
+    result = run("score", picture_folder / "test", "-m", path, "--maps", tmp_path / "maps")
+    assert result.exit_code == 2
+    (line,) = [text for text in result.stderr.splitlines() if "no anomaly maps from" in text]
+    assert line.endswith("or Gaussians per level of a network's features")

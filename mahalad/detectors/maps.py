@@ -9,7 +9,7 @@ import numpy as np
 
 from mahalad.arrays import as_input_of, in_order, originals
 from mahalad.detectors.attribution import attribute, enlarge, enlarge_keeping_sum
-from mahalad.errors import InputError
+from mahalad.errors import InputError, one_line
 from mahalad.images.reading import ReadImage
 from mahalad.protocols import Features, Floats, PoolsMaps
 from mahalad.scorers.capabilities import capabilities_of, map_maxima
@@ -29,7 +29,7 @@ def maps_of(
         return [{"positions": one} for one in maps], in_pixels(extractor, maps, images)
     if not can_attribute(extractor, scorer):
         raise InputError(
-            f"no anomaly maps from {' '.join(repr(scorer).split())}: use the per-position scorer "
+            f"no anomaly maps from {one_line(scorer)}: use the per-position scorer "
             "(scope='positions'), or Gaussians per level of a network's features"
         )
     prepared = [image.prepared for image in images if image.prepared is not None]
@@ -68,6 +68,6 @@ def map_threshold(scorer: Any) -> float:
             "for maps and their threshold"
         )
     raise InputError(
-        f"the maps of {' '.join(repr(scorer).split())} have no threshold: the per-position scorer "
+        f"the maps of {one_line(scorer)} have no threshold: the per-position scorer "
         "(scope='positions') has"
     )

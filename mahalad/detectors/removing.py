@@ -11,7 +11,7 @@ import numpy as np
 from mahalad.arrays import as_input_of, rows
 from mahalad.detectors.reservoir import Kept
 from mahalad.detectors.state import FitState, MakeScorer
-from mahalad.errors import InputError
+from mahalad.errors import InputError, one_line
 from mahalad.scorers.capabilities import capabilities_of
 
 
@@ -65,7 +65,7 @@ def _subtracted(scorer: Any, gone: Kept, make_scorer: MakeScorer) -> Any:
     """A scorer without some of its images, by their sums."""
     if not capabilities_of(scorer).unmergeable:
         raise InputError(
-            f"{' '.join(repr(scorer).split())} cannot take images out of its sums, and not all "
+            f"{one_line(scorer)} cannot take images out of its sums, and not all "
             "images were kept: fit again without them, or with a larger max_stored"
         )
     if not len(gone.keys):

@@ -21,7 +21,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from mahalad.errors import InputError, ModelFileError
+from mahalad.errors import InputError, ModelFileError, one_line
 from mahalad.files.container import read_header, read_model, write_model
 from mahalad.images.pixels import Pixels, pixels_of
 
@@ -268,7 +268,7 @@ def _check_alone(folder: Path) -> None:
 def _cache_in(folder: str | Path, extractor: Any) -> FolderCache:
     if not hasattr(extractor, "record"):
         raise InputError(
-            f"features of {extractor!r} cannot be cached: it has no record() of what "
+            f"features of {one_line(extractor)} cannot be cached: it has no record() of what "
             "identifies them; leave the cache out"
         )
     return FolderCache(folder, extractor.record())

@@ -22,7 +22,7 @@ from mahalad.protocols import FloatImage
 # Yellow, orange, red, magenta: ever darker, so that the order is seen without telling hues apart.
 RAMP = np.array([(255, 225, 70), (255, 150, 30), (226, 62, 36), (160, 10, 100)], np.float64)
 FULL_ABOVE = 4.0
-HALO_BELOW = (0.5, 1.25)  # share of the largest value near; standard deviations: the larger of both
+HALO_BELOW = (0.5, 1.25)  # share of the largest value near, or standard deviations if that is more
 HALO_REACH = 0.075  # share of the map's longer side
 ALPHA = (0.35, 0.75)  # opacity at the threshold and at `full`
 # Two lines, dark outside and light inside: one of them stands out from any image.
@@ -104,7 +104,7 @@ def without_halo(anomaly_map: NDArray[Any], map_threshold: float) -> NDArray[np.
     """Find what of a map is above a threshold, and not the halo of something larger near it.
 
     A place of a network's map sees the picture around it, too, so that the map is raised around a
-    defect. Of values above the threshold, less the threshold, a halo is what has less than half of
+    defect. Of values above the threshold, less the threshold, a halo is what has at most half of
     the largest one near it, and is 1.25 standard deviations or more below it; near is at most 7.5 %
     of the map's longer side, across and down. What larger values enclose, or leave between them
     within that distance, belongs to them. So more of what is coloured lies on defects
@@ -119,6 +119,11 @@ def without_halo(anomaly_map: NDArray[Any], map_threshold: float) -> NDArray[np.
     Returns
     -------
     ndarray of bool, shape (h, w)
+
+    Raises
+    ------
+    InputError
+        A map that is empty, not two-dimensional or not finite; a threshold that is NaN.
 
     Examples
     --------

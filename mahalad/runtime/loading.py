@@ -38,9 +38,11 @@ def load(path: str | Path, *, threads: int | None = None) -> Any:
 
     Raises
     ------
+    InputError
+        Another number of threads.
     ModelFileError
-        No such file, not a model of `mahalad export`, edited, cut short, of a newer version; or its
-        golden inputs score otherwise here.
+        No such file, a folder, not a model of `mahalad export`, edited, cut short, of a newer
+        version; or its golden inputs score otherwise here.
     MissingExtraError
         The engine, onnxruntime or OpenVINO, is not installed.
     """
